@@ -1,0 +1,87 @@
+"""How the kit speaks: data on stdout, talk on stderr, every step with its time."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bakehouse.errors import InputError
+
+
+@cache
+def talk() -> Console:
+    """Return the console on stderr; rich honours NO_COLOR and knows whether there is a terminal."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """Say one line to the person."""
+    talk().print(line, markup=False)
+
+
+def data(value: str) -> None:
+    """Print one value for a program to read."""
+    print(value, flush=True)
+
+
+def data_json(value: Any) -> None:
+    """Print one JSON document for a program to read."""
+    print(json.dumps(value, indent=2, default=str), flush=True)
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Show that something is going on, and how long it took: live on a terminal, plain lines elsewhere."""
+    begun = time.monotonic()
+    try:
+        if talk().is_terminal:
+            with talk().status(name):
+                yield
+        else:
+            yield
+    except BaseException:
+        finished(name, time.monotonic() - begun, ok=False)
+        raise
+    finished(name, time.monotonic() - begun)
+
+
+def finished(name: str, seconds: float, ok: bool = True) -> None:
+    """Say that a step has ended, with its time in seconds."""
+    mark = "[green]✓[/]" if ok else "[red]✗[/]"
+    if not talk().is_terminal:
+        mark = "ok  " if ok else "FAIL"
+    talk().print(f"{mark} ", end="")
+    talk().print(f"{name}  {seconds:.1f} s", markup=False)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout: lines under a head on a terminal, tab-separated rows for programs."""
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            print("\t".join(row))
+        return
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    Console(highlight=False, markup=False).print(shown)
+
+
+def confirm(plan: Sequence[str], question: str, yes: bool = False) -> bool:
+    """Show a plan and ask; ``yes`` answers for the person. Raises InputError where nobody can be asked."""
+    for line in plan:
+        say(line)
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise InputError(f"{question} nobody is here to answer", "add --yes, or --dry-run to only look")
+    return talk().input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

@@ -1,0 +1,232 @@
+"""The embedded EC2: start it, stop it, say what's in it, and take it away without a trace."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode
+from urllib.request import Request, build_opener, ProxyHandler
+
+from bakehouse import console, tools
+from bakehouse.errors import ToolError
+from bakehouse.settings import Settings
+
+_START_SECONDS = 60
+_STOP_SECONDS = 40
+
+
+@dataclass(frozen=True)
+class Server:
+    """Hold where a running local EC2 is: pid, its process; endpoint, its URL; set_aside, an unreadable state file."""
+
+    pid: int
+    endpoint: str
+    set_aside: str
+
+
+def up(settings: Settings, base: str = "") -> Server:
+    """Return the checkout's server, started if needed; ``base`` (a base's name) is made if it isn't there yet.
+
+    Raises ToolError when Docker can't be had, and what ``bases.make`` raises.
+    """
+    with _alone(settings):
+        server = _find(settings)
+        if server is None:
+            tools.ensure("docker")
+            with console.step("start the local EC2"):
+                server = _start(settings)
+            if server.set_aside:
+                console.say(f"the local EC2's state could not be read and was set aside: {server.set_aside}")
+        if base:
+            _have_base(settings, base, server)
+        return server
+
+
+def down(settings: Settings) -> None:
+    """Shut the machines down and end the server; everything is kept."""
+    with _alone(settings):
+        _end(settings)
+        if _has_docker():
+            for container in _containers(settings):
+                container.stop(timeout=30)
+
+
+def reset(settings: Settings) -> None:
+    """Delete every container, image and file that the checkout's local EC2 has made, and nothing else."""
+    with _alone(settings):
+        _end(settings)
+        if _has_docker():
+            _remove_all(settings)
+        shutil.rmtree(_folder(settings), ignore_errors=False)
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """Return what is there: endpoint and pid (empty, 0 when it's down), log, bases, images, machines."""
+    server = _find(settings)
+    found: dict[str, Any] = {
+        "endpoint": server.endpoint if server else "",
+        "pid": server.pid if server else 0,
+        "log": str(_folder(settings) / "server.log"),
+        "bases": [],
+        "images": 0,
+        "machines": {},
+    }
+    if not _has_docker():
+        return found
+    from bakehouse.local.bases import BASES
+
+    bodies = _bodies(settings)
+    images = bodies.images()
+    made = {labels["bakehouse.base"]: labels for _, labels, _ in images if labels.get("bakehouse.kind") == "base"}
+    for name in BASES:
+        told = json.loads(made[name]["bakehouse.image"]) if name in made else {}
+        found["bases"].append({"base": name, "image": told.get("image_name", ""), "how": told.get("how", "not made yet")})
+    found["images"] = sum(labels.get("bakehouse.kind") == "image" for _, labels, _ in images)
+    found["machines"] = {name: "on" if pid else "off" for name, pid in bodies.running().items()}
+    return found
+
+
+def ask(endpoint: str, question: str, seconds: float = 10, **query: str) -> dict[str, Any]:
+    """Ask the server one of the kit's own questions (under /bakehouse); raises ToolError with its answer when it fails."""
+    request = Request(f"{endpoint}/bakehouse/{question}?{urlencode(query)}")
+    try:
+        with build_opener(ProxyHandler({})).open(request, timeout=seconds) as answer:
+            told: dict[str, Any] = json.load(answer)
+            return told
+    except HTTPError as error:
+        raise ToolError(f"local EC2: {json.load(error).get('error', error)}", "see ./inv local.status for its log") from error
+
+
+def _have_base(settings: Settings, name: str, server: Server) -> None:
+    from bakehouse.local import bases
+
+    bodies = _bodies(settings)
+    if not any(labels.get("bakehouse.base") == name for _, labels, _ in bodies.images()):
+        bases.make(bodies.docker, name, bodies.labels("base"), console.say)
+        ask(server.endpoint, "adopt")
+
+
+def _start(settings: Settings) -> Server:
+    folder = _folder(settings)
+    with open(folder / "server.log", "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bakehouse.local.server", str(folder), checkout(settings)],
+            cwd=settings.root,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        server = _find(settings)
+        if server is not None and server.pid == process.pid:
+            return server
+        time.sleep(0.1)
+    process.kill()
+    last = (folder / "server.log").read_text(errors="replace").strip().rpartition("\n")[2]
+    raise ToolError(f"the local EC2 does not start: {last}", f"its log: {folder / 'server.log'}")
+
+
+def _find(settings: Settings) -> Server | None:
+    """Return the checkout's server if it answers."""
+    try:
+        told = json.loads((_folder(settings) / "server.json").read_text())
+        endpoint = f"http://127.0.0.1:{told['port']}"
+        health = ask(endpoint, "health")
+    except (OSError, ValueError, KeyError, URLError):
+        return None
+    if health["checkout"] != checkout(settings):
+        return None
+    return Server(health["pid"], endpoint, health["set_aside"])
+
+
+def _end(settings: Settings) -> None:
+    server = _find(settings)
+    if server is None:
+        return
+    os.kill(server.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_SECONDS
+    while _find(settings) is not None or _lives(server.pid):
+        if time.monotonic() > deadline:
+            os.kill(server.pid, signal.SIGKILL)
+            return
+        time.sleep(0.1)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _remove_all(settings: Settings) -> None:
+    import docker.errors
+
+    bodies = _bodies(settings)
+    for container in _containers(settings):
+        try:
+            container.remove(force=True, v=True)
+        except docker.errors.NotFound:  # the gate goes by itself
+            continue
+    for docker_id, _, tags in bodies.images():
+        for name in tags or [docker_id]:
+            bodies.docker.images.remove(name, force=True)
+    bodies.docker.networks.prune({"label": [f"bakehouse.checkout={bodies.checkout}"]})
+
+
+def _containers(settings: Settings) -> list[Any]:
+    bodies = _bodies(settings)
+    found: list[Any] = bodies.docker.containers.list(
+        all=True, filters={"label": [f"bakehouse.checkout={bodies.checkout}"]}, ignore_removed=True
+    )
+    return found
+
+
+def _bodies(settings: Settings) -> Any:
+    from bakehouse.local.machines import Bodies
+
+    return Bodies(checkout(settings))
+
+
+def _has_docker() -> bool:
+    from bakehouse.local.machines import Bodies, BodyError
+
+    try:
+        Bodies("").ping()
+    except BodyError:
+        return False
+    return True
+
+
+def checkout(settings: Settings) -> str:
+    """Return the mark that keeps two checkouts on one machine apart: 12 hexadecimal digits of the folder's path."""
+    return hashlib.sha256(os.fsencode(settings.root.resolve())).hexdigest()[:12]
+
+
+def _folder(settings: Settings) -> Path:
+    folder = settings.state / "local"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Let one task at a time start or end the server."""
+    with open(settings.state / "local.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,110 @@
+"""What Docker holds and the API doesn't know yet: bases, images after a lost state, the packages' repository."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.ec2.models import ec2_backends
+from moto.ec2.utils import random_snapshot_id
+
+from bakehouse.local.ec2 import ROOT_DEVICE, Ami
+from bakehouse.local.lifecycle import Lifecycle
+from bakehouse.local.machines import IMAGE, KIND, SNAPSHOT, Bodies, BodyError
+
+log = logging.getLogger(__name__)
+
+BASE = "bakehouse.base"
+REGION = "us-east-1"
+_BASE_GIB = 8
+
+
+def restore(lifecycle: Lifecycle, lost: bool) -> None:
+    """Register the bases that are there, and after a lost state the images too; quiet while Docker is away."""
+    try:
+        with lifecycle.changing():
+            bases(lifecycle)
+            if lost:
+                _images(lifecycle.bodies)
+    except BodyError as error:
+        log.warning("%s", error)
+
+
+def bases(lifecycle: Lifecycle) -> list[str]:
+    """Register each base that isn't yet; returns the new ones' image IDs."""
+    new = []
+    for docker_id, labels, _ in lifecycle.bodies.images():
+        if labels.get(KIND) != "base":
+            continue
+        lifecycle.use_gate_image(docker_id)
+        image_id = "ami-0" + hashlib.sha256(docker_id.encode()).hexdigest()[:16]
+        if image_id not in _backend().amis:
+            snapshot = random_snapshot_id()
+            lifecycle.bodies.docker.images.get(docker_id).tag(lifecycle.bodies.repository, snapshot)
+            told = json.loads(labels[IMAGE])
+            told = {**told, "id": image_id, "name": told["image_name"], "size": _BASE_GIB, "tags": {}}
+            _register(told, snapshot, public=True)
+            new.append(image_id)
+    return new
+
+
+def stand_in(bodies: Bodies, package: str, folder: Path) -> dict[str, Any]:
+    """Start the packages' repository and return where it is; raises KeyError for a package that none stands in for."""
+    from bakehouse.local import packages
+
+    base = next(image for image, labels, _ in bodies.images() if labels.get(BASE) == "debian-13")
+    repository = packages.up(
+        bodies.docker,
+        image=base,
+        network=bodies.network().name,
+        labels=bodies.labels("packages"),
+        state=folder / "packages",
+        say=log.info,
+    )
+    if repository.stands_in_for != package:
+        raise KeyError(f"nothing stands in for {package}")
+    return asdict(repository)
+
+
+def _images(bodies: Bodies) -> None:
+    for _, labels, _ in bodies.images():
+        if labels.get(KIND) == "image" and labels.get(IMAGE):
+            told = json.loads(labels[IMAGE])
+            if told["id"] not in _backend().amis:
+                log.warning("%s (%s) is registered again from its body", told["id"], told["name"])
+                _register(told, labels[SNAPSHOT], public=False)
+
+
+def _register(told: Mapping[str, Any], snapshot_id: str, public: bool) -> None:
+    backend = _backend()
+    image = Ami(
+        backend,
+        told["id"],
+        name=told["name"],
+        description=told.get("description"),
+        owner_id=told.get("owner"),
+        owner_alias=told.get("owner_alias"),
+        public=public,
+        virtualization_type="hvm",
+        architecture=told.get("architecture", "x86_64"),
+        root_device_name=told.get("root_device", ROOT_DEVICE),
+        root_device_type="ebs",
+        region_name=f"{REGION}a",
+        tags=told["tags"],
+    )
+    snapshot = image.ebs_snapshot
+    backend.snapshots[snapshot_id] = backend.snapshots.pop(snapshot.id)
+    snapshot.id = snapshot_id
+    snapshot.volume.size = told["size"]
+    image.source_image_id = told.get("source_image_id")
+    backend.amis[image.id] = image
+
+
+def _backend() -> Any:
+    return ec2_backends[DEFAULT_ACCOUNT_ID][REGION]

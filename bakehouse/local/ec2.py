@@ -1,0 +1,384 @@
+"""The EC2 API's rules: moto's backend, tightened to what EC2 does, with a body behind each instance and snapshot."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, ClassVar
+
+import moto.ec2.models.amis
+import moto.ec2.models.instances
+import moto.ec2.urls
+from moto.core.responses import ActionResult, EmptyResult
+from moto.core.utils import utcnow
+from moto.ec2.exceptions import EC2ClientError, InvalidAMIIdError, UnvailableAMIIdError
+from moto.ec2.models import EC2Backend, ec2_backends
+from moto.ec2.models.amis import Ami as MotoAmi
+from moto.ec2.models.instances import Instance as MotoInstance
+from moto.ec2.models.instances import InstanceState, Reservation, StateReason
+from moto.ec2.responses import EC2Response
+from moto.ec2.utils import convert_tag_spec
+
+from bakehouse.local.lifecycle import Lifecycle
+from bakehouse.local.machines import BodyError
+
+ROOT_DEVICE = "/dev/xvda"
+_VOLUME_GIB = 8
+
+
+class Instance(MotoInstance):
+    """Let an instance be in the state in which its body is."""
+
+    health: str = "initializing"
+    reachable: bool = False
+    pid: int = 0
+
+    def become(self, name: str, reason: StateReason | None = None) -> None:
+        """Change the state, with the reason that EC2 would give."""
+        codes = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
+        self._state = InstanceState(name, codes[name])
+        self.state_reason = reason or StateReason()
+        self._reason = self.state_reason.message
+        if name != "running":
+            self.reachable = False
+
+    @property
+    def public_dns_name(self) -> str:
+        """Return none: nothing resolves names that EC2 would give."""
+        return ""
+
+    def status(self) -> dict[str, Any]:
+        """Return the item of DescribeInstanceStatus."""
+        health = self.health if self._state.name == "running" else "not-applicable"
+        passed = {"ok": "passed", "impaired": "failed"}.get(health, health)
+        one = {"Status": health}
+        if health != "not-applicable":
+            one["Details"] = [{"Name": "reachability", "Status": passed}]  # type: ignore[assignment]
+        return {
+            "InstanceId": self.id,
+            "AvailabilityZone": self.availability_zone,
+            "InstanceState": {"Code": self._state.code, "Name": self._state.name},
+            "InstanceStatus": one,
+            "SystemStatus": one,
+        }
+
+
+class Ami(MotoAmi):
+    """Let an image remember what moto's forgets."""
+
+    imds_support: str | None = None
+    source_image_id: str | None = None
+    source_image_region: str | None = None
+    state_reason: dict[str, str] | None = None
+
+    @property
+    def block_device_mappings(self) -> list[dict[str, Any]]:
+        """Return the root device alone: a machine here has one disk."""
+        ebs = {
+            "SnapshotId": self.ebs_snapshot.id,
+            "VolumeSize": self.ebs_snapshot.volume_size,
+            "DeleteOnTermination": True,
+            "VolumeType": "gp3",
+            "Encrypted": self.ebs_snapshot.encrypted,
+        }
+        return [{"DeviceName": self.root_device_name, "Ebs": ebs}]
+
+    def get_filter_value(self, filter_name: str, method_name: str | None = None) -> Any:
+        """Return what a filter of DescribeImages compares, for those that moto lacks too."""
+        more = {
+            "creation-date": "creation_date",
+            "description": "description",
+            "image-type": "image_type",
+            "root-device-name": "root_device_name",
+            "root-device-type": "root_device_type",
+            "source-image-id": "source_image_id",
+            "state-reason-code": "state_reason",
+        }
+        if filter_name in more:
+            return getattr(self, more[filter_name])
+        if filter_name == "block-device-mapping.snapshot-id":
+            return self.ebs_snapshot.id
+        return super().get_filter_value(filter_name, method_name)
+
+
+class Backend(EC2Backend):
+    """Answer as EC2 does, and have the lifecycle move the bodies."""
+
+    lifecycle: ClassVar[Lifecycle]
+
+    @property
+    def _url_module(self) -> Any:
+        """Return moto's URLs, which it would look for beside this class."""
+        return moto.ec2.urls
+
+    def usable_image(self, image_id: str) -> Ami:
+        """Return an image that can be launched or copied; raises EC2's error for one that can't."""
+        if image_id in self.deleted_amis:
+            raise UnvailableAMIIdError(image_id)
+        if not str(image_id).startswith("ami-"):
+            raise EC2ClientError("InvalidAMIID.Malformed", f'Invalid id: "{image_id}" (expecting "ami-...")')
+        image = self.amis.get(image_id)
+        if image is None:
+            raise InvalidAMIIdError(image_id)
+        if image.state != "available":
+            raise EC2ClientError("InvalidAMIID.Unavailable", f"The image id '[{image_id}]' is in state {image.state}")
+        return image
+
+    def run_instances(
+        self, image_id: str, count: int, user_data: Any, security_group_names: list[str], **kwargs: Any
+    ) -> Reservation:
+        """Make the instances as moto does, and have their machines born."""
+        template = kwargs.get("launch_template") and self._get_template_from_args(kwargs["launch_template"])
+        image = self.usable_image(image_id or (template.image_id if template else ""))
+        key = kwargs.get("key_name")
+        if key and key not in self.key_pairs:
+            raise EC2ClientError("InvalidKeyPair.NotFound", f"The key pair '{key}' does not exist")
+        try:
+            self.lifecycle.bodies.ping()
+        except BodyError as error:
+            raise EC2ClientError("InsufficientInstanceCapacity", f"No machine can be started: {error}") from error
+        if not (template and template.data.get("BlockDeviceMappings")):
+            kwargs["block_device_mappings"] = _root_first(image, kwargs.get("block_device_mappings") or [])
+        if not (security_group_names or kwargs.get("security_group_ids") or kwargs.get("nics") or template):
+            kwargs["security_group_ids"] = [self._default_group(kwargs.get("subnet_id")).id]
+        made = super().run_instances(image_id, count, user_data, security_group_names, **kwargs)
+        for instance in made.instances:
+            instance.become("pending")
+            instance.ephemeral = False
+            for nic in instance.nics.values():
+                nic.delete_on_termination = True
+            self.lifecycle.bear(instance, image, self.key_pairs.get(instance.key_name))
+        return made
+
+    def stop_instances(self, instance_ids: list[str]) -> list[tuple[Any, InstanceState]]:
+        """Shut machines down; stopped ones stay as they are."""
+        return [
+            self._turn(instance, "stopping", self.lifecycle.stop, skip=("stopped", "stopping"))
+            for instance in self._in(instance_ids, "be stopped", "running", "stopped", "stopping")
+        ]
+
+    def start_instances(self, instance_ids: list[str]) -> list[tuple[Any, InstanceState]]:
+        """Switch machines on; running ones stay as they are."""
+        return [
+            self._turn(instance, "pending", self.lifecycle.start, skip=("running", "pending"))
+            for instance in self._in(instance_ids, "be started", "stopped", "running", "pending")
+        ]
+
+    def reboot_instances(self, instance_ids: list[str]) -> list[Any]:
+        """Restart machines; their state stays running, as EC2's does."""
+        found = self._in(instance_ids, "be rebooted", "running")
+        for instance in found:
+            instance.health = "initializing"
+            self.lifecycle.reboot(instance)
+        return found
+
+    def terminate_instances(self, instance_ids: list[str]) -> list[tuple[Any, InstanceState]]:
+        """Remove machines with their disks; terminated ones stay as they are."""
+        found = self.get_multi_instances_by_id(instance_ids)
+        for instance in found:
+            if instance.disable_api_termination:
+                raise EC2ClientError("OperationNotPermitted", f"The instance '{instance.id}' may not be terminated")
+        done = ("terminated", "shutting-down")
+        return [self._turn(instance, "shutting-down", self.lifecycle.terminate, skip=done) for instance in found]
+
+    def create_image(
+        self,
+        instance_id: str,
+        name: str,
+        description: str,
+        tag_specifications: list[dict[str, Any]],
+        no_reboot: bool = False,
+    ) -> Ami:
+        """Register a pending image at once and have its snapshot taken."""
+        self._refuse_name(name)
+        instance = self._in([instance_id], "be imaged", "running", "stopped")[0]
+        tags = convert_tag_spec(tag_specifications) if tag_specifications else {}
+        image: Ami = super().create_image(instance_id, name, description, [])
+        image.add_tags(tags.get("image", {}))
+        image.ebs_snapshot.add_tags(tags.get("snapshot", {}))
+        image.root_device_name, image.root_device_type = instance.root_device_name, "ebs"
+        image.source_image_id, image.source_image_region = instance.image_id, self.region_name
+        image.imds_support = getattr(self.amis.get(instance.image_id), "imds_support", None)
+        image.state, image.ebs_snapshot.status = "pending", "pending"
+        _resize(image, instance)
+        self.lifecycle.snapshot(instance, image, reboot=not no_reboot and instance.state == "running")
+        return image
+
+    def copy_image(
+        self, source_image_id: str, source_region: str, name: str | None = None, description: str | None = None
+    ) -> Ami:
+        """Register an image with the content of another; tags are not copied, as in EC2 by default."""
+        source: Ami = ec2_backends[self.account_id][source_region].usable_image(source_image_id)
+        self._refuse_name(name or "")
+        image: Ami = super().copy_image(source_image_id, source_region, name, description)
+        image.root_device_name, image.root_device_type = source.root_device_name, source.root_device_type
+        image.source_image_id, image.source_image_region = source.id, source_region
+        image.imds_support = source.imds_support
+        image.ebs_snapshot.volume.size = source.ebs_snapshot.volume_size
+        image.state, image.ebs_snapshot.status = "pending", "pending"
+        self.lifecycle.copy(source, image)
+        return image
+
+    def delete_snapshot(self, snapshot_id: str) -> Any:
+        """Delete a snapshot with its content; raises InvalidSnapshot.InUse while an image needs it."""
+        snapshot = super().delete_snapshot(snapshot_id)
+        self.lifecycle.forget(snapshot_id)
+        return snapshot
+
+    def delete_security_group(self, name: str | None = None, group_id: str | None = None) -> None:
+        """Delete a group; raises DependencyViolation while a machine uses it."""
+        group = self.get_security_group_from_id(group_id) if group_id else self.get_security_group_from_name(name or "")
+        for instance in self.all_instances():
+            if group in instance.security_groups and instance.state not in ("terminated", "shutting-down"):
+                raise EC2ClientError("DependencyViolation", f"resource {group.id} has a dependent object")
+        super().delete_security_group(name, group_id)
+
+    def _refuse_name(self, name: str) -> None:
+        for image in self.amis.values():
+            if image.name == name and image.owner_id == self.account_id:
+                raise EC2ClientError(
+                    "InvalidAMIName.Duplicate",
+                    f"AMI name {name} is already in use by AMI {image.id}",
+                )
+
+    def _default_group(self, subnet_id: str | None) -> Any:
+        vpc_id = self.get_subnet(subnet_id).vpc_id if subnet_id else self.get_default_vpc().id
+        return self.get_security_group_from_name("default", vpc_id)
+
+    def _in(self, instance_ids: list[str], verb: str, *states: str) -> list[Any]:
+        found = self.get_multi_instances_by_id(instance_ids)
+        for instance in found:
+            if instance.state not in states:
+                raise EC2ClientError(
+                    "IncorrectInstanceState",
+                    f"The instance '{instance.id}' is not in a state from which it can {verb}: {instance.state}",
+                )
+        return found
+
+    def _turn(self, instance: Any, state: str, move: Any, skip: tuple[str, ...]) -> tuple[Any, InstanceState]:
+        before = InstanceState(instance.state, instance.state_code)
+        if before.name not in skip:
+            instance.become(state, _BY_USER if state != "pending" else None)
+            move(instance)
+        return instance, before
+
+
+_BY_USER = StateReason("Client.UserInitiatedShutdown: User initiated shutdown", "Client.UserInitiatedShutdown")
+
+
+def _root_first(image: Ami, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the block device mappings of a launch: the image's root device, with what the caller says of it."""
+    root = {
+        "DeviceName": image.root_device_name,
+        "Ebs": {**image.block_device_mappings[0]["Ebs"], "KmsKeyId": None},
+    }
+    others = []
+    for mapping in given:
+        if mapping["DeviceName"] != image.root_device_name:
+            others.append(mapping)
+            continue
+        said = {key: value for key, value in mapping["Ebs"].items() if value not in (None, False)}
+        root["Ebs"].update(said)
+    return [root, *others]
+
+
+def _resize(image: Ami, instance: Any) -> None:
+    """Give an image's snapshot the size and encryption of the machine's root volume."""
+    block = dict(instance.get_block_device_mapping).get(instance.root_device_name)
+    if block is not None:
+        image.ebs_snapshot.volume.size = block.size
+        image.ebs_snapshot.encrypted = image.ebs_snapshot.volume.encrypted = block.encrypted
+
+
+class Response(EC2Response):
+    """Read the parameters that moto's responses pass over."""
+
+    def run_instances(self) -> ActionResult:
+        """Launch MaxCount machines: there's always room for all or for none."""
+        self.params["MinCount"] = self._get_param("MaxCount", "1")
+        return super().run_instances()
+
+    def create_image(self) -> ActionResult:
+        """Take NoReboot and the tags of image and snapshot."""
+        self.error_on_dryrun()
+        image = self.ec2_backend.create_image(
+            self._get_param("InstanceId"),
+            self._get_param("Name"),
+            self._get_param("Description", ""),
+            self._get_param("TagSpecifications", []),
+            no_reboot=self._get_bool_param("NoReboot", False),
+        )
+        return ActionResult({"ImageId": image.id})
+
+    def copy_image(self) -> ActionResult:
+        """Take the tags and CopyImageTags too."""
+        self.error_on_dryrun()
+        source, region = self._get_param("SourceImageId"), self._get_param("SourceRegion")
+        image = self.ec2_backend.copy_image(source, region, self._get_param("Name"), self._get_param("Description"))
+        tags = convert_tag_spec(self._get_param("TagSpecifications", []) or [])
+        if self._get_bool_param("CopyImageTags", False):
+            old = ec2_backends[self.current_account][region].amis[source]
+            image.add_tags({tag["key"]: tag["value"] for tag in old.get_tags()})
+        image.add_tags(tags.get("image", {}))
+        image.ebs_snapshot.add_tags(tags.get("snapshot", {}))
+        return ActionResult({"ImageId": image.id})
+
+    def deregister_image(self) -> ActionResult:
+        """Take DeleteAssociatedSnapshots."""
+        self.error_on_dryrun()
+        image_id = self._get_param("ImageId")
+        image = self.ec2_backend.amis.get(image_id)
+        self.ec2_backend.deregister_image(image_id)
+        results = []
+        if self._get_bool_param("DeleteAssociatedSnapshots", False):
+            self.ec2_backend.delete_snapshot(image.ebs_snapshot.id)
+            results.append({"SnapshotId": image.ebs_snapshot.id, "ReturnCode": "success"})
+        return ActionResult({"Return": True, "DeleteSnapshotResults": results})
+
+    def modify_image_attribute(self) -> Any:
+        """Take imdsSupport and the description, which moto answers with OK and forgets."""
+        image = self.ec2_backend.describe_images(ami_ids=[self._get_param("ImageId")])[0]
+        support = self._get_param("ImdsSupport", {}).get("Value")
+        text = self._get_param("Description", {}).get("Value")
+        if self._get_param("Attribute") == "imdsSupport":
+            support = self._get_param("Value")
+        if self._get_param("Attribute") == "description":
+            text = self._get_param("Value")
+        if support is None and text is None:
+            return super().modify_image_attribute()
+        self.error_on_dryrun()
+        if support not in (None, "v2.0"):
+            raise EC2ClientError("InvalidParameterValue", f"Value ({support}) for parameter imdsSupport is invalid.")
+        image.imds_support = support or image.imds_support
+        image.description = text if text is not None else image.description
+        return EmptyResult()
+
+    def describe_image_attribute(self) -> ActionResult:
+        """Read imdsSupport back."""
+        if self._get_param("Attribute") != "imdsSupport":
+            return super().describe_image_attribute()
+        image = self.ec2_backend.describe_images(ami_ids=[self._get_param("ImageId")])[0]
+        return ActionResult({"ImageId": image.id, "ImdsSupport": {"Value": image.imds_support}})
+
+    def describe_instance_status(self) -> ActionResult:
+        """Say of each machine what its sshd and cloud-init say."""
+        filters = [{"name": key, "values": values} for key, values in self._filters_from_querystring().items()]
+        found = self.ec2_backend.describe_instance_status(
+            self._get_param("InstanceIds", []), self._get_bool_param("IncludeAllInstances", False), filters
+        )
+        return ActionResult({"InstanceStatuses": [instance.status() for instance in found]})
+
+    def get_console_output(self) -> ActionResult:
+        """Return what the machine really wrote to its console."""
+        instance = self.ec2_backend.get_instance(self._get_param("InstanceId"))
+        text = self.ec2_backend.lifecycle.console(instance.id)
+        result = {"InstanceId": instance.id, "Timestamp": utcnow(), "Output": base64.b64encode(text).decode()}
+        return ActionResult(result)
+
+
+def install(lifecycle: Lifecycle) -> None:
+    """Put these classes in the place of moto's."""
+    Backend.lifecycle = lifecycle
+    ec2_backends.backend = Backend
+    moto.ec2.models.instances.Instance = Instance  # type: ignore[misc]
+    moto.ec2.models.amis.Ami = Ami  # type: ignore[misc]
+    moto.ec2.urls.url_paths["{0}/"] = Response.dispatch

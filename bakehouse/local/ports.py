@@ -1,0 +1,101 @@
+"""The machines' public ports: who may connect to which, as the security groups say at this moment.
+
+A gate (``gate.py``) in a container of its own holds the listening sockets, because an ordinary user may not open
+port 22 on the host and because it has to see what the machines listen on.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+_SOURCE = Path(__file__).with_name("gate.py")
+
+Table = Mapping[str, Mapping[str, Any]]
+"""Public address -> {"to": private address, "pid": its init on the host, "rules": [[first, last, [CIDR, ...]], ...]}."""
+
+
+class GateError(Exception):
+    """Say why the gate doesn't do what it was told."""
+
+
+class Gate:
+    """Drive the gate's container: started with the first table, ended with this process."""
+
+    def __init__(self, name: str, labels: Mapping[str, str]) -> None:
+        self._name = name
+        self._labels = labels
+        self._lock = Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._told: Table = {}
+
+    def follow(self, look: Callable[[], Table], image: str) -> Mapping[str, str]:
+        """Make the open ports equal to the table that ``look`` returns now; returns "address:port" -> why not.
+
+        ``image`` is any machine's Docker image: the gate needs its Python. Raises GateError when it doesn't run.
+        """
+        with self._lock:
+            table = look()
+            alive = self._process is not None and self._process.poll() is None
+            if not table and not alive:
+                return {}
+            if table == self._told and alive:
+                return {}
+            if not alive:
+                self._start(image)
+            self._told = table
+            failed: dict[str, str] = self._ask(table)["failed"]
+            return failed
+
+    def close(self) -> None:
+        """End the gate: all public ports close."""
+        with self._lock:
+            if self._process is not None and self._process.stdin is not None:
+                self._process.stdin.close()
+                self._process.wait(timeout=20)
+                self._process = None
+
+    def _ask(self, table: Table) -> dict[str, Any]:
+        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(table) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except OSError:
+            answer = ""
+        if not answer:
+            raise GateError(f"the gate ended: {self._complaint()}")
+        decoded: dict[str, Any] = json.loads(answer)
+        return decoded
+
+    def _complaint(self) -> str:
+        assert self._process is not None and self._process.stderr is not None
+        self._process.wait(timeout=20)
+        return self._process.stderr.read().strip().rpartition("\n")[2] or f"exit code {self._process.returncode}"
+
+    def _start(self, image: str) -> None:
+        subprocess.run(["docker", "rm", "-f", self._name], capture_output=True, check=False)
+        self._process = subprocess.Popen(
+            self._command(image),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def _command(self, image: str) -> Sequence[str]:
+        labels = [part for key, value in self._labels.items() for part in ("--label", f"{key}={value}")]
+        rights = ["--cap-drop", "ALL", "--cap-add", "NET_BIND_SERVICE", "--security-opt", "apparmor=unconfined"]
+        place = ["--network", "host", "--pid", "host", "--read-only", "--workdir", "/"]
+        return [
+            *("docker", "run", "--interactive", "--rm", "--name", self._name),
+            *labels,
+            *rights,
+            *place,
+            *("--entrypoint", "python3", image, "-I", "-c", _SOURCE.read_text()),
+        ]

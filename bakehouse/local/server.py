@@ -1,0 +1,204 @@
+"""The local EC2's server: moto over HTTP on 127.0.0.1, one change at a time, each on the disk before it's answered.
+
+    python -m bakehouse.local.server STATE_FOLDER CHECKOUT
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+# before moto is imported: it has hundreds of images and a validation of its own, and a reset that anyone may ask for
+os.environ.update(
+    MOTO_EC2_LOAD_DEFAULT_AMIS="false",
+    AWS_ACCESS_KEY_ID="local",
+    AWS_SECRET_ACCESS_KEY="local",
+    AWS_DEFAULT_REGION="us-east-1",
+)
+for _name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2"):
+    os.environ.pop(_name, None)
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app  # noqa: E402
+from werkzeug.serving import make_server  # noqa: E402
+
+from bakehouse.local import adoption, ec2  # noqa: E402
+from bakehouse.local.lifecycle import Lifecycle  # noqa: E402
+from bakehouse.local.machines import Bodies, BodyError  # noqa: E402
+from bakehouse.local.ports import Gate, GateError  # noqa: E402
+from bakehouse.local.state import State  # noqa: E402
+
+log = logging.getLogger(__name__)
+
+_READS = re.compile(r"(Describe|Get|List|Search|Lookup|Head|Select|Preview|Validate|Estimate|Decode)[A-Z]")
+
+Environ = dict[str, Any]
+Respond = Callable[..., Any]
+
+
+class Server:
+    """Answer AWS's APIs and the few questions of the kit itself (under /bakehouse and /checkip)."""
+
+    def __init__(self, lifecycle: Lifecycle, folder: Path) -> None:
+        self.lifecycle = lifecycle
+        self.folder = folder
+        self.set_aside: Path | None = None
+        self._moto = DomainDispatcherApplication(create_backend_app)  # type: ignore[arg-type]
+        self._own: dict[str, Callable[[Environ], Any]] = {
+            "/bakehouse/health": self._health,
+            "/bakehouse/adopt": self._adopt,
+            "/bakehouse/stand-in": self._stand_in,
+        }
+
+    def __call__(self, environ: Environ, respond: Respond) -> Iterable[bytes]:
+        """Answer one request (WSGI)."""
+        path = environ.get("PATH_INFO", "/")
+        if path == "/checkip":
+            return _answer(respond, "200 OK", environ["REMOTE_ADDR"].encode(), "text/plain")
+        if path.startswith("/moto-api"):
+            return _answer(respond, "404 Not Found", b"not part of the local EC2\n", "text/plain")
+        if path in self._own:
+            return self._answer_own(self._own[path], environ, respond)
+        return self._answer_aws(environ, respond)
+
+    def _answer_aws(self, environ: Environ, respond: Respond) -> Iterable[bytes]:
+        action = _action(environ)
+        told: list[Any] = []
+
+        def keep(status: str, headers: list[tuple[str, str]], _: Any = None) -> None:
+            told[:] = [status, headers]
+
+        def ask() -> list[bytes]:
+            return list(self._moto(environ, keep))
+
+        try:
+            if _READS.match(action):
+                with self.lifecycle.lock:
+                    body = ask()
+            else:
+                with self.lifecycle.changing():
+                    body = ask()
+                self.lifecycle.open_ports()
+        except Exception as error:  # moto's own faults arrive here
+            log.exception("%s failed", action)
+            body = _internal_error(f"{type(error).__name__}: {error}", keep)
+        if told[0].startswith("500"):
+            log.error("%s: %s", action, b"".join(body)[-4000:].decode(errors="replace"))
+            body = _internal_error(f"{action} is not possible in the local EC2", keep)
+        respond(*told)
+        return body
+
+    def _answer_own(self, what: Callable[[Environ], Any], environ: Environ, respond: Respond) -> Iterable[bytes]:
+        try:
+            return _answer(respond, "200 OK", json.dumps(what(environ)).encode())
+        except Exception as error:
+            log.exception("%s failed", environ["PATH_INFO"])
+            return _answer(respond, "500 Internal Server Error", json.dumps({"error": str(error)}).encode())
+
+    def _health(self, _: Environ) -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "checkout": self.lifecycle.bodies.checkout,
+            "unopened": dict(self.lifecycle.unopened),
+            "set_aside": str(self.set_aside or ""),
+        }
+
+    def _adopt(self, _: Environ) -> dict[str, Any]:
+        with self.lifecycle.changing():
+            return {"adopted": adoption.bases(self.lifecycle)}
+
+    def _stand_in(self, environ: Environ) -> dict[str, Any]:
+        package = parse_qs(environ.get("QUERY_STRING", "")).get("package", [""])[0]
+        return adoption.stand_in(self.lifecycle.bodies, package, self.folder)
+
+
+def _answer(respond: Respond, status: str, body: bytes, kind: str = "application/json") -> list[bytes]:
+    respond(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def _action(environ: Environ) -> str:
+    """Return the name of the API's operation that a request asks for, empty when it can't be told."""
+    target: str = environ.get("HTTP_X_AMZ_TARGET", "")
+    if target:
+        return target.rpartition(".")[2]
+    size = int(environ.get("CONTENT_LENGTH") or 0)
+    data: bytes = environ["wsgi.input"].read(size)
+    import io
+
+    environ["wsgi.input"] = io.BytesIO(data)
+    form = parse_qs(data.decode(errors="replace") or environ.get("QUERY_STRING", ""))
+    return form.get("Action", [""])[0]
+
+
+def _internal_error(message: str, respond: Respond) -> list[bytes]:
+    from xml.sax.saxutils import escape
+
+    body = (
+        "<?xml version='1.0' encoding='UTF-8'?><Response><Errors><Error><Code>InternalFailure</Code>"
+        f"<Message>{escape(message)}</Message></Error></Errors><RequestID>local</RequestID></Response>"
+    ).encode()
+    return _answer(respond, "400 Bad Request", body, "text/xml")
+
+
+def main(folder: Path, checkout: str) -> None:
+    """Serve until SIGTERM; the endpoint's port is written to ``server.json`` as soon as it answers."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    bodies = Bodies(checkout)
+    gate = Gate(f"bakehouse-{checkout}-gate", bodies.labels("gate"))
+    state = State(folder / "state.pickle")
+    lifecycle = Lifecycle(bodies, gate, state)
+    ec2.install(lifecycle)
+    server = Server(lifecycle, folder)
+    server.set_aside = state.load()
+    adoption.restore(lifecycle, lost=not state.path.exists())
+    listener = _listen(server, folder)
+    threading.Thread(target=lifecycle.watch, daemon=True, name="watch").start()
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=listener.shutdown).start())
+    _write(folder / "server.json", {"pid": os.getpid(), "port": listener.server_address[1]})
+    listener.serve_forever(poll_interval=1)
+    gate.close()
+
+
+def _listen(server: Server, folder: Path) -> Any:
+    """Listen on the port of the last time, so that the endpoint stays the same; on any other when it's taken."""
+    for port in (_last_port(folder), 0):
+        try:
+            return make_server("127.0.0.1", port, server, threaded=True, request_handler=_Handler)
+        except (OSError, SystemExit):
+            log.warning("port %s is taken", port)
+    raise OSError("no port can be listened on")
+
+
+def _last_port(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / "server.json").read_text())["port"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+class _Handler(MotoRequestHandler):
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
+        """Stay silent: the log tells what happened to machines."""
+
+
+def _write(path: Path, value: Any) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(value))
+    os.replace(fresh, path)
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]), sys.argv[2])
+    except (BodyError, GateError) as error:
+        sys.exit(str(error))

@@ -1,0 +1,87 @@
+"""What survives: moto's backends as one file, replaced atomically after every change."""
+
+from __future__ import annotations
+
+import copyreg
+import os
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import cloudpickle
+from cryptography.hazmat.bindings._rust import openssl
+from cryptography.hazmat.primitives import serialization
+from moto.backends import get_backend
+from moto.ssm.models import ParameterDict
+
+SERVICES = ("ec2", "ssm", "iam", "sts", "kms", "autoscaling", "elbv2", "cloudformation")
+"""The services whose state is kept; one file, because their objects refer to one another."""
+
+
+def _key(key: Any) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
+    return _load_key, (
+        key.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
+    )
+
+
+def _load_key(data: bytes) -> Any:
+    return serialization.load_der_private_key(data, None)
+
+
+def _parameters(found: ParameterDict) -> tuple[Any, ...]:
+    return ParameterDict, (found.account_id, found.region_name), vars(found), None, iter(found.items())
+
+
+for _kind in (openssl.rsa.RSAPrivateKey, openssl.ec.ECPrivateKey):
+    copyreg.pickle(_kind, _key)
+copyreg.pickle(ParameterDict, _parameters)
+
+
+class State:
+    """Keep the backends in a file; the newest state always wins, whoever writes last."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = Lock()
+        self._frozen = 0
+        self._written = 0
+
+    def freeze(self) -> tuple[int, bytes]:
+        """Return the backends as bytes, with a number that grows; nothing may change them meanwhile."""
+        services = {name: {account: dict(regions) for account, regions in get_backend(name).items()} for name in SERVICES}
+        self._frozen += 1
+        return self._frozen, cloudpickle.dumps(services)
+
+    def write(self, frozen: tuple[int, bytes]) -> None:
+        """Replace the file, unless something newer is in it already; on return the bytes are on the disk."""
+        number, data = frozen
+        with self._lock:
+            if number <= self._written:
+                return
+            fresh = self.path.with_suffix(".new")
+            with open(fresh, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(fresh, self.path)
+            self._written = number
+
+    def load(self) -> Path | None:
+        """Put the kept state into the backends; a file that can't be read is set aside, and its new name returned."""
+        if not self.path.exists():
+            return None
+        try:
+            services = pickle.loads(self.path.read_bytes())
+            for name, accounts in services.items():
+                for account, regions in accounts.items():
+                    get_backend(name)[account].update(regions)
+        except Exception:  # whatever a damaged pickle raises
+            aside = self.path.with_name(f"{self.path.name}.unreadable-{int(time.time())}")
+            os.replace(self.path, aside)
+            return aside
+        return None
