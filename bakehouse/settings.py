@@ -33,6 +33,7 @@ class Settings:
 def load(account: str = "", recipe: str = "", root: Path = ROOT) -> Settings:
     """Return the settings: flags win over ``BAKEHOUSE_ACCOUNT``, ``BAKEHOUSE_RECIPE``, ``AWS_REGION`` and the defaults.
 
+    ``BAKEHOUSE_STATE`` moves the state folder; each state folder has a local EC2 of its own.
     Raises InputError when a name is malformed or when another user owns the state folder.
     """
     account = account or os.environ.get("BAKEHOUSE_ACCOUNT", "") or "local"
@@ -41,16 +42,15 @@ def load(account: str = "", recipe: str = "", root: Path = ROOT) -> Settings:
     for kind, name in (("account", account), ("recipe", recipe)):
         if not _NAME.fullmatch(name):
             raise InputError(f"{kind} {name!r} is not a name", "letters, digits, dots, dashes and underscores")
-    return Settings(root=root, state=state_folder(root), account=account, region=region, recipe=recipe)
+    state = Path(os.environ.get("BAKEHOUSE_STATE", "") or root / ".bakehouse").absolute()
+    return Settings(root=root, state=_ours(state), account=account, region=region, recipe=recipe)
 
 
-def state_folder(root: Path) -> Path:
-    """Return the checkout's state folder, made with mode 0700 if missing; raises InputError when it isn't ours."""
-    state = root / ".bakehouse"
+def _ours(state: Path) -> Path:
     try:
         state.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{state} can't be made: {error.strerror}", "make the checkout writable for you") from error
+        raise InputError(f"{state} can't be made: {error.strerror}", "make its parent folder writable for you") from error
     if state.stat().st_uid != os.geteuid():
         raise InputError(
             f"{state} belongs to another user (uid {state.stat().st_uid})",

@@ -214,8 +214,8 @@ def _has_docker() -> bool:
 
 
 def checkout(settings: Settings) -> str:
-    """Return the mark that keeps two checkouts on one machine apart: 12 hexadecimal digits of the folder's path."""
-    return hashlib.sha256(os.fsencode(settings.root.resolve())).hexdigest()[:12]
+    """Return the mark that keeps two checkouts on one machine apart: 12 hexadecimal digits of the state folder's path."""
+    return hashlib.sha256(os.fsencode(settings.state.resolve())).hexdigest()[:12]
 
 
 def _folder(settings: Settings) -> Path:

@@ -114,7 +114,10 @@ class Lifecycle:
 
     def copy(self, source: Any, image: Any) -> None:
         """Give an image's content to another, and make that available."""
-        self._pool.submit(self._copy, source, image)
+        self._pool.submit(
+            self._logged,
+            lambda: self._fill(image, lambda: self.bodies.copy(source.ebs_snapshot.id, image.ebs_snapshot.id)),
+        )
 
     def forget(self, snapshot_id: str) -> None:
         """Remove a snapshot's content."""
@@ -204,10 +207,15 @@ class Lifecycle:
             if instance.state == "stopping":
                 self._now_stopped(instance, instance.state_reason)
 
-    def _restart(self, instance: Any) -> None:
+    def _restart(self, instance: Any, while_off: Callable[[], None] = lambda: None) -> None:
+        """Switch a machine off and on; its state stays running all the while, as EC2's does."""
         self._restarting.add(instance.id)
         try:
+            with self.changing():
+                instance.health, instance.reachable = "initializing", False
+            self.open_ports()
             self.bodies.stop(instance.id)
+            while_off()
             self.bodies.start(instance.id)
         finally:
             self._restarting.discard(instance.id)
@@ -226,27 +234,19 @@ class Lifecycle:
             instance.ended = time.time()
 
     def _image(self, instance: Any, image: Any, reboot: bool) -> None:
+        def take() -> None:
+            self._fill(image, lambda: self.bodies.commit(instance.id, image.ebs_snapshot.id, record(image)))
+
+        if reboot:
+            self._restart(instance, while_off=take)
+        else:
+            take()
+
+    def _fill(self, image: Any, fill: Callable[[], None]) -> None:
         try:
-            if reboot:
-                self._restarting.add(instance.id)
-                self.bodies.stop(instance.id)
-            self.bodies.commit(instance.id, image.ebs_snapshot.id, record(image))
+            fill()
         except BodyError as error:
             log.warning("%s: %s", image.id, error)
-            with self.changing():
-                _failed(image, str(error))
-        else:
-            with self.changing():
-                _available(image)
-        if reboot:
-            self.bodies.start(instance.id)
-            self._restarting.discard(instance.id)
-            self._come_up(instance)
-
-    def _copy(self, source: Any, image: Any) -> None:
-        try:
-            self.bodies.copy(source.ebs_snapshot.id, image.ebs_snapshot.id)
-        except BodyError as error:
             with self.changing():
                 _failed(image, str(error))
         else:
@@ -390,8 +390,7 @@ def _forget_ended(backend: Any) -> None:
 def _rules(instance: Any) -> list[list[Any]]:
     """Return [first port, last port, [CIDR block, ...]] for each rule that lets TCP in."""
     found = []
-    groups = {group.id: group for group in [*instance.security_groups, *instance.nics[0].group_set]}
-    for group in groups.values():
+    for group in instance.security_groups or instance.nics[0].group_set:
         for rule in group.ingress_rules:
             if rule.ip_protocol in ("tcp", "-1") and (rule.cidr_ipv4 or rule.cidr_ipv6):
                 first, last = (0, 65535) if rule.from_port in (None, -1) else (rule.from_port, rule.to_port)

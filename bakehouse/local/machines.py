@@ -28,7 +28,7 @@ BOOT_SECONDS = 180
 _STOP_SECONDS = 30
 _CONSOLE_BYTES = 65536  # as much as EC2 keeps
 _SEED = "var/lib/cloud/seed/nocloud"
-_REBOOTED = 129  # systemd's exit from reboot(RB_AUTOBOOT) in a PID namespace: 128 + SIGHUP
+_REBOOTED = 128 + 1  # reboot(RB_AUTOBOOT) in a PID namespace kills its init with SIGHUP, a power-off with SIGINT
 
 # systemd wants a cgroup tree of its own: on a v2 host Docker's is there but read-only, on v1 there is none yet
 _INIT = (
@@ -76,6 +76,7 @@ class Bodies:
         self.repository = f"bakehouse/{checkout}"
         self.docker: Any = docker.from_env(timeout=300)
         self._network = f"bakehouse-{checkout}"
+        self._subnet = ""
 
     def labels(self, kind: str, **more: str) -> dict[str, str]:
         """Return the labels of a thing of ours."""
@@ -98,13 +99,15 @@ class Bodies:
                 trial.remove()
                 ipam = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=pools[0]["Subnet"])])
                 self.docker.networks.create(self._network, ipam=ipam, labels=self.labels("network"))
+                self._subnet = ""
                 found = self.docker.networks.list(names=[f"^{self._network}$"])
             return found[0]
 
     def subnet(self) -> str:
         """Return the network's IPv4 subnet as a CIDR block."""
-        subnet: str = self.network().attrs["IPAM"]["Config"][0]["Subnet"]
-        return subnet
+        if not self._subnet:
+            self._subnet = self.network().attrs["IPAM"]["Config"][0]["Subnet"]
+        return self._subnet
 
     def reference(self, snapshot_id: str) -> str:
         """Return the Docker image that a snapshot's content is."""
@@ -115,7 +118,7 @@ class Bodies:
         with _docker_errors(f"machine {birth.instance_id}"):
             api = self.docker.api
             limits = api.create_host_config(
-                cap_add=["SYS_ADMIN"],
+                cap_add=["SYS_ADMIN", "SYS_BOOT"],  # reboot(2) in a PID namespace ends its init and says why
                 security_opt=["seccomp=unconfined", "apparmor=unconfined"],
                 tmpfs={"/run": "", "/run/lock": ""},
             )
@@ -150,10 +153,12 @@ class Bodies:
         """Remove a machine with its disk; nothing happens when it's gone."""
         with _docker_errors(f"machine {instance_id}"):
             try:
-                self._container(instance_id).remove(force=True, v=True)
+                container = self._container(instance_id)
             except docker.errors.NotFound:
                 return
-            self.docker.images.prune({"dangling": True, "label": [f"{CHECKOUT}={self.checkout}"]})
+            docker_image = container.attrs["Image"]
+            container.remove(force=True, v=True)
+            self._remove_if_forgotten(docker_image)
 
     def commit(self, instance_id: str, snapshot_id: str, record: Mapping[str, Any]) -> None:
         """Copy a machine's disk into a snapshot; a running one stands still meanwhile. ``record`` describes the image."""
@@ -243,6 +248,17 @@ class Bodies:
             for event in self.docker.events(decode=True, filters=filters):
                 told = event["Actor"]["Attributes"]
                 yield told[INSTANCE], told.get("exitCode") == str(_REBOOTED)
+
+    def _remove_if_forgotten(self, docker_image: str) -> None:
+        """Remove a Docker image whose snapshot was deleted while machines still stood on it."""
+        try:
+            if not self.docker.images.get(docker_image).tags:
+                self.docker.images.remove(docker_image)
+        except docker.errors.ImageNotFound:
+            return
+        except docker.errors.APIError as error:
+            if error.status_code != 409:  # another machine stands on it
+                raise
 
     def _container(self, instance_id: str) -> Any:
         return self.docker.containers.get(self._name(instance_id))

@@ -1,0 +1,586 @@
+"""The local EC2 over HTTP, through plain boto3 and ssh, as any program would use it."""
+
+from __future__ import annotations
+
+import socket
+import statistics
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+
+ANYBODY = "0.0.0.0/0"
+CALLER = "127.0.0.1/32"
+
+
+def wait(look: Callable[[], Any], seconds: float = 60) -> Any:
+    """Look until the answer is truthy and return it; fail after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds} s: {look()}")
+
+
+def describe(ec2: Any, *ids: str) -> list[dict[str, Any]]:
+    """Return the instances' descriptions in the order of their IDs."""
+    found = {
+        one["InstanceId"]: one
+        for reservation in ec2.describe_instances(InstanceIds=list(ids))["Reservations"]
+        for one in reservation["Instances"]
+    }
+    return [found[one] for one in ids]
+
+
+def state_of(ec2: Any, instance_id: str) -> str:
+    """Return an instance's state."""
+    return str(describe(ec2, instance_id)[0]["State"]["Name"])
+
+
+def status_of(ec2: Any, instance_id: str) -> str:
+    """Return what DescribeInstanceStatus says of an instance."""
+    found = ec2.describe_instance_status(InstanceIds=[instance_id])["InstanceStatuses"]
+    return str(found[0]["InstanceStatus"]["Status"]) if found else "none"
+
+
+def connects(address: str, port: int) -> bool:
+    """Tell whether a TCP connection can be made."""
+    try:
+        socket.create_connection((address, port), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+class Machines:
+    """Launch machines for one test and terminate them after it."""
+
+    def __init__(self, ec2: Any, key_file: Path, key_name: str, group: str, base: str) -> None:
+        self.ec2, self.key_file, self.key_name, self.group, self.base = ec2, key_file, key_name, group, base
+        self.launched: list[str] = []
+
+    def launch(self, image: str = "", count: int = 1, until: str = "running", **more: Any) -> list[str]:
+        """Launch machines and wait until they are in a state."""
+        more = {"KeyName": self.key_name, "SecurityGroupIds": [self.group], **more}
+        answer = self.ec2.run_instances(
+            ImageId=image or self.base, MinCount=count, MaxCount=count, InstanceType="t3.small", **more
+        )
+        ids = [one["InstanceId"] for one in answer["Instances"]]
+        self.launched += ids
+        for one in ids:
+            wait(lambda one=one: state_of(self.ec2, one) == until)
+        return ids
+
+    def ssh(self, instance_id: str, command: str, key: Path | None = None) -> str:
+        """Run a command on a machine as its default user and return what it printed."""
+        address = describe(self.ec2, instance_id)[0]["PublicIpAddress"]
+        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes"]
+        argv = ["ssh", "-i", str(key or self.key_file), *(part for o in options for part in ("-o", o))]
+        done = subprocess.run([*argv, f"admin@{address}", command], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def image(self, instance_id: str, name: str, **more: Any) -> str:
+        """Make an image of a machine and wait until it's available."""
+        image = str(self.ec2.create_image(InstanceId=instance_id, Name=name, **more)["ImageId"])
+        wait(lambda: self.ec2.describe_images(ImageIds=[image])["Images"][0]["State"] == "available")
+        return image
+
+
+@pytest.fixture(scope="module")
+def ec2(local_ec2: Any) -> Any:
+    """Give a boto3 client of the local EC2."""
+    return local_ec2.client("ec2")
+
+
+@pytest.fixture(scope="module")
+def base(ec2: Any) -> str:
+    """Give the base's image ID, found as Debian's own AMIs are found."""
+    found = ec2.describe_images(Owners=["136693071363"], Filters=[{"Name": "name", "Values": ["debian-13-amd64-*"]}])
+    assert len(found["Images"]) == 1
+    return str(found["Images"][0]["ImageId"])
+
+
+@pytest.fixture(scope="module")
+def group(ec2: Any) -> Iterator[str]:
+    """Give a security group that lets the caller in at port 22."""
+    made = ec2.create_security_group(GroupName="test", Description="test")["GroupId"]
+    ec2.authorize_security_group_ingress(GroupId=made, IpPermissions=permission(22, CALLER))
+    yield made
+    ec2.delete_security_group(GroupId=made)
+
+
+@pytest.fixture(scope="module")
+def key(ec2: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Give an ed25519 key pair that EC2 made: its name and the private key's file."""
+    made = ec2.create_key_pair(KeyName="test", KeyType="ed25519")
+    yield "test", private_key(tmp_path_factory.mktemp("key") / "test.pem", made["KeyMaterial"])
+    ec2.delete_key_pair(KeyName="test")
+
+
+@pytest.fixture
+def machines(ec2: Any, key: tuple[str, Path], group: str, base: str) -> Iterator[Machines]:
+    """Give a launcher whose machines are terminated after the test."""
+    made = Machines(ec2, key[1], key[0], group, base)
+    yield made
+    if made.launched:
+        ec2.terminate_instances(InstanceIds=made.launched)
+        for one in made.launched:
+            wait(lambda one=one: state_of(ec2, one) == "terminated")
+
+
+@pytest.fixture(scope="module")
+def shared(ec2: Any, key: tuple[str, Path], group: str, base: str) -> Iterator[tuple[Machines, str]]:
+    """Give one running machine that the tests which only look may share."""
+    made = Machines(ec2, key[1], key[0], group, base)
+    yield made, made.launch()[0]
+    ec2.terminate_instances(InstanceIds=made.launched)
+    wait(lambda: state_of(ec2, made.launched[0]) == "terminated")
+
+
+def private_key(path: Path, material: str) -> Path:
+    """Write a private key as ssh wants it."""
+    path.touch(mode=0o600)
+    path.write_text(material)
+    return path
+
+
+def permission(port: int, cidr: str, last: int | None = None) -> list[dict[str, Any]]:
+    """Return the IpPermissions of one TCP rule."""
+    return [{"IpProtocol": "tcp", "FromPort": port, "ToPort": last or port, "IpRanges": [{"CidrIp": cidr}]}]
+
+
+def code_of(call: Callable[..., Any], **arguments: Any) -> str:
+    """Return the error code with which EC2 refuses a call."""
+    with pytest.raises(ClientError) as refused:
+        call(**arguments)
+    return str(refused.value.response["Error"]["Code"])
+
+
+def test_a_machine_is_pending_until_its_sshd_answers(ec2: Any, machines: Machines) -> None:
+    """RunInstances answers pending, and a machine that is running can be entered at once."""
+    answer = ec2.run_instances(
+        ImageId=machines.base,
+        MinCount=1,
+        MaxCount=1,
+        KeyName=machines.key_name,
+        SecurityGroupIds=[machines.group],
+    )
+    one = answer["Instances"][0]
+    machines.launched.append(one["InstanceId"])
+    assert one["State"]["Name"] == "pending"
+    wait(lambda: state_of(ec2, one["InstanceId"]) == "running")
+    address = describe(ec2, one["InstanceId"])[0]["PublicIpAddress"]
+    assert address.startswith("127.")
+    with socket.create_connection((address, 22), timeout=1) as connection:
+        assert connection.recv(4) == b"SSH-"
+
+
+def test_eight_machines_come_up_together(ec2: Any, machines: Machines) -> None:
+    """Eight machines started by one call are running in under 15 s on 2 cores, each at its own addresses."""
+    begun = time.monotonic()
+    ids = machines.launch(count=8)
+    seconds = time.monotonic() - begun
+    found = describe(ec2, *ids)
+    assert len({one["PublicIpAddress"] for one in found}) == 8
+    assert len({one["PrivateIpAddress"] for one in found}) == 8
+    assert seconds < 15
+    print(f"8 machines in {seconds:.1f} s")
+
+
+def test_status_is_ok_when_cloud_init_is_done(ec2: Any, machines: Machines) -> None:
+    """DescribeInstanceStatus says initializing while cloud-init works, and ok once it's done."""
+    script = "#!/bin/sh\nsleep 6\ntouch /var/tmp/done\n"
+    (one,) = machines.launch(UserData=script)
+    assert status_of(ec2, one) == "initializing"
+    wait(lambda: status_of(ec2, one) == "ok")
+    assert machines.ssh(one, "ls /var/tmp/done") == "/var/tmp/done"
+
+
+def test_a_machine_that_can_not_boot_is_impaired(ec2: Any, machines: Machines) -> None:
+    """A machine whose init breaks is impaired, and its console tells why."""
+    (one,) = machines.launch()
+    machines.ssh(one, "sudo ln -sf /bin/false /lib/systemd/systemd && sync")
+    image = machines.image(one, "broken", NoReboot=True)
+    (broken,) = machines.launch(image)
+    assert status_of(ec2, broken) == "impaired"
+    (dead,) = machines.launch()
+    machines.ssh(dead, "sudo sh -c 'printf \"#!/bin/sh\\necho no init today\\nexit 1\\n\" > /var/tmp/i; chmod 755 /var/tmp/i'")
+    machines.ssh(dead, "sudo ln -sf /var/tmp/i /lib/systemd/systemd")
+    (talking,) = machines.launch(machines.image(dead, "talking", NoReboot=True))
+    assert status_of(ec2, talking) == "impaired"
+    assert "no init today" in ec2.get_console_output(InstanceId=talking)["Output"]
+    for image in ec2.describe_images(Owners=["self"])["Images"]:
+        ec2.deregister_image(ImageId=image["ImageId"], DeleteAssociatedSnapshots=True)
+
+
+def test_the_console_is_the_machines_own(ec2: Any, shared: tuple[Machines, str]) -> None:
+    """GetConsoleOutput returns what the machine wrote to its console."""
+    machines, one = shared
+    machines.ssh(one, "echo a line of its own | sudo tee /dev/console")
+    wait(lambda: "a line of its own" in ec2.get_console_output(InstanceId=one)["Output"])
+    assert "systemd" in ec2.get_console_output(InstanceId=one)["Output"]
+
+
+def test_an_image_holds_what_was_on_the_disk(ec2: Any, machines: Machines) -> None:
+    """CreateImage shuts the machine down around the copy; machines of the image have its files, and only their own."""
+    (one,) = machines.launch()
+    machines.ssh(one, "echo baked | sudo tee /srv/baked; sync")
+    boot = machines.ssh(one, "cat /proc/sys/kernel/random/boot_id; systemctl show -p UserspaceTimestampMonotonic")
+    image = machines.image(
+        one,
+        "holds",
+        TagSpecifications=[
+            {"ResourceType": "image", "Tags": [{"Key": "who", "Value": "image"}]},
+            {"ResourceType": "snapshot", "Tags": [{"Key": "who", "Value": "snapshot"}]},
+        ],
+    )
+    wait(lambda: status_of(ec2, one) == "ok")
+    assert boot != machines.ssh(one, "cat /proc/sys/kernel/random/boot_id; systemctl show -p UserspaceTimestampMonotonic")
+    first, second = machines.launch(image, count=2)
+    assert machines.ssh(first, "cat /srv/baked") == "baked"
+    machines.ssh(first, "echo mine | sudo tee /srv/mine")
+    assert machines.ssh(second, "ls /srv") == "baked"
+    described = ec2.describe_images(ImageIds=[image])["Images"][0]
+    snapshot = described["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    assert described["Tags"] == [{"Key": "who", "Value": "image"}]
+    assert described["SourceImageId"] == machines.base
+    assert ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"][0]["Tags"] == [
+        {"Key": "who", "Value": "snapshot"}
+    ]
+    assert code_of(ec2.delete_snapshot, SnapshotId=snapshot) == "InvalidSnapshot.InUse"
+    ec2.deregister_image(ImageId=image)
+    assert code_of(ec2.run_instances, ImageId=image, MinCount=1, MaxCount=1) == "InvalidAMIID.Unavailable"
+    ec2.delete_snapshot(SnapshotId=snapshot)
+
+
+def test_no_reboot_leaves_the_services_running(ec2: Any, machines: Machines) -> None:
+    """CreateImage with NoReboot copies a running machine without stopping anything on it."""
+    (one,) = machines.launch()
+    pid = machines.ssh(one, "systemctl show -p MainPID --value ssh; echo still | sudo tee /srv/still")
+    image = machines.image(one, "no-reboot", NoReboot=True)
+    assert machines.ssh(one, "systemctl show -p MainPID --value ssh; cat /srv/still") == pid
+    (copy,) = machines.launch(image)
+    assert machines.ssh(copy, "cat /srv/still") == "still"
+    ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
+
+
+def test_a_copied_image_is_an_image_of_its_own(ec2: Any, machines: Machines) -> None:
+    """CopyImage makes an image with the same content that outlives the first."""
+    (one,) = machines.launch()
+    machines.ssh(one, "echo copied | sudo tee /srv/copied")
+    image = machines.image(one, "to-copy", NoReboot=True)
+    copy = ec2.copy_image(SourceImageId=image, SourceRegion="us-east-1", Name="a-copy")["ImageId"]
+    wait(lambda: ec2.describe_images(ImageIds=[copy])["Images"][0]["State"] == "available")
+    ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
+    (of_copy,) = machines.launch(copy)
+    assert machines.ssh(of_copy, "cat /srv/copied") == "copied"
+    assert ec2.describe_images(ImageIds=[copy])["Images"][0]["SourceImageId"] == image
+    ec2.deregister_image(ImageId=copy, DeleteAssociatedSnapshots=True)
+
+
+def test_stop_and_start_keep_the_disk(ec2: Any, machines: Machines) -> None:
+    """A stopped machine has no public address and no open port; started again it has its disk."""
+    (one,) = machines.launch()
+    machines.ssh(one, "echo kept | sudo tee /srv/kept")
+    address = describe(ec2, one)[0]["PublicIpAddress"]
+    answer = ec2.stop_instances(InstanceIds=[one])["StoppingInstances"][0]
+    assert (answer["PreviousState"]["Name"], answer["CurrentState"]["Name"]) == ("running", "stopping")
+    assert code_of(ec2.start_instances, InstanceIds=[one]) == "IncorrectInstanceState"
+    wait(lambda: state_of(ec2, one) == "stopped")
+    assert "PublicIpAddress" not in describe(ec2, one)[0]
+    assert not connects(address, 22)
+    assert code_of(ec2.reboot_instances, InstanceIds=[one]) == "IncorrectInstanceState"
+    assert ec2.start_instances(InstanceIds=[one])["StartingInstances"][0]["CurrentState"]["Name"] == "pending"
+    wait(lambda: state_of(ec2, one) == "running")
+    assert machines.ssh(one, "cat /srv/kept") == "kept"
+
+
+def test_reboot_restarts_the_machine(ec2: Any, machines: Machines) -> None:
+    """RebootInstances, and a reboot from inside, start the machine again with its address and its disk."""
+    (one,) = machines.launch()
+    address = describe(ec2, one)[0]["PublicIpAddress"]
+    for reboot in (
+        lambda: ec2.reboot_instances(InstanceIds=[one]),
+        lambda: machines.ssh(one, "sudo systemd-run sh -c 'sleep 1; systemctl reboot'"),
+    ):
+        wait(lambda: status_of(ec2, one) == "ok")
+        machines.ssh(one, "sudo touch /run/before-the-reboot")
+        reboot()
+        wait(lambda: status_of(ec2, one) != "ok")
+        wait(lambda: status_of(ec2, one) == "ok")
+        assert describe(ec2, one)[0]["PublicIpAddress"] == address
+        assert machines.ssh(one, "ls /run/before-the-reboot 2>&1 || true").startswith("ls: cannot access")
+
+
+def test_power_off_from_inside_stops_the_machine(ec2: Any, machines: Machines) -> None:
+    """A machine that powers itself off is stopped, or terminated where its launch said so."""
+    (stops,) = machines.launch()
+    (ends,) = machines.launch(InstanceInitiatedShutdownBehavior="terminate")
+    for one in (stops, ends):
+        machines.ssh(one, "sudo systemd-run sh -c 'sleep 1; systemctl poweroff'")
+    wait(lambda: state_of(ec2, stops) == "stopped")
+    wait(lambda: state_of(ec2, ends) == "terminated")
+    assert describe(ec2, stops)[0]["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
+
+
+def test_terminate_frees_container_address_and_ports(ec2: Any, local_ec2: Any, machines: Machines) -> None:
+    """A terminated machine leaves no container and no open port, and its address can be given again."""
+    (one,) = machines.launch()
+    address = describe(ec2, one)[0]["PublicIpAddress"]
+    assert connects(address, 22)
+    ec2.terminate_instances(InstanceIds=[one])
+    wait(lambda: state_of(ec2, one) == "terminated")
+    assert not connects(address, 22)
+    assert one not in docker("ps", "--all", "--format", "{{.Names}}")
+    assert code_of(ec2.start_instances, InstanceIds=[one]) == "IncorrectInstanceState"
+    assert code_of(ec2.create_image, InstanceId=one, Name="of-nothing") == "IncorrectInstanceState"
+    (other,) = machines.launch()
+    assert describe(ec2, other)[0]["PublicIpAddress"] == address
+
+
+def docker(*arguments: str) -> str:
+    """Run a Docker command and return what it printed."""
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa"])
+@pytest.mark.parametrize("how", ["created", "imported"])
+def test_key_pairs_open_their_machine(ec2: Any, machines: Machines, tmp_path: Path, kind: str, how: str) -> None:
+    """A key pair that EC2 made or that was imported opens the machine as its default user."""
+    name, path = f"{how}-{kind}", tmp_path / "key"
+    if how == "created":
+        private_key(path, ec2.create_key_pair(KeyName=name, KeyType=kind)["KeyMaterial"])
+    else:
+        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(path)], check=True)
+        ec2.import_key_pair(KeyName=name, PublicKeyMaterial=path.with_suffix(".pub").read_bytes())
+    (one,) = machines.launch(KeyName=name)
+    assert machines.ssh(one, "id -un", key=path) == "admin"
+    assert machines.ssh(one, "sudo -n id -un", key=path) == "root"
+    ec2.delete_key_pair(KeyName=name)
+    assert code_of(ec2.run_instances, ImageId=machines.base, MinCount=1, MaxCount=1, KeyName=name) == (
+        "InvalidKeyPair.NotFound"
+    )
+
+
+def test_cloud_config_is_obeyed(ec2: Any, machines: Machines) -> None:
+    """User-data in cloud-config's form is obeyed, and the hostname is the private address's."""
+    config = "#cloud-config\nwrite_files:\n- path: /srv/asked\n  content: for\n"
+    (one,) = machines.launch(UserData=config)
+    wait(lambda: status_of(ec2, one) == "ok")
+    private = describe(ec2, one)[0]["PrivateIpAddress"]
+    assert machines.ssh(one, "cat /srv/asked; echo; hostname").split() == ["for", "ip-" + private.replace(".", "-")]
+
+
+def test_two_machines_are_two(ec2: Any, machines: Machines) -> None:
+    """Each machine has host keys and a machine-id of its own."""
+    ids = machines.launch(count=2)
+    look = "cat /etc/machine-id; cat /etc/ssh/ssh_host_*_key.pub | sort"
+    first, second = (machines.ssh(one, look).splitlines() for one in ids)
+    assert len(first) >= 2
+    assert not set(first) & set(second)
+
+
+def test_rules_open_and_close_ports_at_once(ec2: Any, machines: Machines) -> None:
+    """A port is open while a rule lets the caller in and something listens there, and not a moment longer."""
+    made = ec2.create_security_group(GroupName="rules", Description="rules")["GroupId"]
+    (one,) = machines.launch(SecurityGroupIds=[made])
+    address = describe(ec2, one)[0]["PublicIpAddress"]
+    assert not connects(address, 22)
+    for cidr, opens in ((CALLER, True), (ANYBODY, True), ("203.0.113.9/32", False)):
+        ec2.authorize_security_group_ingress(GroupId=made, IpPermissions=permission(22, cidr))
+        assert connects(address, 22) is opens
+        ec2.revoke_security_group_ingress(GroupId=made, IpPermissions=permission(22, cidr))
+        assert not connects(address, 22)
+    ec2.authorize_security_group_ingress(GroupId=made, IpPermissions=permission(1, ANYBODY, 65535))
+    assert connects(address, 22)
+    assert not connects(address, 8080)
+    machines.ssh(one, "nohup python3 -m http.server 8080 -d /srv >/dev/null 2>&1 &")
+    wait(lambda: connects(address, 8080), seconds=5)
+    ec2.modify_instance_attribute(InstanceId=one, Groups=[machines.group])
+    assert not connects(address, 8080)
+    assert connects(address, 22)
+    assert code_of(ec2.delete_security_group, GroupId=machines.group) == "DependencyViolation"
+    ec2.delete_security_group(GroupId=made)
+
+
+def test_calls_that_make_nothing_are_quick(ec2: Any, shared: tuple[Machines, str]) -> None:
+    """Describe calls answer in under 50 ms, a refused launch included."""
+    times = []
+    for _ in range(20):
+        for call in (ec2.describe_instances, ec2.describe_images, ec2.describe_security_groups, ec2.describe_key_pairs):
+            begun = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - begun)
+    assert statistics.median(times) < 0.05
+    print(f"median {statistics.median(times) * 1000:.0f} ms, worst {max(times) * 1000:.0f} ms")
+
+
+def test_everything_carries_its_tags_from_the_start(ec2: Any, machines: Machines) -> None:
+    """Tags given at creation are on the machine, its volume, key pair, group, image and snapshot."""
+    tags = [{"Key": "run", "Value": "r1"}]
+
+    def given(kind: str) -> list[dict[str, Any]]:
+        return [{"ResourceType": kind, "Tags": tags}]
+
+    (one,) = machines.launch(TagSpecifications=given("instance") + given("volume"))
+    group = ec2.create_security_group(GroupName="tagged", Description="t", TagSpecifications=given("security-group"))
+    ec2.create_key_pair(KeyName="tagged", TagSpecifications=given("key-pair"))
+    image = machines.image(one, "tagged", NoReboot=True, TagSpecifications=given("image") + given("snapshot"))
+    wanted = [{"Name": "tag:run", "Values": ["r1"]}]
+    assert [i["InstanceId"] for r in ec2.describe_instances(Filters=wanted)["Reservations"] for i in r["Instances"]] == [one]
+    assert len(ec2.describe_volumes(Filters=wanted)["Volumes"]) == 1
+    assert [g["GroupId"] for g in ec2.describe_security_groups(Filters=wanted)["SecurityGroups"]] == [group["GroupId"]]
+    assert [k["KeyName"] for k in ec2.describe_key_pairs(Filters=wanted)["KeyPairs"]] == ["tagged"]
+    assert [i["ImageId"] for i in ec2.describe_images(Filters=wanted)["Images"]] == [image]
+    assert len(ec2.describe_snapshots(Filters=wanted)["Snapshots"]) == 1
+    ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
+    ec2.delete_key_pair(KeyName="tagged")
+    ec2.delete_security_group(GroupId=group["GroupId"])
+
+
+def test_the_root_volume_is_encrypted_when_asked(ec2: Any, machines: Machines) -> None:
+    """A launch that asks for an encrypted root volume has one, and so has an image of the machine."""
+    mapping = [{"DeviceName": "/dev/xvda", "Ebs": {"Encrypted": True, "VolumeSize": 12, "VolumeType": "gp3"}}]
+    (one,) = machines.launch(BlockDeviceMappings=mapping, MetadataOptions={"HttpTokens": "required"})
+    described = describe(ec2, one)[0]
+    volumes = [one["Ebs"]["VolumeId"] for one in described["BlockDeviceMappings"]]
+    assert len(volumes) == 1
+    volume = ec2.describe_volumes(VolumeIds=volumes)["Volumes"][0]
+    assert (volume["Encrypted"], volume["Size"]) == (True, 12)
+    assert described["MetadataOptions"]["HttpTokens"] == "required"
+    ec2.terminate_instances(InstanceIds=[one])
+    wait(lambda: state_of(ec2, one) == "terminated")
+    assert code_of(ec2.describe_volumes, VolumeIds=volumes) == "InvalidVolume.NotFound"
+
+
+def test_images_read_back_what_was_set(ec2: Any, shared: tuple[Machines, str]) -> None:
+    """ImdsSupport and the description of an image read back, and a name can be used once."""
+    machines, one = shared
+    image = machines.image(one, "reads-back", NoReboot=True)
+    assert "ImdsSupport" not in ec2.describe_images(ImageIds=[image])["Images"][0]
+    ec2.modify_image_attribute(ImageId=image, ImdsSupport={"Value": "v2.0"})
+    ec2.modify_image_attribute(ImageId=image, Description={"Value": "described"})
+    described = ec2.describe_images(ImageIds=[image])["Images"][0]
+    assert (described["ImdsSupport"], described["Description"]) == ("v2.0", "described")
+    again = {"Name": "reads-back", "NoReboot": True}
+    assert code_of(ec2.create_image, InstanceId=one, **again) == "InvalidAMIName.Duplicate"
+    assert code_of(ec2.copy_image, SourceImageId=image, SourceRegion="us-east-1", Name="reads-back") == (
+        "InvalidAMIName.Duplicate"
+    )
+    ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
+
+
+def test_refusals_are_ec2s(ec2: Any, shared: tuple[Machines, str]) -> None:
+    """What EC2 refuses is refused here, with the same code."""
+    machines, one = shared
+    launch = {"MinCount": 1, "MaxCount": 1}
+    assert code_of(ec2.run_instances, ImageId="ami-0123456789abcdef0", **launch) == "InvalidAMIID.NotFound"
+    assert code_of(ec2.run_instances, ImageId="debian", **launch) == "InvalidAMIID.Malformed"
+    assert code_of(ec2.run_instances, ImageId=machines.base, DryRun=True, **launch) == "DryRunOperation"
+    assert code_of(ec2.terminate_instances, InstanceIds=[one], DryRun=True) == "DryRunOperation"
+    assert code_of(ec2.create_image, InstanceId=one, Name="dry", DryRun=True) == "DryRunOperation"
+    assert code_of(ec2.describe_images, ImageIds=["ami-0123456789abcdef0"]) == "InvalidAMIID.NotFound"
+    assert code_of(ec2.stop_instances, InstanceIds=["i-0123456789abcdef0"]) == "InvalidInstanceID.NotFound"
+    pending = ec2.create_image(InstanceId=one, Name="pending", NoReboot=True)["ImageId"]
+    assert code_of(ec2.run_instances, ImageId=pending, **launch) == "InvalidAMIID.Unavailable"
+    wait(lambda: ec2.describe_images(ImageIds=[pending])["Images"][0]["State"] == "available")
+    ec2.deregister_image(ImageId=pending, DeleteAssociatedSnapshots=True)
+    (fresh,) = [ec2.run_instances(ImageId=machines.base, **launch)["Instances"][0]["InstanceId"]]
+    assert code_of(ec2.stop_instances, InstanceIds=[fresh]) == "IncorrectInstanceState"
+    ec2.terminate_instances(InstanceIds=[fresh])
+    wait(lambda: state_of(ec2, fresh) == "terminated")
+
+
+def test_requests_do_not_wait_for_each_other(ec2: Any, shared: tuple[Machines, str]) -> None:
+    """A client that asks during a long copy is answered at once."""
+    machines, one = shared
+    machines.ssh(one, "sudo dd if=/dev/urandom of=/srv/large bs=1M count=200 status=none")
+    with ThreadPoolExecutor() as pool:
+        made = pool.submit(machines.image, one, "large", NoReboot=True)
+        worst = 0.0
+        while not made.done():
+            begun = time.perf_counter()
+            ec2.describe_images(Owners=["self"])
+            worst = max(worst, time.perf_counter() - begun)
+    assert worst < 1
+    ec2.deregister_image(ImageId=made.result(), DeleteAssociatedSnapshots=True)
+
+
+def test_the_server_is_on_loopback_only(local_ec2: Any) -> None:
+    """The server listens on 127.0.0.1 and nowhere else, and tells a caller its address."""
+    port = int(local_ec2.endpoint.rpartition(":")[2])
+    listening = []
+    for table in ("tcp", "tcp6"):
+        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            address, at = row.split()[1].split(":")
+            if row.split()[3] == "0A" and int(at, 16) == port:
+                listening.append(address)
+    assert listening == ["0100007F"]
+    assert urllib.request.urlopen(f"{local_ec2.endpoint}/checkip").read() == b"127.0.0.1"
+
+
+def test_state_survives_a_crash(ec2: Any, local_ec2: Any, machines: Machines) -> None:
+    """After kill -9 of the server and the end of all containers, everything is found again as it was."""
+    ssm = local_ec2.client("ssm")
+    (one,) = machines.launch()
+    machines.ssh(one, "echo survives | sudo tee /srv/survives; sync")
+    image = machines.image(one, "survives", NoReboot=True)
+    ec2.create_tags(Resources=[image, one], Tags=[{"Key": "late", "Value": "tag"}])
+    ssm.put_parameter(Name="/a/parameter", Value=image, Type="String")
+    before = inventory(ec2)
+    local_ec2.kill()
+    wait(lambda: not connects("127.0.0.1", int(local_ec2.endpoint.rpartition(":")[2])), seconds=5)
+    docker("kill", *docker("ps", "--quiet", "--filter", f"label=bakehouse.instance={one}").split())
+    local_ec2.up()
+    wait(lambda: state_of(ec2, one) == "stopped")
+    assert inventory(ec2) == before
+    assert ssm.get_parameter(Name="/a/parameter")["Parameter"]["Value"] == image
+    assert {"Key": "late", "Value": "tag"} in describe(ec2, one)[0]["Tags"]
+    ec2.start_instances(InstanceIds=[one])
+    wait(lambda: state_of(ec2, one) == "running")
+    (again,) = machines.launch(image)
+    for each in (one, again):
+        assert machines.ssh(each, "cat /srv/survives") == "survives"
+    ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
+
+
+def inventory(ec2: Any) -> dict[str, Any]:
+    """Return what an account holds, without the machines' states and addresses."""
+    return {
+        "images": ec2.describe_images(Owners=["self"])["Images"],
+        "keys": ec2.describe_key_pairs()["KeyPairs"],
+        "groups": ec2.describe_security_groups()["SecurityGroups"],
+        "snapshots": ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"],
+    }
+
+
+def test_a_lost_state_loses_no_image(ec2: Any, local_ec2: Any, machines: Machines) -> None:
+    """A state file that can't be read is set aside, never deleted, and images are registered again from their bodies."""
+    (one,) = machines.launch()
+    tags = [{"ResourceType": "image", "Tags": [{"Key": "who", "Value": "me"}]}]
+    image = machines.image(one, "never-lost", NoReboot=True, TagSpecifications=tags)
+    local_ec2.kill()
+    good = (local_ec2.folder / "state.pickle").read_bytes()
+    (local_ec2.folder / "state.pickle").write_bytes(b"not a state")
+    said = local_ec2.up()
+    aside = list(local_ec2.folder.glob("state.pickle.unreadable-*"))
+    assert len(aside) == 1
+    assert str(aside[0]) in said
+    assert aside[0].read_bytes() == b"not a state"
+    found = ec2.describe_images(ImageIds=[image])["Images"][0]
+    assert (found["Name"], found["Tags"]) == ("never-lost", [{"Key": "who", "Value": "me"}])
+    local_ec2.kill()
+    (local_ec2.folder / "state.pickle").write_bytes(good)
+    local_ec2.up()
+    ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
