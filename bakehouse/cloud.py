@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
-from bakehouse.errors import AccountError, CloudError, DeadlineError
+from bakehouse.console import step
+from bakehouse.errors import AccountError, BakehouseError, CloudError, DeadlineError, InputError
 from bakehouse.settings import Settings
 
 T = TypeVar("T")
@@ -21,6 +23,7 @@ TAG = "bakehouse:"
 """The prefix of every tag of ours; what carries none of them is never touched."""
 
 _FAKE = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+_STAND_IN_SECONDS = 600
 _CHECKIP = "https://checkip.amazonaws.com"
 
 
@@ -52,13 +55,13 @@ class Cloud:
     """Hold one account's door.
 
     Attributes: account, its name; region; endpoint, the URL of the local EC2 or empty for AWS's own;
-    environment, the AWS_* variables that a program which we start needs to use this account and no other.
+    variables, the AWS_* variables with which a program that we start uses this account and no other.
     """
 
     account: str
     region: str
     endpoint: str
-    environment: Mapping[str, str]
+    variables: Mapping[str, str]
     session: Any = field(repr=False, compare=False)
 
     def service(self, name: str) -> Service:
@@ -79,6 +82,23 @@ class Cloud:
     def ssm(self) -> Service:
         """Return the Systems Manager client."""
         return self.service("ssm")
+
+    def environ(self) -> dict[str, str]:
+        """Return the whole environment for a program that we start: no AWS_* variable but this account's."""
+        others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        return {**others, **self.variables}
+
+    def stand_in(self, package: str, url: str) -> dict[str, str] | None:
+        """Return the repository that stands in for a package's own at ``url``; None on AWS, or when that answers.
+
+        The repository is {"url", "key_url", "fingerprint", "version", "stands_in_for"}, as seen from a machine.
+        """
+        if not self.endpoint or _answers(url):
+            return None
+        from bakehouse import local
+
+        with step(f"{url} can't be reached from here: prepare a stand-in for {package}"):
+            return local.ask(self.endpoint, "stand-in", seconds=_STAND_IN_SECONDS, package=package)
 
     def caller(self) -> str:
         """Return the caller's own address as a /32, as the account's machines see it."""
@@ -104,12 +124,22 @@ def connect(settings: Settings, base: str = "") -> Cloud:
     return _aws(settings)
 
 
+def connected(settings: Settings) -> Cloud | None:
+    """Open the door to the account as ``connect`` does, but start nothing: None while the local EC2 is down."""
+    if settings.account == "local":
+        from bakehouse import local
+
+        if not local.status(settings)["endpoint"]:
+            return None
+    return connect(settings)
+
+
 def _local(endpoint: str, region: str) -> Cloud:
     if not _is_loopback(endpoint):
         raise AccountError(f"account local has the endpoint {endpoint}, which is not this machine", "./inv local.down")
     import boto3
 
-    environment = {
+    variables = {
         **_FAKE,
         "AWS_DEFAULT_REGION": region,
         "AWS_REGION": region,
@@ -120,38 +150,45 @@ def _local(endpoint: str, region: str) -> Cloud:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
     session = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name=region)
-    return Cloud("local", region, endpoint, environment, session)
+    return Cloud("local", region, endpoint, variables, session)
 
 
 def _aws(settings: Settings) -> Cloud:
-    for variable in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL_SSM"):
-        endpoint = os.environ.get(variable, "")
-        if endpoint and _is_loopback(endpoint):
-            raise AccountError(
-                f"account {settings.account} is AWS, but {variable} is {endpoint}",
-                f"unset {variable}, or use --account local",
-            )
+    _refuse_loopback(settings.account)
     import boto3
     from botocore.exceptions import ProfileNotFound
 
+    # "default" is AWS's whole chain: environment, default profile, the machine's own role
+    profile = None if settings.account == "default" else settings.account
     try:
-        session = boto3.Session(profile_name=settings.account, region_name=settings.region or None)
+        session = boto3.Session(profile_name=profile, region_name=settings.region or None)
     except ProfileNotFound as error:
         known = ", ".join(["local", *boto3.Session().available_profiles])
         raise AccountError(f"there is no account {settings.account}", f"known: {known}; aws configure adds one") from error
     if not session.region_name:
         raise AccountError(f"account {settings.account} has no region", "set AWS_REGION, or region in the profile")
-    if session.get_credentials() is None:
+    with _translated("credentials"):
+        found = session.get_credentials()
+    if found is None:
         raise AccountError(f"account {settings.account} has no credentials", "aws configure, or aws sso login")
-    cloud = Cloud(
-        settings.account,
-        session.region_name,
-        "",
-        {"AWS_PROFILE": settings.account, "AWS_REGION": session.region_name},
-        session,
-    )
+    cloud = Cloud(settings.account, session.region_name, "", _aws_variables(profile, session.region_name), session)
     cloud.service("sts").get_caller_identity()
     return cloud
+
+
+def _aws_variables(profile: str | None, region: str) -> dict[str, str]:
+    """Return the person's own AWS_* variables; a named profile wins over keys in the environment, as in boto3."""
+    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    own = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    if profile:
+        own = {name: value for name, value in own.items() if name not in keys} | {"AWS_PROFILE": profile}
+    return {**own, "AWS_REGION": region, "AWS_DEFAULT_REGION": region}
+
+
+def _refuse_loopback(account: str) -> None:
+    for name, value in os.environ.items():
+        if name.startswith("AWS_ENDPOINT_URL") and _is_loopback(value):
+            raise AccountError(f"account {account} is AWS, but {name} is {value}", f"unset {name}, or use --account local")
 
 
 def wait(what: str, look: Callable[[], T | None], seconds: float, every: float = 0.5) -> T:
@@ -179,6 +216,16 @@ def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
 def tag_specifications(tags: Mapping[str, str], *kinds: str) -> list[dict[str, Any]]:
     """Return TagSpecifications that give each resource type in ``kinds`` the tags at its creation."""
     return [{"ResourceType": kind, "Tags": tag_list(tags)} for kind in kinds]
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=5):
+            return True
+    except HTTPError:
+        return True  # somebody is there
+    except OSError:
+        return False
 
 
 def _is_loopback(endpoint: str) -> bool:
@@ -215,8 +262,10 @@ class _translated:
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "AuthFailure", "InvalidClientTokenId")
 
 
-def _refusal(operation: str, answer: Mapping[str, str]) -> CloudError | AccountError:
+def _refusal(operation: str, answer: Mapping[str, str]) -> BakehouseError:
     code, message = answer.get("Code", ""), answer.get("Message", "")
     if code in _EXPIRED:
         return AccountError(f"AWS does not take the credentials: {message} ({code})", "aws sso login, or aws configure")
+    if code == "InvalidIPAddress.InUse":
+        return InputError(f"{operation}: {message} ({code})", "end that program, or have it listen at 127.0.0.1 alone")
     return CloudError(f"{operation}: {message} ({code})", aws_code=code)

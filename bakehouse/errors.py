@@ -36,7 +36,7 @@ class BakehouseError(Exit):
         self.hint = hint
 
     @property
-    def message(self) -> str:
+    def message(self) -> str:  # type: ignore[override]  # Invoke reads it, nobody sets it
         """Return what Invoke prints: the line and its hint, after a traceback where one was asked for."""
         lines = [f"error: {self.text}"]
         if self.hint:

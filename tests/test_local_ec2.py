@@ -210,18 +210,14 @@ def test_status_is_ok_when_cloud_init_is_done(ec2: Any, machines: Machines) -> N
 def test_a_machine_that_can_not_boot_is_impaired(ec2: Any, machines: Machines) -> None:
     """A machine whose init breaks is impaired, and its console tells why."""
     (one,) = machines.launch()
-    machines.ssh(one, "sudo ln -sf /bin/false /lib/systemd/systemd && sync")
-    image = machines.image(one, "broken", NoReboot=True)
+    init = "#!/bin/sh\\necho no init today\\nexit 1\\n"
+    machines.ssh(one, f"printf '{init}' | sudo tee /usr/local/sbin/init; sudo chmod 755 /usr/local/sbin/init")
+    machines.ssh(one, "sudo ln -sf /usr/local/sbin/init /lib/systemd/systemd")
+    image = machines.image(one, "can-not-boot", NoReboot=True)
     (broken,) = machines.launch(image)
     assert status_of(ec2, broken) == "impaired"
-    (dead,) = machines.launch()
-    machines.ssh(dead, "sudo sh -c 'printf \"#!/bin/sh\\necho no init today\\nexit 1\\n\" > /var/tmp/i; chmod 755 /var/tmp/i'")
-    machines.ssh(dead, "sudo ln -sf /var/tmp/i /lib/systemd/systemd")
-    (talking,) = machines.launch(machines.image(dead, "talking", NoReboot=True))
-    assert status_of(ec2, talking) == "impaired"
-    assert "no init today" in ec2.get_console_output(InstanceId=talking)["Output"]
-    for image in ec2.describe_images(Owners=["self"])["Images"]:
-        ec2.deregister_image(ImageId=image["ImageId"], DeleteAssociatedSnapshots=True)
+    assert "no init today" in ec2.get_console_output(InstanceId=broken)["Output"]
+    ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
 
 
 def test_the_console_is_the_machines_own(ec2: Any, shared: tuple[Machines, str]) -> None:
@@ -411,6 +407,17 @@ def test_rules_open_and_close_ports_at_once(ec2: Any, machines: Machines) -> Non
     assert not connects(address, 8080)
     assert connects(address, 22)
     assert code_of(ec2.delete_security_group, GroupId=machines.group) == "DependencyViolation"
+    ec2.delete_security_group(GroupId=made)
+
+
+def test_a_port_in_use_everywhere_is_refused(ec2: Any, machines: Machines) -> None:
+    """A port on which a program of this host listens at all addresses can't be a machine's: nothing is launched."""
+    made = ec2.create_security_group(GroupName="taken", Description="taken")["GroupId"]
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        port = listener.getsockname()[1]
+        ec2.authorize_security_group_ingress(GroupId=made, IpPermissions=permission(port, CALLER))
+        launch = {"ImageId": machines.base, "MinCount": 1, "MaxCount": 1, "SecurityGroupIds": [made]}
+        assert code_of(ec2.run_instances, **launch) == "InvalidIPAddress.InUse"
     ec2.delete_security_group(GroupId=made)
 
 

@@ -14,12 +14,13 @@ from moto.ec2.exceptions import EC2ClientError, InvalidAMIIdError, UnvailableAMI
 from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.amis import Ami as MotoAmi
 from moto.ec2.models.instances import Instance as MotoInstance
-from moto.ec2.models.instances import InstanceState, Reservation, StateReason
+from moto.ec2.models.instances import InstanceState, StateReason
 from moto.ec2.responses import EC2Response
 from moto.ec2.utils import convert_tag_spec
 
-from bakehouse.local.lifecycle import Lifecycle
+from bakehouse.local.lifecycle import Lifecycle, rules_of
 from bakehouse.local.machines import BodyError
+from bakehouse.local.ports import taken
 
 ROOT_DEVICE = "/dev/xvda"
 _VOLUME_GIB = 8
@@ -110,7 +111,7 @@ class Backend(EC2Backend):
         """Return moto's URLs, which it would look for beside this class."""
         return moto.ec2.urls
 
-    def usable_image(self, image_id: str) -> Ami:
+    def usable_image(self, image_id: str) -> Any:
         """Return an image that can be launched or copied; raises EC2's error for one that can't."""
         if image_id in self.deleted_amis:
             raise UnvailableAMIIdError(image_id)
@@ -125,28 +126,25 @@ class Backend(EC2Backend):
 
     def run_instances(
         self, image_id: str, count: int, user_data: Any, security_group_names: list[str], **kwargs: Any
-    ) -> Reservation:
+    ) -> Any:
         """Make the instances as moto does, and have their machines born."""
         template = kwargs.get("launch_template") and self._get_template_from_args(kwargs["launch_template"])
         image = self.usable_image(image_id or (template.image_id if template else ""))
         key = kwargs.get("key_name")
         if key and key not in self.key_pairs:
             raise EC2ClientError("InvalidKeyPair.NotFound", f"The key pair '{key}' does not exist")
-        try:
-            self.lifecycle.bodies.ping()
-        except BodyError as error:
-            raise EC2ClientError("InsufficientInstanceCapacity", f"No machine can be started: {error}") from error
+        self._refuse_without_room()
+        self._refuse_taken_ports(security_group_names, kwargs.get("security_group_ids") or [])
         if not (template and template.data.get("BlockDeviceMappings")):
             kwargs["block_device_mappings"] = _root_first(image, kwargs.get("block_device_mappings") or [])
         if not (security_group_names or kwargs.get("security_group_ids") or kwargs.get("nics") or template):
             kwargs["security_group_ids"] = [self._default_group(kwargs.get("subnet_id")).id]
-        made = super().run_instances(image_id, count, user_data, security_group_names, **kwargs)
+        made: Any = super().run_instances(image_id, count, user_data, security_group_names, **kwargs)
         for instance in made.instances:
             instance.become("pending")
-            instance.ephemeral = False
             for nic in instance.nics.values():
                 nic.delete_on_termination = True
-            self.lifecycle.bear(instance, image, self.key_pairs.get(instance.key_name))
+            self.lifecycle.bear(instance, image, self.key_pairs.get(instance.key_name or ""))
         return made
 
     def stop_instances(self, instance_ids: list[str]) -> list[tuple[Any, InstanceState]]:
@@ -187,12 +185,12 @@ class Backend(EC2Backend):
         description: str,
         tag_specifications: list[dict[str, Any]],
         no_reboot: bool = False,
-    ) -> Ami:
+    ) -> Any:
         """Register a pending image at once and have its snapshot taken."""
         self._refuse_name(name)
         instance = self._in([instance_id], "be imaged", "running", "stopped")[0]
         tags = convert_tag_spec(tag_specifications) if tag_specifications else {}
-        image: Ami = super().create_image(instance_id, name, description, [])
+        image: Any = super().create_image(instance_id, name, description, [])
         image.add_tags(tags.get("image", {}))
         image.ebs_snapshot.add_tags(tags.get("snapshot", {}))
         image.root_device_name, image.root_device_type = instance.root_device_name, "ebs"
@@ -205,11 +203,12 @@ class Backend(EC2Backend):
 
     def copy_image(
         self, source_image_id: str, source_region: str, name: str | None = None, description: str | None = None
-    ) -> Ami:
+    ) -> Any:
         """Register an image with the content of another; tags are not copied, as in EC2 by default."""
-        source: Ami = ec2_backends[self.account_id][source_region].usable_image(source_image_id)
+        elsewhere: Any = ec2_backends[self.account_id][source_region]
+        source = elsewhere.usable_image(source_image_id)
         self._refuse_name(name or "")
-        image: Ami = super().copy_image(source_image_id, source_region, name, description)
+        image: Any = super().copy_image(source_image_id, source_region, name, description)
         image.root_device_name, image.root_device_type = source.root_device_name, source.root_device_type
         image.source_image_id, image.source_image_region = source.id, source_region
         image.imds_support = source.imds_support
@@ -232,6 +231,23 @@ class Backend(EC2Backend):
                 raise EC2ClientError("DependencyViolation", f"resource {group.id} has a dependent object")
         super().delete_security_group(name, group_id)
 
+    def _refuse_without_room(self) -> None:
+        try:
+            self.lifecycle.bodies.ping()
+        except BodyError as error:
+            raise EC2ClientError("InsufficientInstanceCapacity", f"No machine can be started: {error}") from error
+
+    def _refuse_taken_ports(self, names: list[str], ids: list[Any]) -> None:
+        groups = [self.get_security_group_by_name_or_id(name) for name in names]
+        groups += [self.get_security_group_from_id(one) for one in ids if isinstance(one, str)]
+        rules = rules_of(group for group in groups if group)
+        busy = taken(first for first, last, _ in rules if first == last)
+        if busy:
+            raise EC2ClientError(
+                "InvalidIPAddress.InUse",
+                f"port {busy[0]} is in use: a program on this host listens there at all addresses, the machines' included",
+            )
+
     def _refuse_name(self, name: str) -> None:
         for image in self.amis.values():
             if image.name == name and image.owner_id == self.account_id:
@@ -241,7 +257,8 @@ class Backend(EC2Backend):
                 )
 
     def _default_group(self, subnet_id: str | None) -> Any:
-        vpc_id = self.get_subnet(subnet_id).vpc_id if subnet_id else self.get_default_vpc().id
+        place: Any = self.get_subnet(subnet_id) if subnet_id else self.get_default_vpc()
+        vpc_id = place.vpc_id if subnet_id else place.id
         return self.get_security_group_from_name("default", vpc_id)
 
     def _in(self, instance_ids: list[str], verb: str, *states: str) -> list[Any]:
@@ -267,18 +284,14 @@ _BY_USER = StateReason("Client.UserInitiatedShutdown: User initiated shutdown", 
 
 def _root_first(image: Ami, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the block device mappings of a launch: the image's root device, with what the caller says of it."""
-    root = {
-        "DeviceName": image.root_device_name,
-        "Ebs": {**image.block_device_mappings[0]["Ebs"], "KmsKeyId": None},
-    }
+    ebs = {**image.block_device_mappings[0]["Ebs"], "KmsKeyId": None}
     others = []
     for mapping in given:
         if mapping["DeviceName"] != image.root_device_name:
             others.append(mapping)
             continue
-        said = {key: value for key, value in mapping["Ebs"].items() if value not in (None, False)}
-        root["Ebs"].update(said)
-    return [root, *others]
+        ebs.update({key: value for key, value in mapping["Ebs"].items() if value not in (None, False)})
+    return [{"DeviceName": image.root_device_name, "Ebs": ebs}, *others]
 
 
 def _resize(image: Ami, instance: Any) -> None:

@@ -17,6 +17,7 @@ import json
 import socket
 import struct
 import sys
+from typing import Any
 
 EVERY = 0.25  # seconds between two looks at what the machines listen on
 LISTEN = "0A"  # the state's code in /proc/net/tcp
@@ -45,12 +46,12 @@ def is_loopback(address: str) -> bool:
     return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
-def networks(rules: list, port: int) -> list:
+def networks(rules: list[Any], port: int) -> list[Any]:
     """Return the networks that the rules let in at a port."""
     return [ipaddress.ip_network(cidr) for first, last, cidrs in rules if first <= port <= last for cidr in cidrs]
 
 
-def reachable(rules: list, port: int) -> bool:
+def reachable(rules: list[Any], port: int) -> bool:
     """Tell whether any caller on this host's loopback may come in at a port."""
     here = ipaddress.ip_network("127.0.0.0/8")
     return any(net.version == 4 and net.overlaps(here) for net in networks(rules, port))
@@ -60,9 +61,9 @@ class Gate:
     """Hold the open doors: one listening socket for each address and port."""
 
     def __init__(self) -> None:
-        self.table: dict = {}
-        self.doors: dict = {}
-        self.failed: dict = {}
+        self.table: dict[str, Any] = {}
+        self.doors: dict[tuple[str, int], asyncio.Server] = {}
+        self.failed: dict[str, str] = {}
 
     async def converge(self) -> None:
         """Open and close doors until they are what the table and the machines say."""

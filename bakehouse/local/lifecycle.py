@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -387,15 +387,19 @@ def _forget_ended(backend: Any) -> None:
             del backend.reservations[reservation.id]
 
 
-def _rules(instance: Any) -> list[list[Any]]:
-    """Return [first port, last port, [CIDR block, ...]] for each rule that lets TCP in."""
+def rules_of(groups: Iterable[Any]) -> list[list[Any]]:
+    """Return [first port, last port, [CIDR block, ...]] for each rule of the groups that lets TCP in."""
     found = []
-    for group in instance.security_groups or instance.nics[0].group_set:
+    for group in groups:
         for rule in group.ingress_rules:
             if rule.ip_protocol in ("tcp", "-1") and (rule.cidr_ipv4 or rule.cidr_ipv6):
                 first, last = (0, 65535) if rule.from_port in (None, -1) else (rule.from_port, rule.to_port)
                 found.append([first, last, [rule.cidr_ipv4 or rule.cidr_ipv6]])
     return found
+
+
+def _rules(instance: Any) -> list[list[Any]]:
+    return rules_of(instance.security_groups or instance.nics[0].group_set)
 
 
 def _user_data(instance: Any) -> bytes:

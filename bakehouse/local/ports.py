@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
+
+from bakehouse.local.gate import LISTEN
 
 _SOURCE = Path(__file__).with_name("gate.py")
 
@@ -23,6 +25,17 @@ class GateError(Exception):
     """Say why the gate doesn't do what it was told."""
 
 
+def taken(ports: Iterable[int]) -> list[int]:
+    """Return those ports on which something listens at all of this host's addresses, so that no machine can have them."""
+    everywhere = set()
+    for table in ("tcp", "tcp6"):
+        with open(f"/proc/net/{table}") as lines:
+            rows = [line.split() for line in lines][1:]
+        addresses = [row[1].split(":") for row in rows if row[3] == LISTEN]
+        everywhere |= {int(port, 16) for address, port in addresses if not int(address, 16)}
+    return sorted(set(ports) & everywhere)
+
+
 class Gate:
     """Drive the gate's container: started with the first table, ended with this process."""
 
@@ -31,7 +44,6 @@ class Gate:
         self._labels = labels
         self._lock = Lock()
         self._process: subprocess.Popen[str] | None = None
-        self._told: Table = {}
 
     def follow(self, look: Callable[[], Table], image: str) -> Mapping[str, str]:
         """Make the open ports equal to the table that ``look`` returns now; returns "address:port" -> why not.
@@ -43,11 +55,8 @@ class Gate:
             alive = self._process is not None and self._process.poll() is None
             if not table and not alive:
                 return {}
-            if table == self._told and alive:
-                return {}
             if not alive:
                 self._start(image)
-            self._told = table
             failed: dict[str, str] = self._ask(table)["failed"]
             return failed
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
+from xml.sax.saxutils import escape
 
 # before moto is imported: it has hundreds of images and a validation of its own, and a reset that anyone may ask for
 os.environ.update(
@@ -51,7 +53,7 @@ class Server:
         self.lifecycle = lifecycle
         self.folder = folder
         self.set_aside: Path | None = None
-        self._moto = DomainDispatcherApplication(create_backend_app)  # type: ignore[arg-type]
+        self._moto = DomainDispatcherApplication(create_backend_app)
         self._own: dict[str, Callable[[Environ], Any]] = {
             "/bakehouse/health": self._health,
             "/bakehouse/adopt": self._adopt,
@@ -127,21 +129,17 @@ def _answer(respond: Respond, status: str, body: bytes, kind: str = "application
 
 def _action(environ: Environ) -> str:
     """Return the name of the API's operation that a request asks for, empty when it can't be told."""
-    target: str = environ.get("HTTP_X_AMZ_TARGET", "")
+    target = str(environ.get("HTTP_X_AMZ_TARGET", ""))
     if target:
         return target.rpartition(".")[2]
     size = int(environ.get("CONTENT_LENGTH") or 0)
     data: bytes = environ["wsgi.input"].read(size)
-    import io
-
     environ["wsgi.input"] = io.BytesIO(data)
     form = parse_qs(data.decode(errors="replace") or environ.get("QUERY_STRING", ""))
     return form.get("Action", [""])[0]
 
 
 def _internal_error(message: str, respond: Respond) -> list[bytes]:
-    from xml.sax.saxutils import escape
-
     body = (
         "<?xml version='1.0' encoding='UTF-8'?><Response><Errors><Error><Code>InternalFailure</Code>"
         f"<Message>{escape(message)}</Message></Error></Errors><RequestID>local</RequestID></Response>"
