@@ -372,6 +372,18 @@ class Response(EC2Response):
         image = self.ec2_backend.describe_images(ami_ids=[self._get_param("ImageId")])[0]
         return ActionResult({"ImageId": image.id, "ImdsSupport": {"Value": image.imds_support}})
 
+    def register_image(self) -> Any:
+        """Refuse: only CreateImage and CopyImage make images that hold something."""
+        raise _unsupported("RegisterImage")
+
+    def create_snapshot(self) -> Any:
+        """Refuse: a snapshot that holds nothing would be worse than none."""
+        raise _unsupported("CreateSnapshot")
+
+    def create_snapshots(self) -> Any:
+        """Refuse, as CreateSnapshot does."""
+        raise _unsupported("CreateSnapshots")
+
     def describe_instance_status(self) -> ActionResult:
         """Say of each machine what its sshd and cloud-init say."""
         filters = [{"name": key, "values": values} for key, values in self._filters_from_querystring().items()]
@@ -386,6 +398,10 @@ class Response(EC2Response):
         text = self.ec2_backend.lifecycle.console(instance.id)
         result = {"InstanceId": instance.id, "Timestamp": utcnow(), "Output": base64.b64encode(text).decode()}
         return ActionResult(result)
+
+
+def _unsupported(operation: str) -> EC2ClientError:
+    return EC2ClientError("UnsupportedOperation", f"The local EC2 has no {operation}; CreateImage takes snapshots.")
 
 
 def install(lifecycle: Lifecycle) -> None:

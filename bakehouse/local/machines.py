@@ -30,6 +30,9 @@ _CONSOLE_BYTES = 65536  # as much as EC2 keeps
 _SEED = "var/lib/cloud/seed/nocloud"
 _REBOOTED = 128 + 1  # reboot(RB_AUTOBOOT) in a PID namespace kills its init with SIGHUP, a power-off with SIGINT
 
+# systemd mounts; reboot(2) in a PID namespace ends its init and says why; root sees whose a socket is
+_CAPABILITIES = ("SYS_ADMIN", "SYS_BOOT", "SYS_PTRACE")
+
 # systemd wants a cgroup tree of its own: on a v2 host Docker's is there but read-only, on v1 there is none yet
 _INIT = (
     '[ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ] && mount -o remount,rw /sys/fs/cgroup'
@@ -118,7 +121,7 @@ class Bodies:
         with _docker_errors(f"machine {birth.instance_id}"):
             api = self.docker.api
             limits = api.create_host_config(
-                cap_add=["SYS_ADMIN", "SYS_BOOT"],  # reboot(2) in a PID namespace ends its init and says why
+                cap_add=list(_CAPABILITIES),
                 security_opt=["seccomp=unconfined", "apparmor=unconfined"],
                 tmpfs={"/run": "", "/run/lock": ""},
             )

@@ -1,0 +1,323 @@
+"""Bakes: run Packer on a recipe, read its manifest, stamp provenance: an image."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from bakehouse import cleanups, console, images, orders, recipes, runs, tools
+from bakehouse.cloud import TAG, Cloud, connect, tag_list, tag_specifications, wait
+from bakehouse.errors import BakeError, BakehouseError
+from bakehouse.images import Image
+from bakehouse.orders import Order
+from bakehouse.runs import Run
+from bakehouse.settings import Settings
+from bakehouse.transcripts import Began, Ended, Event, Failed, Named, Skipped, event, failure, plain
+
+_CANCEL_SECONDS = 180
+
+
+def bake(
+    settings: Settings,
+    *,
+    base: str = "",
+    package_files: Mapping[str, Path] | None = None,
+    keep_on_failure: bool = False,
+    debug: bool = False,
+) -> Image:
+    """Bake the recipe that the settings name and return the image.
+
+    ``base`` names another base than the recipe's, ``package_files`` maps a package to a file of it to install.
+    Raises BakeError with the one reason after everything that the bake made for itself was cleared away, or with
+    ``keep_on_failure`` after it was said how to enter the machine that failed.
+    """
+    recipe = recipes.load(settings)
+    ground = recipes.base(settings.root, base or recipe.base)
+    files = orders.check_files(recipe, package_files or {})
+    packer = tools.packer()
+    tools.ensure("ssh")
+    cloud = connect(settings, base=ground.name)
+    with _interruptible():
+        _clear_leftovers(cloud, settings)
+        order = orders.place(cloud, recipe, ground, files, packer)
+        with runs.begin(settings) as run:
+            image = _carry_out(cloud, settings, order, run, keep_on_failure, debug)
+    for notice in order.notices:
+        console.say(notice)
+    return image
+
+
+def command(settings: Settings, cloud: Cloud, order: Order, run: Run, group: str, on_error: str) -> list[str]:
+    """Return Packer's command line, without a secret in it: the private key is the name of a file."""
+    told = {
+        "base": order.base.name,
+        "base_image": order.start.id,
+        "run": run.id,
+        "run_folder": str(run.alias),
+        "scratch": str(run.scratch),
+        "root": str(settings.root),
+        "region": cloud.region,
+        "endpoint": cloud.endpoint,
+        "group_id": group,
+        "key_name": key_name(run),
+        "key_file": str(run.alias / run.key.name),
+    }
+    recipe_file = recipes.path(settings.root, order.recipe.name)
+    return [
+        *(["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []),
+        *(str(order.packer.path), "build", "-color=false", "-timestamp-ui"),
+        f"-on-error={on_error}",
+        f"-var-file={recipe_file}",
+        *(part for key, value in told.items() for part in ("-var", f"{key}={value}")),
+        str(settings.root / "packer"),
+    ]
+
+
+def environment(of_account: Mapping[str, str], run: Run, debug: bool) -> dict[str, str]:
+    """Return the environment of Packer and all that it starts: the account's, with every temporary file in the run's."""
+    here = {
+        runs.VARIABLE: run.id,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), of_account.get("PATH", os.defpath)]),
+        "TMPDIR": str(run.scratch),
+        "PACKER_TMP_DIR": str(run.scratch),
+        "PACKER_CACHE_DIR": str(run.scratch / "cache"),
+        "CHECKPOINT_DISABLE": "1",
+    }
+    log = {"PACKER_LOG": "1", "PACKER_LOG_PATH": str(run.folder / "packer-debug.log")} if debug else {}
+    return {**of_account, **here, **log}
+
+
+def key_name(run: Run) -> str:
+    """Return the name of a run's key pair and of its security group."""
+    return f"bakehouse-{run.id}"
+
+
+def _clear_leftovers(cloud: Cloud, settings: Settings) -> None:
+    plan = cleanups.leftovers(cloud, settings)
+    for line in plan.lines:
+        console.say(line)
+    cleanups.apply(cloud, plan)
+
+
+def _carry_out(cloud: Cloud, settings: Settings, order: Order, run: Run, keep: bool, debug: bool) -> Image:
+    """Bake within a run, and clear away what the run made for itself however it ends."""
+    console.say(f"bake {run.id}, log: {run.log}")
+    run.variables.write_text(json.dumps(order.variables))
+    try:
+        group = _make_key_and_group(cloud, order, run)
+        argv = command(settings, cloud, order, run, group, on_error="abort" if keep else "cleanup")
+        code = _drive(cloud, argv, environment(cloud.environ(), run, debug), run, settings.root)
+        if code != 0:
+            raise _error(code, run)
+        return _finish(cloud, order, run, orders.commit_of(settings.root))
+    except BakeError:
+        if keep:
+            _keep(cloud, order, run)
+        raise
+    finally:
+        if not run.kept:
+            _sweep(cloud, run)
+
+
+def _make_key_and_group(cloud: Cloud, order: Order, run: Run) -> str:
+    """Give the run a key pair, and a security group that lets in the caller alone by SSH; return the group's ID."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(run.key)], check=True)
+    name = key_name(run)
+    tags = {"Name": name, f"{TAG}kind": "bake", f"{TAG}recipe": order.recipe.name, f"{TAG}run": run.id}
+    public = run.key.with_suffix(".pub").read_bytes()
+    key_tags = tag_specifications(tags, "key-pair")
+    cloud.ec2.import_key_pair(KeyName=name, PublicKeyMaterial=public, TagSpecifications=key_tags)
+    group: str = cloud.ec2.create_security_group(
+        GroupName=name,
+        Description="Lets in the one who bakes, while the bake lasts",
+        TagSpecifications=tag_specifications(tags, "security-group"),
+    )["GroupId"]
+    by_id = [{"Name": "group-id", "Values": [group]}]
+    wait(
+        name, lambda: cloud.ec2.describe_security_groups(Filters=by_id)["SecurityGroups"] or None, seconds=60
+    )
+    ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": cloud.caller()}]}
+    cloud.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[ssh])
+    return group
+
+
+def _drive(cloud: Cloud, argv: list[str], env: Mapping[str, str], run: Run, root: Path) -> int:
+    """Run Packer to its end, show its steps, and return its exit code; interrupted, see to it that it ends.
+
+    Packer writes to the log itself: it has to outlive us to clear away if we are killed, and a pipe would not.
+    """
+    steps = _Steps()
+    with run.log.open("wb") as log:
+        process = subprocess.Popen(
+            argv, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        for line in _follow(process, run.log):
+            happened = event(line)
+            if isinstance(happened, Named) and happened.id.startswith("ami-"):
+                _claim(cloud, happened.id, run)
+            if happened is not None:
+                steps.see(happened)
+        return process.wait()
+    except _Interrupted:
+        with suppress(OSError):  # the terminal may be gone
+            console.say("interrupted: Packer clears away ...")
+        _cancel(process)
+        raise
+    finally:
+        steps.close(ok=process.poll() == 0)
+
+
+def _follow(process: subprocess.Popen[bytes], log: Path) -> Iterator[str]:
+    """Yield the lines of a log, without Packer's prefix, until its writer has ended."""
+    rest = ""
+    with log.open(errors="replace") as reader:
+        while True:
+            ended = process.poll() is not None
+            text = reader.read()
+            *lines, rest = (rest + text).split("\n")
+            yield from map(plain, lines)
+            if ended and not text:
+                return
+            if not text:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(0.1)
+
+
+def _cancel(process: subprocess.Popen[bytes]) -> None:
+    """Tell Packer once to stop, which clears away then; kill it when it doesn't, or when told so again."""
+    process.terminate()
+    try:
+        process.wait(_CANCEL_SECONDS)
+    except (subprocess.TimeoutExpired, _Interrupted):
+        process.kill()
+        process.wait()
+
+
+def _claim(cloud: Cloud, image_id: str, run: Run) -> None:
+    """Tag an image as the run's own as soon as it has an ID: Packer does so only when it's done."""
+    tags = {f"{TAG}kind": "bake", f"{TAG}run": run.id}
+    with suppress(BakehouseError):
+        cloud.ec2.create_tags(Resources=[image_id], Tags=tag_list(tags))
+
+
+def _finish(cloud: Cloud, order: Order, run: Run, commit: str) -> Image:
+    """Do with what Packer made what its oldest version can't, then stamp it an image; it was a bake's own till then."""
+    builds = json.loads(run.manifest.read_text())["builds"]
+    image_id = builds[-1]["artifact_id"].rpartition(":")[2]
+    images.require_imdsv2(cloud, image_id)
+    return images.tag(cloud, image_id, order.provenance(run.id, commit))
+
+
+def _error(code: int, run: Run) -> BakeError:
+    if code < 0:
+        return BakeError(f"Packer was ended by {signal.Signals(-code).name}", f"the whole log: {run.log}")
+    return BakeError(failure(run.log.read_text(errors="replace").splitlines()), f"the whole log: {run.log}")
+
+
+def _keep(cloud: Cloud, order: Order, run: Run) -> None:
+    """Leave a failed bake's machine as it is and say how to enter it; without a machine there is nothing to keep."""
+    ours = [
+        {"Name": f"tag:{TAG}run", "Values": [run.id]},
+        {"Name": "instance-state-name", "Values": ["running"]},
+    ]
+    for page in cloud.ec2.pages("describe_instances", "Reservations", Filters=ours):
+        for machine in page["Instances"]:
+            run.keep()
+            there = f"{order.base.user}@{machine.get('PublicIpAddress') or machine['PrivateIpAddress']}"
+            hosts = ["-o", f"UserKnownHostsFile={run.known_hosts}", "-o", "StrictHostKeyChecking=accept-new"]
+            console.say(f"machine {machine['InstanceId']} stays; enter it:")
+            console.say(
+                f"  {shlex.join(['ssh', '-i', str(run.key), '-o', 'IdentitiesOnly=yes', *hosts, there])}"
+            )
+            console.say("clear it away when you are done: ./inv cleanup --leftovers")
+
+
+def _sweep(cloud: Cloud, run: Run) -> None:
+    """Clear away what a run made for itself; what can't be now is left to the next bake, and said."""
+    with _signals(lambda *_: None):
+        try:
+            cleanups.apply(cloud, cleanups.of_run(cloud, run))
+        except BakehouseError as error:
+            console.say(
+                f"not all of bake {run.id} could be cleared away, the next bake tries again: {error.text}"
+            )
+
+
+class _Steps:
+    """Show the steps of a bake: the present one live on a terminal, each with its time when it has ended."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._ok = True
+        self._begun = 0.0
+        self._status: Any = None
+
+    def see(self, happened: Event) -> None:
+        """Show one event."""
+        match happened:
+            case Began(step):
+                self.close()
+                self._name, self._ok, self._begun = step, True, time.monotonic()
+                self._status = console.talk().status(step)
+                if console.talk().is_terminal:
+                    self._status.start()
+            case Named(name):
+                self._name = f"{self._name} {name}"
+            case Failed(ignored):
+                self._ok = ignored
+            case Skipped():
+                self._name = ""
+            case Ended():
+                self.close()
+
+    def close(self, ok: bool = True) -> None:
+        """End the present step, if there is one."""
+        if self._status:
+            self._status.stop()
+        if self._name:
+            console.finished(self._name, time.monotonic() - self._begun, ok and self._ok)
+        self._name, self._status = "", None
+
+
+class _Interrupted(KeyboardInterrupt):
+    """Carry the name of the signal that asks us to stop."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn a signal that asks us to stop into an exception, and that into a BakeError when all is cleared away."""
+
+    def interrupt(number: int, _: object) -> None:
+        raise _Interrupted(signal.Signals(number).name)
+
+    try:
+        with _signals(interrupt):
+            yield
+    except _Interrupted as error:
+        text = f"the bake was interrupted by {error} and came to nothing"
+        raise BakeError(text, "./inv bake starts anew") from error
+
+
+@contextmanager
+def _signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Have the signals that ask us to stop call a handler meanwhile; nohup's SIGHUP stays ignored."""
+    asking = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        asking.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in asking}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)

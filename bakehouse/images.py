@@ -1,0 +1,221 @@
+"""Images: what our bakes made of which base, found again by their tags, and taken out of service with their snapshots."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bakehouse.cloud import TAG, Cloud, tag_list, tags_of, wait
+from bakehouse.errors import CloudError, InputError, NotFoundError
+from bakehouse.recipes import Base
+
+COLUMNS = ("image", "state", "baked", "base", "commit", "stand-ins", "name")
+
+_ID = re.compile(r"ami-([0-9a-f]{8}|[0-9a-f]{17})")
+
+
+@dataclass(frozen=True)
+class Image:
+    """Hold one image (an AMI).
+
+    Attributes: id; name; state, EC2's word for it (``available``, ``pending``); created, when; root_device, the name
+    under which a machine finds its root volume; snapshots, the IDs of its volumes' snapshots; imdsv2, whether a machine
+    of it answers metadata requests with a token only; tags, all of them, ours with their prefix.
+    """
+
+    id: str
+    name: str
+    state: str
+    created: datetime
+    root_device: str
+    root_snapshot: str
+    snapshots: tuple[str, ...]
+    imdsv2: bool
+    tags: Mapping[str, str]
+
+    @classmethod
+    def from_aws(cls, answer: Mapping[str, Any]) -> Image:
+        """Read one of the Images of a DescribeImages answer."""
+        mappings = answer.get("BlockDeviceMappings", ())
+        disks = {
+            one["DeviceName"]: one["Ebs"]["SnapshotId"] for one in mappings if one.get("Ebs", {}).get("SnapshotId")
+        }
+        root = answer.get("RootDeviceName", "")
+        return cls(
+            id=answer["ImageId"],
+            name=answer.get("Name", ""),
+            state=answer["State"],
+            created=datetime.fromisoformat(answer["CreationDate"]),
+            root_device=root,
+            root_snapshot=disks.get(root, ""),
+            snapshots=tuple(disks.values()),
+            imdsv2=answer.get("ImdsSupport") == "v2.0",
+            tags=tags_of(answer),
+        )
+
+    @property
+    def recipe(self) -> str:
+        """Return the recipe it was baked from; empty when it isn't ours."""
+        return self.tags.get(f"{TAG}recipe", "")
+
+    @property
+    def run(self) -> str:
+        """Return the ID of the bake that made it."""
+        return self.tags.get(f"{TAG}run", "")
+
+    @property
+    def user(self) -> str:
+        """Return the user that its machines are entered as over SSH."""
+        return self.tags.get(f"{TAG}user", "")
+
+    @property
+    def stand_ins(self) -> tuple[str, ...]:
+        """Return the packages in it that only stand in for the real ones."""
+        return tuple(key.removeprefix(TAG) for key, value in self.tags.items() if value == "stand-in")
+
+
+@dataclass(frozen=True)
+class Retirement:
+    """Hold what taking an image out of service means: the image, and those of its snapshots that are ours."""
+
+    image: Image
+    snapshots: tuple[str, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """Return the plan as a person reads it."""
+        return [
+            f"deregister image {self.image.id} ({self.image.name}, {self.image.created:%Y-%m-%d %H:%M})",
+            *(f"delete snapshot {snapshot}" for snapshot in self.snapshots),
+        ]
+
+
+def newest(images: list[Image]) -> list[Image]:
+    """Return the images newest first; the run's ID decides where two were made in one second."""
+    return sorted(images, key=lambda image: (image.created, image.run), reverse=True)
+
+
+def find(cloud: Cloud, recipe: str) -> list[Image]:
+    """Return our images of a recipe, newest first; those still being made are among them."""
+    filters = [_filter(f"tag:{TAG}recipe", recipe), _filter(f"tag:{TAG}kind", "image")]
+    answers = cloud.ec2.pages("describe_images", "Images", Owners=["self"], Filters=filters)
+    return newest([Image.from_aws(answer) for answer in answers])
+
+
+def latest(cloud: Cloud, recipe: str) -> Image:
+    """Return the newest image of a recipe that can be launched; raises NotFoundError when there is none."""
+    for image in find(cloud, recipe):
+        if image.state == "available":
+            return image
+    raise NotFoundError(f"there is no image of recipe {recipe} on account {cloud.account}", "./inv bake makes one")
+
+
+def get(cloud: Cloud, image_id: str, recipe: str) -> Image:
+    """Return the image of this ID; refuses a malformed or unknown ID, one that isn't ours and another recipe's."""
+    if not _ID.fullmatch(image_id):
+        raise InputError(
+            f"{image_id!r} is not an image ID",
+            "one looks like ami-0a1b2c3d4e5f60718; ./inv images lists them",
+        )
+    image = _look(cloud, image_id)
+    if image is None:
+        raise NotFoundError(f"there is no image {image_id} on account {cloud.account}", "./inv images lists them")
+    if not image.recipe:
+        raise InputError(f"image {image_id} is none of ours: it carries no tag {TAG}recipe", "./inv images lists ours")
+    if image.recipe != recipe:
+        raise InputError(f"image {image_id} is of recipe {image.recipe}, not {recipe}", f"add --recipe {image.recipe}")
+    return image
+
+
+def base(cloud: Cloud, wanted: Base) -> Image:
+    """Return the newest image that a base's name pattern and owner match; raises NotFoundError naming both."""
+    filters = [_filter("name", wanted.image_name), _filter("state", "available")]
+    answers = cloud.ec2.pages("describe_images", "Images", Owners=[wanted.owner], Filters=filters)
+    found = newest([Image.from_aws(answer) for answer in answers])
+    if not found:
+        raise NotFoundError(
+            f"base {wanted.name}: no image is named {wanted.image_name} and owned by {wanted.owner} in {cloud.region}",
+            "look at packer/bases.auto.pkrvars.hcl, or take another base: --base NAME",
+        )
+    return found[0]
+
+
+def tag(cloud: Cloud, image_id: str, tags: Mapping[str, str]) -> Image:
+    """Put tags on an image and on its snapshots; return it as it is then."""
+    image = _there(cloud, image_id)
+    cloud.ec2.create_tags(Resources=[image.id, *image.snapshots], Tags=tag_list(tags))
+    return _there(cloud, image_id)
+
+
+def require_imdsv2(cloud: Cloud, image_id: str) -> Image:
+    """Have every machine of an image answer metadata requests with a token only; return the image as it is then."""
+    cloud.ec2.modify_image_attribute(ImageId=image_id, ImdsSupport={"Value": "v2.0"})
+    return wait(f"image {image_id} to require IMDSv2", lambda: _with_imdsv2(_there(cloud, image_id)), seconds=60)
+
+
+def as_row(image: Image) -> list[str]:
+    """Return an image as a row of a table, under ``COLUMNS``."""
+    commit = image.tags.get(f"{TAG}commit", "")
+    return [
+        image.id,
+        image.state,
+        f"{image.created:%Y-%m-%d %H:%M}",
+        image.tags.get(f"{TAG}base", ""),
+        commit[:7] + ("-dirty" if commit.endswith("-dirty") else ""),
+        " ".join(image.stand_ins),
+        image.name,
+    ]
+
+
+def as_data(image: Image) -> dict[str, Any]:
+    """Return an image as a program reads it, with its provenance."""
+    ours = {key.removeprefix(TAG): value for key, value in image.tags.items() if key.startswith(TAG)}
+    known = {"image": image.id, "name": image.name, "state": image.state, "created": image.created}
+    return {**known, "imdsv2": image.imdsv2, "snapshots": image.snapshots, "provenance": ours}
+
+
+def plan(cloud: Cloud, image: Image) -> Retirement:
+    """Say what retiring an image takes away; a snapshot without our tag stays."""
+    if not image.snapshots:
+        return Retirement(image, ())
+    filters = [_filter("snapshot-id", *image.snapshots), _filter("tag-key", f"{TAG}recipe")]
+    answers = cloud.ec2.pages("describe_snapshots", "Snapshots", OwnerIds=["self"], Filters=filters)
+    ours = {answer["SnapshotId"] for answer in answers}
+    return Retirement(image, tuple(snapshot for snapshot in image.snapshots if snapshot in ours))
+
+
+def apply(cloud: Cloud, retirement: Retirement) -> None:
+    """Retire an image as planned, and look again: return when it is gone."""
+    image_id = retirement.image.id
+    cloud.ec2.deregister_image(ImageId=image_id)
+    wait(f"image {image_id} to be gone", lambda: _look(cloud, image_id) is None or None, seconds=120)
+    for snapshot in retirement.snapshots:
+        cloud.ec2.delete_snapshot(SnapshotId=snapshot)
+
+
+def _filter(name: str, *values: str) -> dict[str, Any]:
+    return {"Name": name, "Values": list(values)}
+
+
+def _look(cloud: Cloud, image_id: str) -> Image | None:
+    try:
+        found = cloud.ec2.describe_images(ImageIds=[image_id])["Images"]
+    except CloudError as error:
+        if error.aws_code in ("InvalidAMIID.NotFound", "InvalidAMIID.Unavailable"):
+            return None
+        raise
+    return Image.from_aws(found[0]) if found and found[0]["State"] != "deregistered" else None
+
+
+def _there(cloud: Cloud, image_id: str) -> Image:
+    image = _look(cloud, image_id)
+    if image is None:
+        raise NotFoundError(f"there is no image {image_id} on account {cloud.account}")
+    return image
+
+
+def _with_imdsv2(image: Image) -> Image | None:
+    return image if image.imdsv2 else None

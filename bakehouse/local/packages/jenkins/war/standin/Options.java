@@ -1,0 +1,47 @@
+package standin;
+
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+
+/** The command line, as /usr/bin/jenkins writes it: {@code --name=value} or {@code --name}. */
+record Options(Map<String, String> values) {
+    private static final Set<String> KNOWN = Set.of(
+            "version", "enable-future-java", "webroot", "logfile", "debug", "prefix",
+            "httpPort", "httpListenAddress",
+            "httpsPort", "httpsListenAddress", "httpsKeyStore", "httpsKeyStorePassword",
+            "accessLoggerClassName", "simpleAccessLogger.format", "simpleAccessLogger.file");
+
+    /** Refuses what is not played here (HTTP/2, Unix sockets) as loudly as what nobody knows. */
+    static Options parse(List<String> arguments) {
+        Map<String, String> values = new HashMap<>();
+        for (String argument : arguments) {
+            String[] parts = argument.split("=", 2);
+            String name = parts[0].replaceFirst("^--", "");
+            if (!argument.startsWith("--") || !KNOWN.contains(name)) {
+                throw new IllegalArgumentException("Unrecognized option for the stand-in: " + argument);
+            }
+            values.put(name, parts.length == 2 ? parts[1] : "true");
+        }
+        return new Options(Map.copyOf(values));
+    }
+
+    boolean has(String name) {
+        return values.containsKey(name);
+    }
+
+    String text(String name) {
+        return values.getOrDefault(name, "");
+    }
+
+    /** Returns the port, or -1 where there shall be none. */
+    int port(String name, int otherwise) {
+        return has(name) ? Integer.parseInt(text(name)) : otherwise;
+    }
+
+    /** Returns the servlet context's path without a slash at its end: "" or "/jenkins". */
+    String prefix() {
+        return text("prefix").replaceFirst("/+$", "");
+    }
+}

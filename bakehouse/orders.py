@@ -1,0 +1,123 @@
+"""Orders: all that is decided before a bake begins, and what its image will tell of that."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from bakehouse import __version__, console, images, tools
+from bakehouse.cloud import TAG, Cloud
+from bakehouse.errors import InputError
+from bakehouse.images import Image
+from bakehouse.recipes import Base, Recipe
+
+_DEB = b"!<arch>\ndebian-binary"
+
+
+@dataclass(frozen=True)
+class Order:
+    """Hold what is to be baked from what.
+
+    Attributes: recipe; base, and start, the image that it was resolved to; stand_ins, for each package that can't be
+    had the repository that stands in for its own; files, for each package given as a file that file; packer.
+    """
+
+    recipe: Recipe
+    base: Base
+    start: Image
+    stand_ins: Mapping[str, Mapping[str, str]]
+    files: Mapping[str, Path]
+    packer: tools.Packer
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Return what the roles are told beyond the inventory: where each package comes from."""
+        told = {f"{_word(package)}_package_file": str(file) for package, file in self.files.items()}
+        for package, repository in self.stand_ins.items():
+            told[f"{_word(package)}_repository_url"] = repository["url"]
+            told[f"{_word(package)}_repository_key_url"] = repository["key_url"]
+            told[f"{_word(package)}_repository_key_fingerprint"] = repository["fingerprint"]
+        return told
+
+    @property
+    def notices(self) -> list[str]:
+        """Return a line for each package that is not the real one."""
+        return [
+            f"STAND-IN: {self.recipe.packages[package]} can't be reached from here: the image's {package} is"
+            f" {repository['version']}, which only stands in for the real one"
+            for package, repository in self.stand_ins.items()
+        ]
+
+    def provenance(self, run: str, commit: str) -> dict[str, str]:
+        """Return the tags by which an image tells where it comes from and is known as a finished one."""
+        told = {
+            "kind": "image",
+            "recipe": self.recipe.name,
+            "run": run,
+            "user": self.base.user,
+            "commit": commit,
+            "base": self.start.id,
+            "kit": __version__,
+            "packer": ".".join(map(str, self.packer.version)),
+            "ansible": version("ansible-core"),
+            **{package: "stand-in" for package in self.stand_ins},
+        }
+        return {f"{TAG}{key}": value for key, value in told.items()}
+
+
+def check_files(recipe: Recipe, files: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the whole path of each package's file; raises InputError for one that isn't a Debian package."""
+    return {package: _checked(recipe, package, file) for package, file in files.items()}
+
+
+def place(cloud: Cloud, recipe: Recipe, base: Base, files: Mapping[str, Path], packer: tools.Packer) -> Order:
+    """Resolve the base to an image, look which packages can't be had, say both, and return the order."""
+    start = images.base(cloud, base)
+    console.say(f"base {base.name}: {start.id} ({start.name})")
+    wanted = {package: url for package, url in recipe.packages.items() if package not in files}
+    found = {package: cloud.stand_in(package, url) for package, url in wanted.items()}
+    order = Order(recipe, base, start, {name: one for name, one in found.items() if one}, files, packer)
+    for notice in order.notices:
+        console.say(notice)
+    return order
+
+
+def commit_of(root: Path) -> str:
+    """Return the checkout's git commit, with ``-dirty`` when files differ from it; ``none`` outside of git."""
+
+    def git(*arguments: str) -> str:
+        told = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        )
+        return told.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
+            return "none"
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+
+
+def _checked(recipe: Recipe, package: str, file: Path) -> Path:
+    if package not in recipe.packages:
+        raise InputError(
+            f"recipe {recipe.name} has no package {package}", f"known: {', '.join(recipe.packages)}"
+        )
+    try:
+        with file.open("rb") as opened:
+            begin = opened.read(len(_DEB))
+    except OSError as error:
+        raise InputError(f"package {file} can't be read: {error.strerror}") from error
+    if begin != _DEB:
+        raise InputError(
+            f"{file} is not a Debian package", f"its name ends in .deb, as {package}_2.555.1_all.deb does"
+        )
+    return file.resolve()
+
+
+def _word(package: str) -> str:
+    return package.replace("-", "_")

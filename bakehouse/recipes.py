@@ -1,0 +1,184 @@
+"""Recipes: what is baked and on which base, read from the data files that Packer reads too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from bakehouse.errors import InputError, NotFoundError
+from bakehouse.settings import Settings
+
+_FOLDER = "packer/recipes"
+_SUFFIX = ".pkrvars.hcl"
+_BASES = "packer/bases.auto.pkrvars.hcl"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hold one recipe, as its file says.
+
+    Attributes: recipe, its name, which is also its Ansible group; base, the name of the base it starts from;
+    instance_type, the EC2 type it is baked on; volume_size, of the root volume in GiB; playbook, from the root of the
+    checkout; boot_budget, the seconds from launch until a machine serves; packages, each with the URL of the
+    repository it comes from.
+    """
+
+    recipe: str
+    base: str
+    instance_type: str
+    volume_size: int
+    playbook: str
+    boot_budget: int
+    packages: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """Return the recipe's name."""
+        return self.recipe
+
+
+@dataclass(frozen=True)
+class Base:
+    """Hold one base: its image's name pattern and owner, the user it lets in over SSH, its root volume's device."""
+
+    name: str
+    image_name: str
+    owner: str
+    user: str
+    root_device: str
+
+
+def names(root: Path) -> list[str]:
+    """Return the names of the checkout's recipes."""
+    return sorted(path.name.removesuffix(_SUFFIX) for path in (root / _FOLDER).glob(f"*{_SUFFIX}"))
+
+
+def path(root: Path, name: str) -> Path:
+    """Return the file of the recipe of this name, be it there or not."""
+    return root / _FOLDER / f"{name}{_SUFFIX}"
+
+
+def load(settings: Settings, name: str = "") -> Recipe:
+    """Return a recipe, by default the one that the settings name.
+
+    Raises NotFoundError when there is no such recipe, or its playbook or one of its roles isn't there, and InputError
+    when its file has a syntax error (with file and line) or a key that is unknown, missing or of the wrong kind.
+    """
+    name = name or settings.recipe
+    file = path(settings.root, name)
+    if not file.is_file():
+        raise NotFoundError(f"there is no recipe {name}", f"known: {', '.join(names(settings.root))}")
+    recipe = Recipe(**_checked(Recipe, _read(file, settings.root), f"{_FOLDER}/{file.name}"))
+    if recipe.name != name:
+        raise InputError(
+            f'{_FOLDER}/{file.name}: it calls itself "{recipe.name}"', f'write recipe = "{name}"'
+        )
+    _find_roles(recipe, settings.root)
+    return recipe
+
+
+def bases(root: Path) -> dict[str, Base]:
+    """Return the bases that a bake can start from, by name; raises InputError as ``load`` does."""
+    table = _read(root / _BASES, root).get("bases")
+    if not isinstance(table, dict):
+        raise InputError(f"{_BASES}: there is no map named bases")
+    return {
+        name: Base(**_checked(Base, {"name": name, **entry}, f"{_BASES}: base {name}"))
+        for name, entry in table.items()
+    }
+
+
+def base(root: Path, name: str) -> Base:
+    """Return the base of this name; raises NotFoundError, which lists the known ones."""
+    known = bases(root)
+    if name not in known:
+        raise NotFoundError(f"there is no base {name}", f"known: {', '.join(known)}")
+    return known[name]
+
+
+def _read(path: Path, root: Path) -> dict[str, Any]:
+    import hcl2
+    from lark.exceptions import UnexpectedInput
+
+    options = hcl2.SerializationOptions(with_comments=False, strip_string_quotes=True)
+    shown = path.relative_to(root)
+    try:
+        read: dict[str, Any] = hcl2.loads(path.read_text() + "\n", serialization_options=options)
+    except UnexpectedInput as error:
+        raise InputError(
+            f"{shown}:{error.line}: syntax error", f"packer fmt {shown.parent} shows more"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{shown} can't be read: {error}") from error
+    return read
+
+
+def _checked(kind: type, read: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return what was read if it has exactly the record's fields, each of its type; raises InputError."""
+    types = get_type_hints(kind)
+    known = [field.name for field in fields(kind)]
+    for key in read:
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key}", f"known: {', '.join(known)}")
+    for key in known:
+        if key not in read:
+            raise InputError(f"{where}: {key} is missing")
+        if not _is(types[key], read[key]):
+            raise InputError(
+                f"{where}: {key} is not {_WANTED[types[key]]}: {read[key]!r}",
+                "only plain values, no expressions",
+            )
+    return dict(read)
+
+
+_WANTED = {str: "a string", int: "a whole number", Mapping[str, str]: "a map of strings"}
+
+
+def _is(wanted: Any, value: Any) -> bool:
+    if wanted is str:
+        return isinstance(value, str) and "${" not in value
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, dict) and all(_is(str, one) for one in value.values())
+
+
+def _find_roles(recipe: Recipe, root: Path) -> None:
+    """Raise NotFoundError unless the playbook and each of the roles it names are there."""
+    import yaml
+
+    playbook = root / recipe.playbook
+    if not playbook.is_file():
+        raise NotFoundError(f"recipe {recipe.name}: there is no playbook {recipe.playbook}")
+    try:
+        plays = yaml.safe_load(playbook.read_text())
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{recipe.playbook}:{line}: syntax error: {error.problem}") from error
+    for role in _roles(plays):
+        if not (root / "roles" / role).is_dir():
+            raise NotFoundError(
+                f"recipe {recipe.name}: {recipe.playbook} names the role {role}, which is not in roles/"
+            )
+
+
+def _roles(plays: Any) -> Iterator[str]:
+    """Yield the roles that plays name anywhere, without collections' own and templated names."""
+    if isinstance(plays, list):
+        for entry in plays:
+            yield from _roles(entry)
+    elif isinstance(plays, dict):
+        for key, value in plays.items():
+            if key == "roles":
+                yield from filter(
+                    _plain, [entry.get("role") if isinstance(entry, dict) else entry for entry in value]
+                )
+            elif key.rpartition(".")[2] in ("import_role", "include_role"):
+                yield from filter(_plain, [value.get("name")])
+            else:
+                yield from _roles(value)
+
+
+def _plain(role: Any) -> bool:
+    return isinstance(role, str) and "." not in role and "{{" not in role

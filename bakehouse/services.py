@@ -1,0 +1,89 @@
+"""Services: what a recipe's machines offer, and how that looks from outside, read from the recipe's group_vars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from bakehouse.errors import InputError, NotFoundError
+from bakehouse.settings import Settings
+
+KEY = "bakehouse_service"
+"""The variable in inventory/group_vars/<recipe>.yml; the kit reads it without Ansible, so it holds plain values."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Hold what a stranger must get for a path over HTTP: the status, and a header unless its name is empty."""
+
+    path: str
+    status: int
+    header: str = ""
+
+
+@dataclass(frozen=True)
+class Service:
+    """Hold what a recipe's machines offer.
+
+    Attributes: unit, systemd's name for it; port, where it answers over HTTP; password_file, the file on the machine
+    with its first password; pages, what a stranger gets from it.
+    """
+
+    unit: str
+    port: int
+    password_file: str
+    pages: tuple[Page, ...]
+
+    def url(self, address: str, path: str = "/") -> str:
+        """Return the URL of a path at a machine's address."""
+        return f"http://{address}:{self.port}{path}"
+
+
+def load(settings: Settings) -> Service:
+    """Return what the machines of the settings' recipe offer.
+
+    Raises NotFoundError when the recipe has no group_vars, InputError naming the key that is missing, unknown or wrong.
+    """
+    import yaml
+
+    where = f"inventory/group_vars/{settings.recipe}.yml"
+    try:
+        read = yaml.safe_load((settings.root / where).read_text())
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            f"recipe {settings.recipe} has no {where}", "it says what machines of the recipe offer"
+        ) from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: syntax error: {' '.join(str(error).split())}") from error
+    return parse(read.get(KEY) if isinstance(read, dict) else None, f"{where}: {KEY}")
+
+
+def parse(read: Any, where: str) -> Service:
+    """Return the service that was read; raises InputError saying where which key is wrong."""
+    values = _record(Service, read, where)
+    if not isinstance(values["pages"], list):
+        raise InputError(f"{where}: pages is not a list")
+    pages = tuple(
+        Page(**_record(Page, page, f"{where}: page {number}")) for number, page in enumerate(values["pages"], 1)
+    )
+    return Service(**{**values, "pages": pages})
+
+
+_KINDS: Mapping[str, type] = {"port": int, "status": int, "pages": list}
+
+
+def _record(kind: type, read: Any, where: str) -> dict[str, Any]:
+    if not isinstance(read, dict):
+        raise InputError(f"{where} is not a map", f"its keys: {', '.join(field.name for field in fields(kind))}")
+    known = [field.name for field in fields(kind)]
+    for key in read:
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key}", f"known: {', '.join(known)}")
+    for key in known:
+        wanted = _KINDS.get(key, str)
+        if key not in read and key != "header":
+            raise InputError(f"{where}: {key} is missing", f"its keys: {', '.join(known)}")
+        if not isinstance(read.get(key, ""), wanted) or isinstance(read.get(key), bool):
+            raise InputError(f"{where}: {key} is {read[key]!r}", "the kit reads plain values, no expressions")
+    return dict(read)

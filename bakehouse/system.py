@@ -1,0 +1,102 @@
+"""The system the kit runs on: its programs, root without a password, its package manager."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def run(*command: str, folder: str | None = None, seconds: float | None = 20, uncut: bool = False) -> tuple[int, str]:
+    """Run a command without input and return its exit code and all it said; 127 when it can't run or takes too long.
+
+    ``uncut`` lets it end in peace when the person presses Ctrl-C, before the kit stops.
+    """
+    environment = os.environ | {"LC_ALL": "C", "CHECKPOINT_DISABLE": "1"}
+    # A file and not a pipe: a daemon that the command leaves behind holds it open.
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=folder, env=environment,
+                start_new_session=uncut,
+            )  # fmt: skip
+            try:
+                process.wait(seconds)
+            finally:
+                if not uncut:
+                    process.kill()
+                process.wait()
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return 127, str(error)
+        said.seek(0)
+        return process.returncode, said.read()
+
+
+def last_line(text: str) -> str:
+    """Return the last line of what a command said, where most put their complaint."""
+    return text.strip().rpartition("\n")[2]
+
+
+def become_root() -> tuple[str, ...] | None:
+    """Return what makes root of a command without asking for a password; None where nothing does."""
+    if os.geteuid() == 0:
+        return ()
+    return ("sudo", "-n") if run("sudo", "-n", "true")[0] == 0 else None
+
+
+def has_systemd() -> bool:
+    """Return whether systemd runs here."""
+    return Path("/run/systemd/system").is_dir()
+
+
+def can_install() -> bool:
+    """Return whether the kit may install packages: on Debian and its kin, where it can become root."""
+    return shutil.which("apt-get") is not None and become_root() is not None
+
+
+def having(packages: Sequence[str]) -> tuple[str, ...]:
+    """Return those of the packages that apt's lists have."""
+    _, told = run("apt-cache", "policy", *packages)
+    names = re.findall(r"^(\S+):\n.*\n  Candidate: (?!\(none\))", told, re.MULTILINE)
+    return tuple(name for name in packages if name in names)
+
+
+def install(packages: Sequence[str]) -> str:
+    """Install those of the packages that this distribution has, the first at least; return apt's complaint, if any."""
+    if not having(packages[:1]):
+        _apt("update")
+    if not having(packages[:1]):
+        return f"this distribution has no package {packages[0]}"
+    if _apt("install", *having(packages)):
+        _apt("update")  # the lists may name files that the mirror no longer has
+        return _apt("install", *having(packages))
+    return ""
+
+
+def command_for(packages: Mapping[str, tuple[str, ...]]) -> str:
+    """Return the command by which a person gets the packages here; empty where this system has none of them."""
+    if shutil.which("apt-get"):
+        command, names = "sudo apt-get install", packages.get("apt-get", ())
+        names = having(names) if _has_lists() else names[:1]
+    elif shutil.which("dnf"):
+        command, names = "sudo dnf install", packages.get("dnf", ())
+    else:
+        command, names = "brew install", packages.get("brew", ()) if shutil.which("brew") else ()
+    return f"{command} {' '.join(names)}" if names else ""
+
+
+def _has_lists() -> bool:
+    return any(Path("/var/lib/apt/lists").glob("*Packages*"))
+
+
+def _apt(*arguments: str) -> str:
+    """Run apt-get and return its complaint, which is empty when all went well."""
+    options = ("-qq", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120")
+    root = become_root() or ()
+    # Uncut, for Ctrl-C must not leave packages half configured.
+    code, told = run(*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *options, *arguments, seconds=None, uncut=True)
+    return (last_line(told) or f"apt-get ended with {code}") if code else ""

@@ -1,0 +1,303 @@
+"""The programs the kit drives: which version is here, what each is for, and how to get it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from bakehouse import system
+from bakehouse.console import say
+from bakehouse.errors import ToolError
+
+Version = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """Describe one program.
+
+    Attributes: name, as it is on PATH; purpose, what the kit does with it; ask, the arguments that make it tell its
+    version; answer, a pattern for what it tells, with the version as its group; wanted, the least version; home, its
+    makers' page; packages, their names by package manager, a distribution may lack all but the first; companions,
+    programs that have to be there with it; optional, whether the kit can do without.
+    """
+
+    name: str
+    purpose: str
+    ask: str
+    answer: str
+    wanted: Version
+    home: str
+    packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    companions: tuple[str, ...] = ()
+    optional: bool = False
+
+
+_TOOLS = (
+    Tool(
+        name="packer",
+        purpose="drives the bake",
+        ask="version",
+        answer=r"^Packer v(\d+\.\d+\.\d+)",  # cracklib's packer says nothing of the kind
+        wanted=(1, 6, 6),
+        home="https://developer.hashicorp.com/packer/install",
+        packages={"apt-get": ("packer",), "brew": ("hashicorp/tap/packer",)},
+    ),
+    Tool(
+        name="docker",
+        purpose="gives local machines their bodies",
+        ask="--version",
+        answer=r"^Docker version (\d+\.\d+)",  # podman's docker says podman
+        wanted=(20, 10),
+        home="https://docs.docker.com/engine/install/",
+        packages={"apt-get": ("docker.io", "docker-cli", "ca-certificates"), "dnf": ("docker",)},
+    ),
+    Tool(
+        name="mmdebstrap",
+        purpose="makes the local Debian base",
+        ask="--version",
+        answer=r"^mmdebstrap (\d+\.\d+)",
+        wanted=(1, 3),
+        home="https://gitlab.mister-muffin.de/josch/mmdebstrap",
+        packages={"apt-get": ("mmdebstrap", "uidmap", "debian-archive-keyring")},
+        companions=("newuidmap",),  # lets it work for an ordinary user
+    ),
+    Tool(
+        name="ssh",
+        purpose="enters machines",
+        ask="-V",
+        answer=r"^OpenSSH_(\d+\.\d+)",
+        wanted=(7, 6),
+        home="https://www.openssh.com/portable.html",
+        packages={"apt-get": ("openssh-client",), "dnf": ("openssh-clients",)},
+        companions=("ssh-keygen",),
+    ),
+    Tool(
+        name="git",
+        purpose="tells which commit was baked",
+        ask="--version",
+        answer=r"^git version (\d+\.\d+)",
+        wanted=(2, 20),
+        home="https://git-scm.com/downloads",
+        packages={"apt-get": ("git",), "dnf": ("git",), "brew": ("git",)},
+        optional=True,
+    ),
+)
+
+TOOLS: Mapping[str, Tool] = {tool.name: tool for tool in _TOOLS}
+"""Every program by its name."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Say where a program is and its version; or, as trouble, why it can't be used."""
+
+    path: Path = Path()
+    version: Version = ()
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Packer:
+    """Say which Packer drives the bakes, and what it can do."""
+
+    path: Path
+    version: Version
+
+    @property
+    def needs_init(self) -> bool:
+        """Return whether its plugins come by ``packer init``."""
+        return self.version >= (1, 7)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Say of one tool what is found, wanted, what for, how to get it here, and whether the kit is stuck without."""
+
+    tool: str
+    found: str
+    wanted: str
+    purpose: str
+    remedy: str
+    blocking: bool
+
+
+def ensure(name: str) -> Path:
+    """Return the path of a tool that is good enough; install it from the distribution if it must be and we may.
+
+    With ``docker`` the engine answers too, started if need be. Raises ToolError with the exact command elsewhere.
+    """
+    tool = TOOLS[name]
+    found = find(tool)
+    if found.trouble:
+        _install(tool, found.trouble)
+        found = find(tool)
+    if name == "docker":
+        _ensure_engine(found.path)
+    return found.path
+
+
+def packer() -> Packer:
+    """Return the Packer to use, installed if it must be."""
+    path = ensure("packer")
+    return Packer(path, _version(TOOLS["packer"], path))
+
+
+def doctor() -> list[Row]:
+    """Look at every tool, changing nothing."""
+    rows = []
+    for tool in TOOLS.values():
+        found = find(tool)
+        rows.append(_row(tool, found))
+        if tool.name == "docker":
+            rows.append(_engine_row(found))
+    return [*rows, _ansible_row()]
+
+
+def find(tool: Tool) -> Found:
+    """Return the first program on PATH that is the tool and new enough, whatever stands before it."""
+    trouble = "missing"
+    for folder in os.get_exec_path():
+        path = shutil.which(tool.name, path=folder)
+        if not path:
+            continue
+        version = _version(tool, Path(path))
+        if not version:
+            trouble = f"{path} is another program"
+        elif version < tool.wanted:
+            trouble = f"{path} is {_dotted(version)}"
+        elif lacking := [name for name in tool.companions if not shutil.which(name)]:
+            trouble = f"{lacking[0]} is missing"
+        else:
+            return Found(Path(path), version)
+    return Found(trouble=trouble)
+
+
+def _version(tool: Tool, path: Path) -> Version:
+    # In an empty folder, for cracklib's packer writes a dictionary named after its argument.
+    with tempfile.TemporaryDirectory() as folder:
+        _, told = system.run(str(path.absolute()), tool.ask, folder=folder)
+    match = re.search(tool.answer, told, re.MULTILINE)
+    return _parsed(match[1]) if match else ()
+
+
+def _install(tool: Tool, trouble: str) -> None:
+    lack = f"{tool.name} {_dotted(tool.wanted)} or later is needed (it {tool.purpose}): {trouble}"
+    if "apt-get" not in tool.packages or not system.can_install():
+        raise ToolError(lack, _remedy(tool))
+    say(f"installing {tool.name} (it {tool.purpose}) ...")
+    if complaint := system.install(tool.packages["apt-get"]):
+        raise ToolError(f"{lack}, and can't be installed: {complaint}", _remedy(tool))
+    if trouble := find(tool).trouble:
+        raise ToolError(f"{tool.name} was installed, but {trouble}", tool.home)
+
+
+def _remedy(tool: Tool) -> str:
+    """Return the command that gets the tool on this system, or its makers' page where there is none."""
+    return system.command_for(tool.packages) or tool.home
+
+
+def _row(tool: Tool, found: Found) -> Row:
+    wanted = f">= {_dotted(tool.wanted)}"
+    if not found.trouble:
+        return Row(tool.name, _dotted(found.version), wanted, tool.purpose, "", blocking=False)
+    ours = _obtainable(tool)
+    remedy = "the kit installs it when it needs it" if ours else _remedy(tool)
+    return Row(tool.name, found.trouble, wanted, tool.purpose, remedy, blocking=not (ours or tool.optional))
+
+
+def _obtainable(tool: Tool) -> bool:
+    return system.can_install() and bool(system.command_for(tool.packages))
+
+
+def _engine_row(client: Found) -> Row:
+    if client.trouble:
+        ours = _obtainable(TOOLS["docker"])
+        found, remedy, blocking = "missing", "comes with docker", not ours
+    else:
+        engine = _engine(client.path)
+        found, remedy = engine.trouble or _dotted(engine.version), _engine_remedy(engine.trouble)
+        blocking = bool(remedy)
+        if engine.trouble and not remedy:
+            remedy = "the kit starts it when it needs it"
+    return Row("docker engine", found, ">= 20.10", "runs local machines", remedy, blocking)
+
+
+def _ansible_row() -> Row:
+    here = Path(sys.executable).with_name("ansible-playbook").exists()
+    found = installed_version("ansible-core") if here else "missing"
+    return Row("ansible-playbook", found, "2.19", "runs the roles", "" if here else "./inv", blocking=not here)
+
+
+_ENGINE_LOG = "/var/log/docker.log"
+
+
+def _engine(docker: Path) -> Found:
+    """Return the version of the engine that answers this client."""
+    code, told = system.run(str(docker), "version", "--format", "{{.Server.Version}}")
+    match = re.search(r"^\d+\.\d+", told, re.MULTILINE)
+    if code == 0 and match:
+        return Found(docker, _parsed(match[0]))
+    return Found(trouble="permission denied" if "permission denied" in told else system.last_line(told) or "no answer")
+
+
+def _engine_remedy(trouble: str) -> str:
+    """Return what the person has to do to make the engine answer; empty where the kit can do it."""
+    if not trouble:
+        return ""
+    if trouble == "permission denied":
+        return "sudo usermod -aG docker $USER, then log in again"
+    if host := os.environ.get("DOCKER_HOST"):
+        return f"DOCKER_HOST is {host}: start the engine there, or unset DOCKER_HOST"
+    if not _dockerd():
+        return TOOLS["docker"].home
+    if system.become_root() is None:
+        return "sudo systemctl start docker" if system.has_systemd() else "sudo service docker start"
+    return ""
+
+
+def _ensure_engine(docker: Path) -> None:
+    trouble = _engine(docker).trouble
+    if trouble and not _engine_remedy(trouble):
+        say("starting the Docker engine ...")
+        log = _start_engine()
+        deadline = time.monotonic() + 30
+        while (trouble := _engine(docker).trouble) and not _engine_remedy(trouble):
+            if time.monotonic() > deadline:
+                raise ToolError(f"the Docker engine does not start: {trouble}", f"look into {log}")
+            time.sleep(0.2)
+    if trouble:
+        raise ToolError(f"the Docker engine does not answer: {trouble}", _engine_remedy(trouble))
+
+
+def _start_engine() -> str:
+    """Start the engine the way this system does, and return where its log is."""
+    root = system.become_root() or ()
+    if system.has_systemd():
+        system.run(*root, "systemctl", "start", "docker", seconds=60)
+        return "journalctl -u docker"
+    if system.run(*root, "service", "docker", "start", seconds=60)[0]:
+        # Debian's init script gives up where it may not raise its limits; the engine itself does not need that.
+        start = f"setsid {_dockerd()} </dev/null >>{_ENGINE_LOG} 2>&1 &"
+        system.run(*root, "sh", "-c", start)
+    return _ENGINE_LOG
+
+
+def _dockerd() -> str:
+    return shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
+
+
+def _parsed(version: str) -> Version:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))

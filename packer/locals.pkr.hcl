@@ -1,0 +1,11 @@
+locals {
+  user = var.bases[var.base].user
+
+  # What is made is a bake's own until bakehouse/bakes.py says that it is an image.
+  tags = {
+    "Name"             = "bakehouse-${var.recipe}-${var.run}"
+    "bakehouse:kind"   = "bake"
+    "bakehouse:recipe" = var.recipe
+    "bakehouse:run"    = var.run
+  }
+}

@@ -1,0 +1,13 @@
+# For "packer init packer/plugins" with Packer >= 1.7; older ones have these plugins built in and would refuse this block.
+packer {
+  required_plugins {
+    amazon = {
+      source  = "github.com/hashicorp/amazon"
+      version = ">= 1.8.1"
+    }
+    ansible = {
+      source  = "github.com/hashicorp/ansible"
+      version = ">= 1.1.1, != 1.1.5"
+    }
+  }
+}

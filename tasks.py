@@ -1,0 +1,420 @@
+"""The tasks. Each is its name, its help, one call into the package and one print; what they do is in bakehouse/.
+
+The package is imported where it is used, so that listing the tasks costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import invoke.parser.parser
+import invoke.tasks
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import ParseError
+from invoke.parser.context import ParserContext
+
+from bakehouse.errors import InputError, ToolError, VerdictError
+
+if TYPE_CHECKING:
+    from bakehouse.settings import Settings
+
+task = partial(invoke.tasks.task, auto_shortflags=False)
+
+ACCOUNT = {"account": "where: local (the default) or the name of an AWS profile"}
+WHICH = {"recipe": "a recipe's name: jenkins (the default) or another file of packer/recipes", **ACCOUNT}
+MACHINE = {"machine": "a machine's ID; the newest one by default", **WHICH}
+JSON = {"json": "print JSON instead"}
+CHANGE = {"dry-run": "only say what would be done", "yes": "don't ask"}
+
+
+@task(
+    help={
+        **WHICH,
+        **JSON,
+        "base": "start from this base of packer/bases.auto.pkrvars.hcl instead of the recipe's own",
+        "jenkins-package": "install this Debian package instead of one from Jenkins's repository",
+        "on-failure": "what to do with the machine of a bake that fails: cleanup (the default) or keep",
+        "debug": "have Packer log everything, and show the traceback of an error",
+    }
+)
+def bake(
+    c: Context,
+    recipe: str = "",
+    account: str = "",
+    base: str = "",
+    jenkins_package: str = "",
+    on_failure: str = "cleanup",
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Bake an image of the recipe and print its ID."""
+    from pathlib import Path
+
+    from bakehouse import bakes, console, images
+
+    if debug:
+        os.environ["BAKEHOUSE_DEBUG"] = "1"
+    image = bakes.bake(
+        _settings(account, recipe),
+        base=base,
+        package_files={"jenkins": Path(jenkins_package)} if jenkins_package else {},
+        keep_on_failure=_one_of("on-failure", on_failure, "cleanup", "keep") == "keep",
+        debug=debug,
+    )
+    if json:
+        console.data_json(images.as_data(image))
+    else:
+        console.data(image.id)
+    console.say("next: ./inv launch")
+
+
+@task(
+    help={
+        **WHICH,
+        "image": "the image's ID; the recipe's newest image by default",
+        "count": "how many machines; 1 by default",
+        "type": "the EC2 instance type; the recipe's by default",
+        "allow": "who may reach the machines, as a CIDR block; your own address alone by default",
+        "user-data": "a file that cloud-init gets: a cloud-config or a script",
+        "on-failure": "what to do with machines that don't get healthy: keep (the default) or terminate",
+    }
+)
+def launch(
+    c: Context,
+    image: str = "",
+    count: str = "1",
+    type: str = "",
+    allow: str = "",
+    user_data: str = "",
+    on_failure: str = "keep",
+    recipe: str = "",
+    account: str = "",
+) -> None:
+    """Launch machines of an image, healthy, and print their IDs and URLs."""
+    from bakehouse import console, launches, services
+
+    settings = _settings(account, recipe)
+    launched = launches.launch(
+        settings,
+        image_id=image,
+        count=count,
+        instance_type=type,
+        allow=allow,
+        user_data=user_data,
+        terminate=_one_of("on-failure", on_failure, "keep", "terminate") == "terminate",
+    )
+    for machine in launched:
+        console.data(f"{machine.id}\t{services.load(settings).url(machine.address)}")
+    console.say("next: ./inv password, ./inv ssh, ./inv probe")
+
+
+@task(
+    help={
+        **WHICH,
+        **JSON,
+        "machine": "a machine's ID; all machines of the recipe by default",
+        "junit": "also write a JUnit report to this file",
+    }
+)
+def probe(
+    c: Context, machine: str = "", junit: str = "", json: bool = False, recipe: str = "", account: str = ""
+) -> None:
+    """Look whether machines are healthy, and print the evidence."""
+    from bakehouse import cloud, console, machines, probes, services
+
+    settings = _settings(account, recipe)
+    service = services.load(settings)
+    found = machines.some(cloud.connect(settings), settings.recipe, machine)
+    verdicts = probes.probe(settings, service, found)
+    if json:
+        console.data_json(probes.as_data(verdicts))
+    else:
+        console.table(probes.COLUMNS, probes.as_rows(verdicts))
+    if junit:
+        probes.write_junit(junit, verdicts)
+    probes.insist(verdicts)
+
+
+@task(help=MACHINE)
+def ssh(c: Context, machine: str = "", recipe: str = "", account: str = "") -> None:
+    """Enter a machine, or run a command there: ./inv ssh -- COMMAND."""
+    from bakehouse import cloud, machines
+
+    settings = _settings(account, recipe)
+    line = machines.ssh(settings, machines.one(cloud.connect(settings), settings.recipe, machine), c.remainder)
+    os.execvp(line[0], line)
+
+
+@task(help=MACHINE)
+def password(c: Context, machine: str = "", recipe: str = "", account: str = "") -> None:
+    """Print the first admin password of a machine's service."""
+    from bakehouse import cloud, console, machines, services
+
+    settings = _settings(account, recipe)
+    path = services.load(settings).password_file
+    found = machines.one(cloud.connect(settings), settings.recipe, machine)
+    console.data(machines.read(settings, found, path))
+
+
+@task(name="open", help=MACHINE)
+def open_(c: Context, machine: str = "", recipe: str = "", account: str = "") -> None:
+    """Print the URL of a machine's service."""
+    from bakehouse import cloud, console, machines, services
+
+    settings = _settings(account, recipe)
+    service = services.load(settings)
+    found = machines.one(cloud.connect(settings), settings.recipe, machine)
+    console.data(service.url(machines.address(found)))
+
+
+@task(name="machines", help={**WHICH, **JSON})
+def machines_(c: Context, json: bool = False, recipe: str = "", account: str = "") -> None:
+    """List the machines of the recipe, newest first."""
+    from bakehouse import cloud, console, machines
+
+    settings = _settings(account, recipe)
+    found = machines.find(cloud.connect(settings), settings.recipe)
+    if json:
+        console.data_json([machines.as_data(machine) for machine in found])
+    else:
+        console.table(machines.COLUMNS, [machines.as_row(machine) for machine in found])
+
+
+@task(name="images", help={**WHICH, **JSON})
+def images_(c: Context, json: bool = False, recipe: str = "", account: str = "") -> None:
+    """List the images of the recipe, newest first."""
+    from bakehouse import cloud, console, images
+
+    settings = _settings(account, recipe)
+    found = images.find(cloud.connect(settings), settings.recipe)
+    if json:
+        console.data_json([images.as_data(image) for image in found])
+    else:
+        console.table(images.COLUMNS, [images.as_row(image) for image in found])
+
+
+@task(help={**WHICH, **CHANGE, "machine": "the machine's ID", "all": "all machines of the recipe"})
+def terminate(
+    c: Context,
+    machine: str = "",
+    all: bool = False,
+    dry_run: bool = False,
+    yes: bool = False,
+    recipe: str = "",
+    account: str = "",
+) -> None:
+    """Terminate a machine, or all of the recipe."""
+    from bakehouse import cloud, machines
+
+    if bool(machine) == all:
+        raise InputError("terminate which machines?", "./inv terminate --machine ID, or ./inv terminate --all")
+    settings = _settings(account, recipe)
+    door = cloud.connect(settings)
+    found = machines.find(door, settings.recipe) if all else machines.some(door, settings.recipe, machine)
+    if found and _agreed(machines.plan(found), "Terminate?", dry_run=dry_run, yes=yes):
+        machines.terminate(door, settings, found)
+
+
+@task(help={**WHICH, **CHANGE, "image": "the image's ID"})
+def retire(
+    c: Context, image: str, dry_run: bool = False, yes: bool = False, recipe: str = "", account: str = ""
+) -> None:
+    """Deregister an image and delete its snapshots."""
+    from bakehouse import cloud, images
+
+    settings = _settings(account, recipe)
+    door = cloud.connect(settings)
+    plan = images.plan(door, images.get(door, image, settings.recipe))
+    if _agreed(plan.lines, "Retire?", dry_run=dry_run, yes=yes):
+        images.apply(door, plan)
+
+
+@task(help={**ACCOUNT, **CHANGE, "leftovers": "what bakes that were killed, or failed and were kept, have left"})
+def cleanup(c: Context, leftovers: bool = False, dry_run: bool = False, yes: bool = False, account: str = "") -> None:
+    """Clear away what may go."""
+    from bakehouse import cleanups, cloud
+
+    if not leftovers:
+        raise InputError("clear away what?", "./inv cleanup --leftovers")
+    settings = _settings(account)
+    door = cloud.connect(settings)
+    plan = cleanups.leftovers(door, settings, kept=True)
+    if _agreed(plan.lines, "Clear away?", dry_run=dry_run, yes=yes):
+        cleanups.apply(door, plan)
+
+
+@task
+def doctor(c: Context) -> None:
+    """Look which programs are here, and how to get the others."""
+    from bakehouse import console, tools
+
+    rows = tools.doctor()
+    console.table(
+        ("tool", "found", "wanted", "what for", "how to get it"),
+        [(row.tool, row.found, row.wanted, row.purpose, row.remedy) for row in rows],
+    )
+    if missing := [row.tool for row in rows if row.blocking]:
+        raise ToolError(f"missing: {', '.join(missing)}", "the last column tells how to get it")
+
+
+@task
+def lint(c: Context) -> None:
+    """Run every linter."""
+    from bakehouse import console, recipes, settings, tools
+
+    packer = shlex.quote(str(tools.ensure("packer")))
+    files = [recipes.path(settings.ROOT, name).relative_to(settings.ROOT) for name in recipes.names(settings.ROOT)]
+    failed = []
+    for command in (*LINTERS, *(f"packer validate -var-file={file} packer" for file in files)):
+        try:
+            with console.step(command), c.cd(str(settings.ROOT)):
+                _run(c, command.replace("packer", packer, 1) if command.startswith("packer") else command)
+        except VerdictError as error:
+            console.say(error.text)
+            failed.append(command.split()[0])
+    if failed:
+        raise VerdictError(f"these complain: {', '.join(failed)}")
+
+
+@task(help={"only": "run only the tests whose names match this (pytest's -k), and no linter"})
+def test(c: Context, only: str = "") -> None:
+    """Run the linters and all tests: what CI runs."""
+    from bakehouse import settings
+
+    if not only:
+        lint(c)
+    with c.cd(str(settings.ROOT)):
+        outcome = c.run(f"pytest -k {shlex.quote(only)}" if only else "pytest", warn=True)
+    if not outcome:
+        raise VerdictError("the tests fail")
+
+
+@task
+def up(c: Context) -> None:
+    """Start the local EC2 and print its endpoint."""
+    from bakehouse import console, local
+
+    console.data(local.up(_settings("local")).endpoint)
+
+
+@task
+def down(c: Context) -> None:
+    """Shut the local machines down and end the local EC2; all is kept."""
+    from bakehouse import local
+
+    local.down(_settings("local"))
+
+
+@task(help=JSON)
+def status(c: Context, json: bool = False) -> None:
+    """Print what there is of the local EC2."""
+    from bakehouse import console, local
+
+    found = local.status(_settings("local"))
+    if json:
+        console.data_json(found)
+    else:
+        console.table(("what", "state"), _rows(found))
+
+
+@task(help=CHANGE)
+def reset(c: Context, dry_run: bool = False, yes: bool = False) -> None:
+    """Delete all that this checkout's local EC2 has made."""
+    from bakehouse import local
+
+    settings = _settings("local")
+    plan = [f"delete {what}: {state}" for what, state in _rows(local.status(settings))]
+    if _agreed(plan, "Delete all of the local EC2?", dry_run=dry_run, yes=yes):
+        local.reset(settings)
+
+
+LINTERS = (
+    "ruff check",
+    "ruff format --check",
+    "mypy --strict .",
+    "lint-imports",
+    "yamllint --strict .",
+    "ansible-lint",
+    "shellcheck inv .ci/run",
+    "packer fmt -check -recursive packer",
+)
+
+
+def _settings(account: str = "", recipe: str = "") -> Settings:
+    from bakehouse import settings
+
+    return settings.load(account, recipe)
+
+
+def _one_of(flag: str, word: str, *words: str) -> str:
+    if word not in words:
+        raise InputError(f"--{flag} {word} is not known", f"known: {', '.join(words)}")
+    return word
+
+
+def _agreed(plan: Sequence[str], question: str, *, dry_run: bool, yes: bool) -> bool:
+    """Show a plan and return whether to go on with it, which a dry run never does."""
+    from bakehouse import console
+
+    if plan and not dry_run:
+        return console.confirm(plan, question, yes)
+    for line in plan or ["there is nothing to do"]:
+        console.say(line)
+    return False
+
+
+def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        *((what, str(found[what] or "none")) for what in ("endpoint", "pid", "log")),
+        *((f"base {base['base']}", f"{base['image']} ({base['how']})".strip()) for base in found["bases"]),
+        ("images", str(found["images"])),
+        *((f"machine {machine}", state) for machine, state in found["machines"].items()),
+    ]
+
+
+def _run(c: Context, command: str) -> None:
+    outcome = c.run(command, hide=True, warn=True)
+    if not outcome:
+        raise VerdictError("".join([outcome.stdout, outcome.stderr]).strip())
+
+
+class UsageError(ParseError, InputError):
+    """Refuse a command line that can't be read; Invoke's own error would exit 1, as a failed verdict does."""
+
+    message = ""  # Invoke prints an error of the command line as such, and must not print it again as an exit
+
+    def __init__(self, told: str, context: ParserContext | None = None) -> None:
+        name = context.name if context else None
+        InputError.__init__(self, told, f"./inv --help {name}" if name else "./inv --list")
+        self.context = context
+
+    def __str__(self) -> str:
+        return f"error: {self.text}\nhint: {self.hint}"
+
+
+setattr(invoke.parser.parser, "ParseError", UsageError)  # noqa: B010, as mypy would not have it assigned
+
+ns = Collection(
+    *(
+        bake,
+        launch,
+        probe,
+        ssh,
+        password,
+        open_,
+        machines_,
+        images_,
+        terminate,
+        retire,
+        cleanup,
+        doctor,
+        lint,
+        test,
+    ),
+    Collection("local", up, down, status, reset),
+)

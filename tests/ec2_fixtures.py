@@ -1,0 +1,228 @@
+"""The local EC2 of the tests, and what its tests share: a client, a group, a key pair, a launcher of machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+ROOT = Path(__file__).parent.parent
+
+ANYBODY = "0.0.0.0/0"
+CALLER = "127.0.0.1/32"
+
+
+def wait(look: Callable[[], Any], seconds: float = 60) -> Any:
+    """Look until the answer is truthy and return it; fail after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds} s: {look()}")
+
+
+def describe(ec2: Any, *ids: str) -> list[dict[str, Any]]:
+    """Return the instances' descriptions in the order of their IDs."""
+    found = {
+        one["InstanceId"]: one
+        for reservation in ec2.describe_instances(InstanceIds=list(ids))["Reservations"]
+        for one in reservation["Instances"]
+    }
+    return [found[one] for one in ids]
+
+
+def state_of(ec2: Any, instance_id: str) -> str:
+    """Return an instance's state."""
+    return str(describe(ec2, instance_id)[0]["State"]["Name"])
+
+
+def status_of(ec2: Any, instance_id: str) -> str:
+    """Return what DescribeInstanceStatus says of an instance."""
+    found = ec2.describe_instance_status(InstanceIds=[instance_id])["InstanceStatuses"]
+    return str(found[0]["InstanceStatus"]["Status"]) if found else "none"
+
+
+def connects(address: str, port: int) -> bool:
+    """Tell whether a TCP connection can be made."""
+    try:
+        socket.create_connection((address, port), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+class Machines:
+    """Launch machines for one test and terminate them after it."""
+
+    def __init__(self, ec2: Any, key_file: Path, key_name: str, group: str, base: str) -> None:
+        self.ec2, self.key_file, self.key_name, self.group, self.base = ec2, key_file, key_name, group, base
+        self.launched: list[str] = []
+
+    def launch(self, image: str = "", count: int = 1, until: str = "running", **more: Any) -> list[str]:
+        """Launch machines and wait until they are in a state."""
+        more = {"KeyName": self.key_name, "SecurityGroupIds": [self.group], **more}
+        answer = self.ec2.run_instances(
+            ImageId=image or self.base, MinCount=count, MaxCount=count, InstanceType="t3.small", **more
+        )
+        ids = [one["InstanceId"] for one in answer["Instances"]]
+        self.launched += ids
+        for one in ids:
+            wait(lambda one=one: state_of(self.ec2, one) == until)
+        return ids
+
+    def ssh(self, instance_id: str, command: str, key: Path | None = None) -> str:
+        """Run a command on a machine as its default user and return what it printed."""
+        address = describe(self.ec2, instance_id)[0]["PublicIpAddress"]
+        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes"]
+        argv = ["ssh", "-i", str(key or self.key_file), *(part for o in options for part in ("-o", o))]
+        done = subprocess.run([*argv, f"admin@{address}", command], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def image(self, instance_id: str, name: str, **more: Any) -> str:
+        """Make an image of a machine and wait until it's available."""
+        image = str(self.ec2.create_image(InstanceId=instance_id, Name=name, **more)["ImageId"])
+        wait(lambda: self.ec2.describe_images(ImageIds=[image])["Images"][0]["State"] == "available")
+        return image
+
+
+class LocalEc2:
+    """Drive one local EC2 of its own, in a state folder of its own, as a person does: by the command line."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.folder = state / "local"
+        self.environ = {**os.environ, "BAKEHOUSE_STATE": str(state)}
+        self.endpoint = ""
+
+    def inv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a task and return what it said; fail with that when it fails."""
+        done = subprocess.run(
+            [ROOT / "inv", *arguments], env=self.environ, capture_output=True, text=True, timeout=400, cwd=ROOT
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def up(self) -> str:
+        """Start it, with its base, and return what was said."""
+        said = self.inv("local.up").stderr
+        self.endpoint = json.loads(self.inv("local.status", "--json").stdout)["endpoint"]
+        return said
+
+    def kill(self) -> None:
+        """End the server as a crash would."""
+        pid = json.loads((self.folder / "server.json").read_text())["pid"]
+        os.kill(pid, signal.SIGKILL)
+        wait(lambda: not connects("127.0.0.1", int(self.endpoint.rpartition(":")[2])), seconds=5)
+
+    def client(self, service: str, key: str = "local") -> Any:
+        """Return a plain boto3 client."""
+        session = boto3.Session(aws_access_key_id=key, aws_secret_access_key=key, region_name="us-east-1")
+        return session.client(service, endpoint_url=self.endpoint)
+
+
+@pytest.fixture(scope="session")
+def local_ec2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEc2]:
+    """Give the local EC2 of this test run; nothing is left of it afterwards."""
+    started = LocalEc2(tmp_path_factory.mktemp("state"))
+    try:
+        started.up()
+        yield started
+    finally:
+        started.inv("local.reset", "--yes")
+        assert docker("ps", "--all", "--quiet", "--filter", "label=bakehouse.checkout=" + mark(started.state)) == ""
+        assert docker("images", "--all", "--quiet", "--filter", "label=bakehouse.checkout=" + mark(started.state)) == ""
+
+
+def mark(state: Path) -> str:
+    """Return the label's value that tells the things of one local EC2."""
+    import hashlib
+
+    return hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:12]
+
+
+def docker(*arguments: str) -> str:
+    """Run a Docker command and return what it printed."""
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def ec2(local_ec2: Any) -> Any:
+    """Give a boto3 client of the local EC2."""
+    return local_ec2.client("ec2")
+
+
+@pytest.fixture(scope="module")
+def base(ec2: Any) -> str:
+    """Give the base's image ID, found as Debian's own AMIs are found."""
+    found = ec2.describe_images(Owners=["136693071363"], Filters=[{"Name": "name", "Values": ["debian-13-amd64-*"]}])
+    assert len(found["Images"]) == 1
+    return str(found["Images"][0]["ImageId"])
+
+
+@pytest.fixture(scope="module")
+def group(ec2: Any) -> Iterator[str]:
+    """Give a security group that lets the caller in at port 22."""
+    made = ec2.create_security_group(GroupName="test", Description="test")["GroupId"]
+    ec2.authorize_security_group_ingress(GroupId=made, IpPermissions=permission(22, CALLER))
+    yield made
+    ec2.delete_security_group(GroupId=made)
+
+
+@pytest.fixture(scope="module")
+def key(ec2: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Give an ed25519 key pair that EC2 made: its name and the private key's file."""
+    made = ec2.create_key_pair(KeyName="test", KeyType="ed25519")
+    yield "test", private_key(tmp_path_factory.mktemp("key") / "test.pem", made["KeyMaterial"])
+    ec2.delete_key_pair(KeyName="test")
+
+
+@pytest.fixture
+def machines(ec2: Any, key: tuple[str, Path], group: str, base: str) -> Iterator[Machines]:
+    """Give a launcher whose machines are terminated after the test."""
+    made = Machines(ec2, key[1], key[0], group, base)
+    yield made
+    if made.launched:
+        ec2.terminate_instances(InstanceIds=made.launched)
+        for one in made.launched:
+            wait(lambda one=one: state_of(ec2, one) == "terminated")
+
+
+@pytest.fixture(scope="module")
+def shared(ec2: Any, key: tuple[str, Path], group: str, base: str) -> Iterator[tuple[Machines, str]]:
+    """Give one running machine that the tests which only look may share."""
+    made = Machines(ec2, key[1], key[0], group, base)
+    yield made, made.launch()[0]
+    ec2.terminate_instances(InstanceIds=made.launched)
+    wait(lambda: state_of(ec2, made.launched[0]) == "terminated")
+
+
+def private_key(path: Path, material: str) -> Path:
+    """Write a private key as ssh wants it."""
+    path.touch(mode=0o600)
+    path.write_text(material)
+    return path
+
+
+def permission(port: int, cidr: str, last: int | None = None) -> list[dict[str, Any]]:
+    """Return the IpPermissions of one TCP rule."""
+    return [{"IpProtocol": "tcp", "FromPort": port, "ToPort": last or port, "IpRanges": [{"CidrIp": cidr}]}]
+
+
+def code_of(call: Callable[..., Any], **arguments: Any) -> str:
+    """Return the error code with which EC2 refuses a call."""
+    with pytest.raises(ClientError) as refused:
+        call(**arguments)
+    return str(refused.value.response["Error"]["Code"])

@@ -1,0 +1,315 @@
+"""Bakes: the real Packer and Ansible on the local EC2, and nothing left of a bake however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bakehouse import bakes, cleanups, recipes, runs, settings, tools
+from bakehouse.cloud import TAG, Cloud, tags_of
+from bakehouse.images import Image
+from bakehouse.orders import Order
+from bakehouse.runs import Run
+from bakehouse.settings import ROOT, Settings
+
+RECIPE = """
+recipe        = "tiny"
+base          = "debian-13"
+instance_type = "t3.small"
+volume_size   = 8
+playbook      = "playbooks/tiny.yml"
+boot_budget   = 30
+packages      = {}
+"""
+
+PLAYBOOK = """
+- hosts: tiny
+  become: true
+  gather_facts: false
+  tasks:
+    - name: Write a word
+      ansible.builtin.copy: {dest: /etc/tiny, content: "{{ tiny_word }}", mode: "0644"}
+    - name: Take some time
+      ansible.builtin.command: sleep {{ tiny_seconds }}
+      changed_when: false
+    - name: Fail if told to
+      ansible.builtin.fail: {msg: "told to, by {{ tiny_word }}"}
+      when: tiny_fails
+"""
+
+# Bakes in a process of its own, against the local EC2 that the tests share.
+DRIVER = """
+import sys
+from pathlib import Path
+from bakehouse import bakes, cloud, settings
+from bakehouse.errors import BakehouseError
+root, endpoint, keep = sys.argv[1:]
+bakes.connect = lambda settings, base: cloud._local(endpoint, "us-east-1")
+try:
+    print(bakes.bake(settings.load(recipe="tiny", root=Path(root)), keep_on_failure=keep == "keep").id)
+except BakehouseError as error:
+    print(error.message, file=sys.stderr)
+    sys.exit(error.code)
+"""
+
+
+def order(base: str = "debian-13") -> Order:
+    """Return an order of the checkout's own recipe."""
+    start = Image.from_aws({"ImageId": "ami-1", "State": "available", "CreationDate": "2026-01-01T00:00:00.000Z"})
+    recipe = recipes.load(settings.load(recipe="jenkins"))
+    return Order(recipe, recipes.base(ROOT, base), start, {}, {}, tools.Packer(tools.ensure("packer"), (1, 6, 6)))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """Return a run that has just begun, with a key."""
+    with runs.begin(settings.load(root=tmp_path)) as run:
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(run.key)], check=True)
+        yield run
+
+
+@pytest.mark.local
+def test_command(cloud: Cloud, run: Run) -> None:
+    """Packer takes the very command line, which names the private key and doesn't hold it."""
+    run.variables.write_text("{}")
+    line = bakes.command(settings.load(), cloud, order(), run, "sg-1", "cleanup")
+    at = line.index("build")
+    arguments = [part for part in line[at + 1 :] if part not in ("-color=false", "-timestamp-ui", "-on-error=cleanup")]
+
+    told = subprocess.run([line[at - 1], "validate", *arguments], capture_output=True, text=True, check=False)
+
+    assert (0, "") == (told.returncode, told.stdout + told.stderr)
+    assert f"key_file={run.alias}/key" in line
+    assert not any(secret in " ".join(line) for secret in run.key.read_text().splitlines())
+
+
+@pytest.mark.local
+def test_environment(cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packer gets nothing of the person's AWS account on account local, and puts every temporary file into the run's."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ROLE_ARN"):
+        monkeypatch.setenv(name, "real")
+
+    told = bakes.environment(cloud.environ(), run, debug=False)
+
+    assert "real" not in [value for name, value in told.items() if name.startswith("AWS_")]
+    assert cloud.endpoint == told["AWS_ENDPOINT_URL_EC2"] == told["AWS_ENDPOINT_URL"]
+    assert {str(run.scratch)} == {told["TMPDIR"], told["PACKER_TMP_DIR"]}
+    assert str(Path(sys.executable).parent) == told["PATH"].split(os.pathsep)[0]
+    assert "PACKER_LOG" not in told
+    assert "1" == bakes.environment(cloud.environ(), run, debug=True)["PACKER_LOG"]
+
+
+@dataclass(frozen=True)
+class Bakery:
+    """Hold a checkout with the recipe tiny, and a client of the local EC2 it bakes on."""
+
+    settings: Settings
+    cloud: Cloud
+    before: Mapping[str, set[str]]
+
+    def begin(self, keep: bool = False, **variables: Any) -> subprocess.Popen[str]:
+        """Begin a bake whose playbook gets these variables."""
+        told = {"tiny_word": "hello", "tiny_seconds": 0, "tiny_fails": False, **variables}
+        (self.settings.root / "inventory/group_vars/tiny.yml").write_text(json.dumps(told))
+        return subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(self.settings.root), self.cloud.endpoint, "keep" if keep else "cleanup"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def bake(self, keep: bool = False, **variables: Any) -> tuple[int, str, str]:
+        """Bake, and return the exit code, stdout and stderr."""
+        with self.begin(keep, **variables) as process:
+            out, told = process.communicate(timeout=120)
+        return process.returncode, out, told
+
+    @property
+    def run(self) -> Run:
+        """Return the newest run."""
+        return list(runs.known(self.settings).values())[-1]
+
+    def when(self, line: str) -> None:
+        """Return when the newest run's log holds a line."""
+        until(lambda: bool(runs.known(self.settings)) and self.run.log.exists() and line in self.run.log.read_text())
+
+    def left(self) -> dict[str, set[str]]:
+        """Return what is on the account now and was not before the test, by kind."""
+        return {kind: new for kind, ids in resources(self.cloud).items() if (new := ids - self.before[kind])}
+
+    def private_files(self) -> list[str]:
+        """Return the files of the newest run that are neither log nor manifest, and its temporary folder."""
+        return sorted({path.name for path in self.run.folder.iterdir()} - {"lock", "packer.log", "manifest.json"})
+
+
+def until(look: Callable[[], bool], seconds: float = 60) -> None:
+    """Return when a look is true; fail after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def resources(cloud: Cloud) -> dict[str, set[str]]:
+    """Return the IDs of the account's resources by kind."""
+    ec2 = cloud.ec2
+    instances = [one for each in ec2.describe_instances()["Reservations"] for one in each["Instances"]]
+    return {
+        "instance": {one["InstanceId"] for one in instances if one["State"]["Name"] != "terminated"},
+        "image": {one["ImageId"] for one in ec2.describe_images(Owners=["self"])["Images"]},
+        "snapshot": {one["SnapshotId"] for one in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]},
+        "volume": {one["VolumeId"] for one in ec2.describe_volumes()["Volumes"]},
+        "group": {one["GroupId"] for one in ec2.describe_security_groups()["SecurityGroups"]},
+        "key": {one["KeyName"] for one in ec2.describe_key_pairs()["KeyPairs"]},
+    }
+
+
+def tree(root: Path) -> set[Path]:
+    """Return the files of a checkout without those of its state folder."""
+    files = {path.relative_to(root) for path in root.rglob("*") if path.is_file()}
+    return {path for path in files if path.parts[0] != ".bakehouse"}
+
+
+def processes(run: Run) -> list[str]:
+    """Return the command lines of the run's processes."""
+    return [" ".join(line) for _, line in runs.processes(run)]
+
+
+@pytest.fixture
+def bakery(local_ec2: Any, tmp_path: Path) -> Iterator[Bakery]:
+    """Give a checkout of its own, whose path holds a blank, and clear its images away afterwards."""
+    from bakehouse.cloud import _local
+
+    root = tmp_path / "a checkout"
+    shutil.copytree(ROOT / "packer", root / "packer")
+    shutil.copy(ROOT / "ansible.cfg", root)
+    for path, text in (("packer/recipes/tiny.pkrvars.hcl", RECIPE), ("playbooks/tiny.yml", PLAYBOOK)):
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_text(text)
+    (root / "inventory/group_vars").mkdir(parents=True)
+    cloud = _local(local_ec2.endpoint, "us-east-1")
+    bakery = Bakery(settings.load(recipe="tiny", root=root), cloud, resources(cloud))
+    yield bakery
+    cleanups.apply(cloud, cleanups.leftovers(cloud, bakery.settings, kept=True))
+    for image in bakery.left().get("image", ()):
+        cloud.ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(180)
+def test_bake(bakery: Bakery) -> None:
+    """A bake makes one image that tells its origin and asks for IMDSv2, and leaves nothing else, the log included."""
+    files = tree(bakery.settings.root)
+
+    code, out, told = bakery.bake()
+
+    assert (0, 1) == (code, len(out.split())), told
+    (answer,) = bakery.cloud.ec2.describe_images(ImageIds=[out.strip()])["Images"]
+    image, run = Image.from_aws(answer), bakery.run
+    assert {"image": {image.id}, "snapshot": set(image.snapshots)} == bakery.left()
+    assert (f"bakehouse-tiny-{run.id}", "available", True) == (image.name, image.state, image.imdsv2)
+    tags = {f"{TAG}kind": "image", f"{TAG}run": run.id, f"{TAG}recipe": "tiny", f"{TAG}user": "admin"}
+    assert tags.items() <= image.tags.items()
+    (snapshot,) = bakery.cloud.ec2.describe_snapshots(SnapshotIds=list(image.snapshots))["Snapshots"]
+    assert image.tags == tags_of(snapshot)
+    assert ([], []) == (bakery.private_files(), processes(run))
+    assert "PRIVATE KEY" not in run.log.read_text() + run.manifest.read_text() + str(image.tags)
+    for step in ("machine i-", "SSH", "Write a word", "Take some time", "stop", f"image {image.id}"):
+        assert f"ok   {step}" in told
+    assert "Fail if told to" not in told
+    assert {*files, Path("inventory/group_vars/tiny.yml")} == tree(bakery.settings.root)
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(180)
+def test_failure(bakery: Bakery) -> None:
+    """A failed task is told with its name and message in one line, exit 1, and nothing is left."""
+    code, out, told = bakery.bake(tiny_fails=True)
+
+    assert (1, "") == (code, out)
+    assert "FAIL Fail if told to" in told
+    assert ["error: Fail if told to: told to, by hello", f"hint: the whole log: {bakery.run.log}"] == told.splitlines()[
+        -2:
+    ]
+    assert ({}, [], []) == (bakery.left(), bakery.private_files(), processes(bakery.run))
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(180)
+def test_keep(bakery: Bakery) -> None:
+    """On demand a failed bake's machine stays, the printed command enters it, and a cleanup ends it."""
+    code, _, told = bakery.bake(keep=True, tiny_fails=True, tiny_word="kept")
+    (command,) = [line for line in told.splitlines() if line.startswith("  ssh ")]
+    secrets = bakery.run.key.read_text().splitlines()
+
+    entered = subprocess.run(f"{command} cat /etc/tiny", shell=True, capture_output=True, text=True, check=False)
+
+    assert (1, "kept") == (code, entered.stdout), entered.stderr
+    assert not any(secret in bakery.run.log.read_text() for secret in secrets)
+    assert {} == cleanups.leftovers(bakery.cloud, bakery.settings).runs
+    cleanups.apply(bakery.cloud, cleanups.leftovers(bakery.cloud, bakery.settings, kept=True))
+    assert ({}, []) == (bakery.left(), bakery.private_files())
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(bakery: Bakery, asked: signal.Signals) -> None:
+    """A bake that is told to stop says so in one line, exit 1, and nothing is left."""
+    with bakery.begin(tiny_seconds=60) as process:
+        bakery.when("TASK [Take some time]")
+        process.send_signal(asked)
+        out, told = process.communicate(timeout=60)
+
+    assert (1, "") == (process.returncode, out)
+    assert f"error: the bake was interrupted by {asked.name} and came to nothing" in told.splitlines()
+    assert ({}, [], []) == (bakery.left(), bakery.private_files(), processes(bakery.run))
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(180)
+def test_killed(bakery: Bakery) -> None:
+    """What a bake leaves that was killed with its Packer, the next one clears away, running processes included."""
+    with bakery.begin(tiny_seconds=60) as process:
+        bakery.when("TASK [Take some time]")
+        dead = bakery.run
+        for pid, line in runs.processes(dead):
+            if line[1:2] == ["build"]:
+                os.kill(pid, signal.SIGKILL)
+        process.kill()
+        process.communicate()
+    assert {"instance", "volume", "group", "key"} == set(bakery.left())
+    assert processes(dead)
+
+    code, out, told = bakery.bake()
+
+    assert 0 == code, told
+    assert f"left by bake {dead.id}" in told
+    assert {"image", "snapshot"} == set(bakery.left())
+    assert ([], True) == (processes(dead), dead.wiped)
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="nothing tells Packer of our death")
+def test_kit_killed(bakery: Bakery) -> None:
+    """When the kit alone is killed, Packer stops and ends its machine by itself."""
+    with bakery.begin(tiny_seconds=60) as process:
+        bakery.when("TASK [Take some time]")
+        process.kill()
+        process.communicate()
+
+    bakery.when("Cleanly cancelled builds")
+    assert {"group", "key"} == set(bakery.left())

@@ -1,0 +1,165 @@
+"""Cleanups: what dead bakes left goes, and nothing else does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bakehouse import cleanups, runs, settings
+from bakehouse.cleanups import Leftover
+from bakehouse.cloud import TAG, Cloud, tag_list, tag_specifications
+from bakehouse.runs import Run
+from bakehouse.settings import Settings
+
+DEAD = Run("dead", Path("/runs/dead"))
+THINGS = [Leftover("instance", f"i-{run}", run) for run in ("dead", "alive", "kept", "foreign")]
+
+
+def test_decide() -> None:
+    """A dead run's things go; a living one's stay in silence, a kept one's and another checkout's are named."""
+    plan = cleanups.decide(THINGS, {"dead": DEAD}, {"alive": "", "kept": "which failed"})
+
+    assert (THINGS[0],) == plan.leftovers
+    assert {"dead": DEAD} == plan.runs
+    assert (
+        "left alone: i-kept of bake kept, which failed",
+        "left alone: i-foreign of bake foreign, which another checkout runs or ran",
+    ) == plan.notes
+    assert ["delete instance i-dead, left by bake dead", *plan.notes] == plan.lines
+
+
+def test_decide_nothing() -> None:
+    """Where nothing was left there is nothing to say."""
+    assert [] == cleanups.decide([], {"dead": DEAD}, {"alive": ""}).lines
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Settings:
+    """Return the settings of an empty checkout."""
+    return settings.load(root=tmp_path)
+
+
+def make(cloud: Cloud, run: str, kind: str = "bake") -> dict[str, str]:
+    """Make one resource of each kind with the tags of a run, and return their IDs."""
+    ec2 = cloud.ec2
+    tags = {f"{TAG}kind": kind, f"{TAG}run": run, f"{TAG}recipe": "web"}
+    name = f"bakehouse-{run}"
+    ec2.create_key_pair(KeyName=name, TagSpecifications=tag_specifications(tags, "key-pair"))
+    group = ec2.create_security_group(
+        GroupName=name, Description=name, TagSpecifications=tag_specifications(tags, "security-group")
+    )["GroupId"]
+    instance = ec2.run_instances(
+        ImageId=ec2.describe_images(Filters=[{"Name": "architecture", "Values": ["arm64"]}])["Images"][0]["ImageId"],
+        MinCount=1,
+        MaxCount=1,
+        InstanceType="t3.small",
+        SecurityGroupIds=[group],
+        TagSpecifications=tag_specifications(tags, "instance", "volume"),
+    )["Instances"][0]["InstanceId"]
+    image = ec2.create_image(InstanceId=instance, Name=name)["ImageId"]
+    ec2.create_tags(Resources=[image], Tags=tag_list(tags))  # its snapshot has none yet
+    disk = ec2.create_volume(
+        Size=1, AvailabilityZone="us-east-1a", TagSpecifications=tag_specifications(tags, "volume")
+    )
+    snapshot = ec2.create_snapshot(VolumeId=disk["VolumeId"], TagSpecifications=tag_specifications(tags, "snapshot"))
+    return {
+        "instance": instance,
+        "image": image,
+        "snapshot": snapshot["SnapshotId"],
+        "volume": disk["VolumeId"],
+        "security group": group,
+        "key pair": name,
+    }
+
+
+def there(cloud: Cloud) -> dict[str, set[str]]:
+    """Return the IDs of all resources of the account by kind."""
+    ec2 = cloud.ec2
+    instances = [one for each in ec2.describe_instances()["Reservations"] for one in each["Instances"]]
+
+    def ids(answers: list[dict[str, Any]], key: str) -> set[str]:
+        return {answer[key] for answer in answers}
+
+    return {
+        "instance": ids([one for one in instances if one["State"]["Name"] != "terminated"], "InstanceId"),
+        "image": ids(ec2.describe_images(Owners=["self"])["Images"], "ImageId"),
+        "snapshot": ids(ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"], "SnapshotId"),
+        "volume": ids(ec2.describe_volumes()["Volumes"], "VolumeId"),
+        "security group": ids(ec2.describe_security_groups()["SecurityGroups"], "GroupId"),
+        "key pair": ids(ec2.describe_key_pairs()["KeyPairs"], "KeyName"),
+    }
+
+
+def dead_run(given: Settings) -> Run:
+    """Return a run whose process is gone and whose private files are still there."""
+    with runs.begin(given) as run:
+        run.key.write_text("secret")
+    return run
+
+
+@pytest.mark.local
+def test_leftovers(cloud: Cloud, given: Settings) -> None:
+    """All that a dead run made goes, with its image's snapshots and its private key; the second time nothing is left."""
+    before = there(cloud)
+    run = dead_run(given)
+    made = make(cloud, run.id)
+
+    plan = cleanups.leftovers(cloud, given)
+    assert {(kind, one) for kind, one in made.items()} <= {(one.kind, one.id) for one in plan.leftovers}
+    cleanups.apply(cloud, plan)
+
+    assert before == there(cloud)
+    assert not run.key.exists()
+    assert [] == cleanups.leftovers(cloud, given).lines
+    cleanups.apply(cloud, plan)
+
+
+@pytest.mark.local
+def test_untouched(cloud: Cloud, given: Settings) -> None:
+    """Nothing goes that is of a living run, of another checkout's, a finished image or machine, or without our tags."""
+    with runs.begin(given) as run:
+        make(cloud, run.id)
+        foreign = make(cloud, "20260101-000000-ffff")
+        make(cloud, dead_run(given).id, kind="machine")
+        cloud.ec2.create_key_pair(KeyName="bakehouse-mine")
+        before = there(cloud)
+
+        plan = cleanups.leftovers(cloud, given)
+        cleanups.apply(cloud, plan)
+
+        assert before == there(cloud)
+        (note,) = plan.notes
+        assert all(one in note for one in foreign.values())
+
+
+@pytest.mark.local
+def test_kept(cloud: Cloud, given: Settings) -> None:
+    """A failed bake that was kept stays until a person asks for it to go."""
+    run = dead_run(given)
+    run.keep()
+    made = make(cloud, run.id)
+
+    cleanups.apply(cloud, cleanups.leftovers(cloud, given))
+    assert made["instance"] in there(cloud)["instance"]
+    assert run.key.exists()
+
+    cleanups.apply(cloud, cleanups.leftovers(cloud, given, kept=True))
+    assert made["instance"] not in there(cloud)["instance"]
+    assert not run.key.exists()
+
+
+@pytest.mark.local
+def test_of_run(cloud: Cloud, given: Settings) -> None:
+    """A living run clears away its own things and no other's."""
+    with runs.begin(given) as run, runs.begin(given) as other:
+        mine, theirs = make(cloud, run.id), make(cloud, other.id)
+
+        cleanups.apply(cloud, cleanups.of_run(cloud, run))
+
+        left = there(cloud)
+        assert [] == [one for kind, one in mine.items() if one in left[kind]]
+        assert [] == [one for kind, one in theirs.items() if one not in left[kind]]
+        assert run.wiped
+        assert not other.wiped

@@ -1,0 +1,90 @@
+"""The docs hold what the tasks are: each has its sentence and its flags' help, and README names each."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from invoke.tasks import Task
+
+import tasks
+from bakehouse.settings import ROOT
+
+TASKS = sorted(tasks.ns.task_names)
+
+
+def task(name: str) -> Task[None]:
+    """Return the task of this name."""
+    found: Task[None] = tasks.ns[name]
+    return found
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_says_what_it_does(name: str) -> None:
+    """Each task has a docstring of one sentence that fits a line of the list."""
+    [line] = (task(name).__doc__ or "").strip().splitlines()
+
+    assert line.endswith(".")
+    assert 70 >= len(line)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_explains_its_flags(name: str) -> None:
+    """Each flag has its help, and none has a short name that would have to stay for ever."""
+    arguments = task(name).get_arguments()
+
+    assert [] == [argument.name for argument in arguments if not argument.help]
+    assert [] == [argument.nicknames for argument in arguments if argument.nicknames]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_readme_names_the_task(name: str) -> None:
+    """README shows how each task is called."""
+    assert f"./inv {name}" in (ROOT / "README.md").read_text()
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    """What is public in the package, the tasks and the tests says in a sentence what it is."""
+    assert [] == [f"{path}: {name}" for path, name in _silent()]
+
+
+def test_listing_the_tasks_imports_nothing_heavy() -> None:
+    """The list of tasks needs none of the libraries that take long to import, nor the package's modules."""
+    code = "import sys, tasks; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    heavy = {"boto3", "botocore", "docker", "moto", "ansible", "ansible_runner", "rich", "yaml", "hcl2", "requests"}
+
+    assert set() == heavy & set(told.stdout.split())
+
+
+def _silent() -> Iterator[tuple[str, str]]:
+    for path in (
+        ROOT / "tasks.py",
+        *ROOT.glob("bakehouse/**/*.py"),
+        *ROOT.glob("tests/*.py"),
+        *ROOT.glob("inventory/*.py"),
+    ):
+        tree = ast.parse(path.read_text())
+        if path.stat().st_size and not ast.get_docstring(tree):
+            yield str(path.relative_to(ROOT)), "the module"
+        for node in ast.walk(tree):
+            named = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if named and not ast.get_docstring(node) and not _is_local(tree, node) and not _is_protocol(node):
+                yield str(path.relative_to(ROOT)), node.name
+
+
+def _is_local(tree: ast.Module, wanted: ast.AST) -> bool:
+    """Tell whether a definition is inside of a function, or of something private."""
+    return any(
+        wanted in ast.walk(node) and wanted is not node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) or (isinstance(node, ast.ClassDef) and node.name.startswith("_"))
+    )
+
+
+def _is_protocol(node: ast.AST) -> bool:
+    """Tell whether a method's name is another library's choice, as do_GET is."""
+    return isinstance(node, ast.FunctionDef) and node.name.startswith(("do_", "visit_"))

@@ -1,0 +1,188 @@
+"""Images: found by our tags, refused without them, and taken out of service with their snapshots."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+import pytest
+
+from bakehouse import images
+from bakehouse.cloud import TAG, Cloud, tag_list
+from bakehouse.errors import BakehouseError, InputError, NotFoundError
+from bakehouse.images import Image, Retirement
+from bakehouse.recipes import Base
+
+ANSWER = {
+    "ImageId": "ami-0a1b2c3d4e5f60718",
+    "Name": "bakehouse-jenkins-20261122-081500-a1b2",
+    "State": "available",
+    "CreationDate": "2026-11-22T08:15:00.000Z",
+    "RootDeviceName": "/dev/xvda",
+    "BlockDeviceMappings": [
+        {"DeviceName": "/dev/xvda", "Ebs": {"SnapshotId": "snap-1"}},
+        {"DeviceName": "/dev/sdb", "VirtualName": "ephemeral0"},
+    ],
+    "ImdsSupport": "v2.0",
+    "Tags": tag_list({f"{TAG}recipe": "jenkins", f"{TAG}user": "admin", f"{TAG}jenkins": "stand-in", "Name": "x"}),
+}
+
+NUMBERS = count()
+
+DEBIAN = Base("debian-13", "debian-13-amd64-*", "136693071363", "admin", "/dev/xvda")
+
+
+def image(**changes: Any) -> Image:
+    """Return an image that differs from ANSWER in its answer's keys."""
+    return Image.from_aws({**ANSWER, **changes})
+
+
+def baked(cloud: Cloud, recipe: str = "jenkins", **tags: str) -> str:
+    """Have an image made with our tags, and return its ID."""
+    disk = {"DeviceName": "/dev/xvda", "Ebs": {"SnapshotId": snapshot(cloud), "VolumeSize": 1}}
+    name = f"bakehouse-{recipe}-{next(NUMBERS)}"
+    image_id = cloud.ec2.register_image(Name=name, RootDeviceName="/dev/xvda", BlockDeviceMappings=[disk])["ImageId"]
+    ours = {f"{TAG}recipe": recipe, f"{TAG}kind": "image", **{f"{TAG}{key}": value for key, value in tags.items()}}
+    return images.tag(cloud, image_id, ours).id
+
+
+def snapshot(cloud: Cloud) -> str:
+    """Have a snapshot of an empty volume made, and return its ID."""
+    volume = cloud.ec2.create_volume(Size=1, AvailabilityZone="us-east-1a")["VolumeId"]
+    return str(cloud.ec2.create_snapshot(VolumeId=volume)["SnapshotId"])
+
+
+def test_from_aws() -> None:
+    """An answer becomes a record: snapshots of volumes only, and what our tags say."""
+    read = image()
+
+    assert ("ami-0a1b2c3d4e5f60718", "jenkins", "admin", ("snap-1",), ("jenkins",), True) == (
+        read.id,
+        read.recipe,
+        read.user,
+        read.snapshots,
+        read.stand_ins,
+        read.imdsv2,
+    )
+    assert datetime(2026, 11, 22, 8, 15, tzinfo=UTC) == read.created
+
+
+def test_newest_first() -> None:
+    """Of two images made in one second, the one of the later run comes first; an older one comes last."""
+    first = image(ImageId="ami-1", Tags=tag_list({f"{TAG}run": "20261122-081459-ffff"}))
+    second = image(ImageId="ami-2", Tags=tag_list({f"{TAG}run": "20261122-081500-0000"}))
+    old = image(ImageId="ami-3", CreationDate="2026-11-21T08:15:00.000Z", Tags=tag_list({f"{TAG}run": "z"}))
+
+    assert ["ami-2", "ami-1", "ami-3"] == [one.id for one in images.newest([old, first, second])]
+
+
+def test_a_retirement_says_what_goes() -> None:
+    """The plan names the image with its name and time, and each snapshot."""
+    plan = Retirement(image(), ("snap-1",))
+
+    assert [
+        "deregister image ami-0a1b2c3d4e5f60718 (bakehouse-jenkins-20261122-081500-a1b2, 2026-11-22 08:15)",
+        "delete snapshot snap-1",
+    ] == plan.lines
+
+
+@pytest.mark.local
+def test_find_sees_only_finished_images_of_the_recipe(cloud: Cloud) -> None:
+    """Neither another recipe's image, nor a bake's own, nor one without our tags is found."""
+    wanted = baked(cloud)
+    baked(cloud, recipe="nginx")
+    bakes_own = baked(cloud)
+    cloud.ec2.create_tags(Resources=[bakes_own], Tags=tag_list({f"{TAG}kind": "bake"}))
+    stripped = baked(cloud)
+    cloud.ec2.delete_tags(Resources=[stripped], Tags=[{"Key": f"{TAG}recipe"}])
+
+    assert [wanted] == [one.id for one in images.find(cloud, "jenkins")]
+
+
+@pytest.mark.local
+def test_latest_is_one_that_can_be_launched(cloud: Cloud) -> None:
+    """Without an image of the recipe, latest says how to make one; with one, it is that."""
+    with pytest.raises(NotFoundError, match="no image of recipe jenkins") as raised:
+        images.latest(cloud, "jenkins")
+    assert "bake" in raised.value.hint
+
+    assert baked(cloud) == images.latest(cloud, "jenkins").id
+
+
+@pytest.mark.local
+@pytest.mark.parametrize(
+    ("image_id", "kind", "words"),
+    [
+        ("ami-xyz", InputError, "'ami-xyz' is not an image ID"),
+        ("", InputError, "'' is not an image ID"),
+        ("ami-0123456789abcdef0", NotFoundError, "no image ami-0123456789abcdef0 on account local"),
+        ("theirs", InputError, "is none of ours"),
+        ("another recipe's", InputError, "is of recipe nginx, not jenkins"),
+    ],
+)
+def test_get_refuses(cloud: Cloud, image_id: str, kind: type[BakehouseError], words: str) -> None:
+    """A malformed or unknown ID, an image of others and one of another recipe are refused in a line with a hint."""
+    if image_id == "theirs":
+        image_id = cloud.ec2.register_image(Name="theirs")["ImageId"]
+    elif image_id == "another recipe's":
+        image_id = baked(cloud, recipe="nginx")
+
+    with pytest.raises(kind, match=words) as raised:
+        images.get(cloud, image_id, "jenkins")
+    assert raised.value.hint and 2 == raised.value.code
+
+
+@pytest.mark.local
+def test_base_is_the_newest_match(cloud: Cloud) -> None:
+    """A base is found by its name pattern and its owner, whatever moto's images of other names are."""
+    ubuntu = Base("ubuntu", "ubuntu/images/*", "099720109477", "ubuntu", "/dev/sda1")
+
+    found = images.base(cloud, ubuntu)
+
+    assert found.name.startswith("ubuntu/images/")
+    every = cloud.ec2.describe_images(Filters=[{"Name": "name", "Values": ["ubuntu/images/*"]}])["Images"]
+    assert max(one["CreationDate"] for one in every) == f"{found.created:%Y-%m-%dT%H:%M:%S}.000Z"
+
+
+@pytest.mark.local
+def test_base_without_a_match_names_the_filter(cloud: Cloud) -> None:
+    """Where no image matches, the error names the base, the pattern and the owner."""
+    with pytest.raises(NotFoundError, match=r"debian-13: .* debian-13-amd64-\* .*136693071363"):
+        images.base(cloud, DEBIAN)
+
+
+@pytest.mark.local
+def test_tag_reaches_the_snapshots(cloud: Cloud) -> None:
+    """A tag put on an image is on each of its snapshots too, and on the record that comes back."""
+    tagged = images.tag(cloud, baked(cloud), {f"{TAG}commit": "abc"})
+
+    snapshots = cloud.ec2.describe_snapshots(SnapshotIds=list(tagged.snapshots))["Snapshots"]
+    assert "abc" == tagged.tags[f"{TAG}commit"]
+    assert [{"Key": f"{TAG}commit", "Value": "abc"}] == [
+        tag for one in snapshots for tag in one["Tags"] if tag["Key"] == f"{TAG}commit"
+    ]
+
+
+@pytest.mark.local
+def test_retire_takes_image_and_snapshots_and_nothing_else(cloud: Cloud) -> None:
+    """After a retirement the image and its snapshot are gone; the other image's are there."""
+    going, staying = baked(cloud), baked(cloud)
+    plan = images.plan(cloud, images.get(cloud, going, "jenkins"))
+
+    images.apply(cloud, plan)
+
+    mine = [{"Name": "tag-key", "Values": [f"{TAG}recipe"]}]
+    left = [one["SnapshotId"] for one in cloud.ec2.describe_snapshots(Filters=mine)["Snapshots"]]
+    assert [staying] == [one.id for one in images.find(cloud, "jenkins")]
+    assert list(images.find(cloud, "jenkins")[0].snapshots) == left
+    assert 1 == len(plan.snapshots)
+
+
+@pytest.mark.local
+def test_retire_leaves_a_snapshot_without_our_tag(cloud: Cloud) -> None:
+    """A snapshot of the image that lacks our tag is no part of the plan."""
+    found = images.get(cloud, baked(cloud), "jenkins")
+    cloud.ec2.delete_tags(Resources=list(found.snapshots), Tags=[{"Key": f"{TAG}recipe"}])
+
+    assert Retirement(found, ()) == images.plan(cloud, found)

@@ -1,0 +1,266 @@
+"""Machines: launched closed to strangers, found by our tags, entered by their ID, ended for good."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bakehouse import doors, machines
+from bakehouse.cloud import TAG, Cloud, tag_list, tags_of
+from bakehouse.errors import BakehouseError, CloudError, InputError, NotFoundError
+from bakehouse.images import Image
+from bakehouse.machines import Machine, Order
+from bakehouse.settings import Settings
+
+MACHINE = Machine(
+    id="i-0a1b2c3d4e5f60718",
+    state="running",
+    why="",
+    address="127.4.5.6",
+    type="t3.medium",
+    image="ami-0a1b2c3d4e5f60718",
+    recipe="jenkins",
+    user="admin",
+    key="bakehouse-jenkins-0123456789ab",
+    launched=datetime(2026, 11, 22, 8, 15, tzinfo=UTC),
+)
+ONE = Order(1, "t3.medium", "192.0.2.7/32", b"")
+
+
+@pytest.fixture
+def image(cloud: Cloud) -> Image:
+    """Return an image of recipe jenkins."""
+    volume = cloud.ec2.create_volume(Size=1, AvailabilityZone="us-east-1a")["VolumeId"]
+    disk = {"SnapshotId": cloud.ec2.create_snapshot(VolumeId=volume)["SnapshotId"], "VolumeSize": 1}
+    mappings = [{"DeviceName": "/dev/xvda", "Ebs": disk}]
+    made = cloud.ec2.register_image(Name="an image", RootDeviceName="/dev/xvda", BlockDeviceMappings=mappings)
+    tags = tag_list({f"{TAG}recipe": "jenkins", f"{TAG}kind": "image", f"{TAG}user": "admin"})
+    cloud.ec2.create_tags(Resources=[made["ImageId"]], Tags=tags)
+    return Image.from_aws(cloud.ec2.describe_images(ImageIds=[made["ImageId"]])["Images"][0])
+
+
+def launch(cloud: Cloud, settings: Settings, image: Image, order: Order = ONE) -> list[Machine]:
+    """Launch machines and return them when they run."""
+    return machines.running(cloud, [one.id for one in machines.launch(cloud, settings, image, order, [8080])])
+
+
+def instance(cloud: Cloud, machine_id: str) -> dict[str, Any]:
+    """Return what EC2 says of a machine."""
+    [reservation] = cloud.ec2.describe_instances(InstanceIds=[machine_id])["Reservations"]
+    found: dict[str, Any] = reservation["Instances"][0]
+    return found
+
+
+def test_from_aws() -> None:
+    """An answer becomes a record; what EC2 leaves out is empty."""
+    answer = {"InstanceId": "i-1", "State": {"Name": "pending"}, "LaunchTime": MACHINE.launched}
+
+    read = Machine.from_aws(answer)
+
+    assert Machine("i-1", "pending", "", "", "", "", "", "", "", MACHINE.launched) == read
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"count": "0"}, "--count 0 "),
+        ({"count": "-1"}, "--count -1 "),
+        ({"count": "x"}, "--count x "),
+        ({"count": "1.5"}, "--count 1.5 "),
+        ({"count": "²"}, "--count ² "),
+        ({"instance_type": "huge"}, "--type huge "),
+        ({"allow": "192.0.2.300/32"}, "--allow 192.0.2.300/32 "),
+        ({"allow": "192.0.2.7/24"}, "--allow 192.0.2.7/24 .*host bits"),
+        ({"allow": "everyone"}, "--allow everyone "),
+        ({"user_data": "no/such/file"}, "--user-data no/such/file can't be read: No such file"),
+    ],
+)
+def test_an_order_that_makes_no_sense(flags: dict[str, str], words: str) -> None:
+    """Each flag that makes no sense is named with what was given, before anything is made."""
+    with pytest.raises(InputError, match=words):
+        machines.order(**{"instance_type": "t3.medium", **flags})
+
+
+@pytest.mark.parametrize(("size", "fits"), [(0, True), (16384, True), (16385, False)])
+def test_user_data_has_a_limit(tmp_path: Path, size: int, fits: bool) -> None:
+    """User-data of 16 KiB is taken as it is; one byte more is refused with both sizes."""
+    file = tmp_path / "user-data"
+    file.write_bytes(b"\xff" * size)
+
+    if fits:
+        assert b"\xff" * size == machines.order("t3.medium", user_data=str(file)).user_data
+    else:
+        with pytest.raises(InputError, match="has 16385 bytes; EC2 takes 16384"):
+            machines.order("t3.medium", user_data=str(file))
+
+
+def test_an_order() -> None:
+    """What a person typed becomes an order; an address alone is a network of one."""
+    expected = Order(3, "m7i-flex.large", "192.0.2.7/32", b"")
+
+    assert expected == machines.order("m7i-flex.large", count="3", allow="192.0.2.7")
+
+
+@pytest.mark.local
+def test_launch(cloud: Cloud, settings: Settings, image: Image) -> None:
+    """A launched machine requires IMDSv2, has an encrypted root volume, our key, our group and our tags."""
+    [machine] = launch(cloud, settings, image)
+
+    found = instance(cloud, machine.id)
+    [mapping] = found["BlockDeviceMappings"]
+    [volume] = cloud.ec2.describe_volumes(VolumeIds=[mapping["Ebs"]["VolumeId"]])["Volumes"]
+    expected = {"Name": "bakehouse-jenkins", f"{TAG}kind": "machine", f"{TAG}recipe": "jenkins", f"{TAG}user": "admin"}
+    assert ("required", "enabled", 1) == (
+        found["MetadataOptions"]["HttpTokens"],
+        found["MetadataOptions"]["HttpEndpoint"],
+        found["MetadataOptions"]["HttpPutResponseHopLimit"],
+    )
+    assert (image.root_device, image.root_snapshot, True) == (
+        mapping["DeviceName"],
+        volume["SnapshotId"],
+        volume["Encrypted"],
+    )
+    assert (expected, expected) == (tags_of(found), tags_of(volume))
+    assert [doors.group(cloud, "jenkins", [22, 8080], "192.0.2.7/32")] == [
+        group["GroupId"] for group in found["SecurityGroups"]
+    ]
+    assert (doors.keys(settings) / machine.key).is_file()
+    assert ("running", "admin", "jenkins", image.id) == (machine.state, machine.user, machine.recipe, machine.image)
+
+
+@pytest.mark.local
+def test_several_with_user_data(cloud: Cloud, settings: Settings, image: Image) -> None:
+    """Three machines ordered are three launched, with the user-data as it was given."""
+    launched = launch(cloud, settings, image, Order(3, "t3.medium", "192.0.2.7/32", b"#!/bin/sh\n\xff"))
+
+    told = cloud.ec2.describe_instance_attribute(InstanceId=launched[0].id, Attribute="userData")
+    assert 3 == len({machine.id for machine in launched})
+    assert "IyEvYmluL3NoCv8=" == told["UserData"]["Value"]
+
+
+@pytest.mark.local
+def test_a_machine_that_ends_instead(cloud: Cloud, settings: Settings, image: Image) -> None:
+    """Waiting for a machine that was terminated ends at once, naming it and its state."""
+    [machine] = launch(cloud, settings, image)
+    cloud.ec2.terminate_instances(InstanceIds=[machine.id])
+
+    with pytest.raises(CloudError, match=f"machine {machine.id} is (shutting-down|terminated): "):
+        machines.running(cloud, [machine.id])
+
+
+@pytest.mark.local
+def test_find_sees_only_our_machines_that_are_there(cloud: Cloud, settings: Settings, image: Image) -> None:
+    """Neither a terminated machine, nor a bake's own, nor another recipe's, nor one without tags is found."""
+    wanted, gone, bakes_own, other = launch(cloud, settings, image, Order(4, "t3.medium", "192.0.2.7/32", b""))
+    cloud.ec2.run_instances(ImageId=image.id, MinCount=1, MaxCount=1)
+    cloud.ec2.create_tags(Resources=[bakes_own.id], Tags=tag_list({f"{TAG}kind": "bake"}))
+    cloud.ec2.create_tags(Resources=[other.id], Tags=tag_list({f"{TAG}recipe": "nginx"}))
+    machines.terminate(cloud, settings, [gone])
+    cloud.ec2.stop_instances(InstanceIds=[wanted.id])
+
+    assert [(wanted.id, "stopped")] == [(one.id, one.state) for one in machines.find(cloud, "jenkins")]
+    assert {wanted.id, other.id} == {one.id for one in machines.find(cloud, "*")}
+
+
+@pytest.mark.local
+@pytest.mark.parametrize(
+    ("machine_id", "kind", "words"),
+    [
+        ("i-xyz", InputError, "'i-xyz' is not a machine ID"),
+        ("ami-0a1b2c3d4e5f60718", InputError, "is not a machine ID"),
+        ("i-0123456789abcdef0", NotFoundError, "isn't there on account local"),
+        ("terminated", NotFoundError, "is terminated"),
+        ("theirs", InputError, "is none of ours"),
+        ("another recipe's", InputError, "is of recipe nginx, not jenkins"),
+    ],
+)
+def test_get_refuses(
+    cloud: Cloud, settings: Settings, image: Image, machine_id: str, kind: type[BakehouseError], words: str
+) -> None:
+    """A malformed or unknown ID, a machine of others, a terminated one and another recipe's are refused with a hint."""
+    if machine_id == "theirs":
+        machine_id = cloud.ec2.run_instances(ImageId=image.id, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+    elif " " in machine_id or machine_id == "terminated":
+        [machine] = launch(cloud, settings, image)
+        if machine_id == "terminated":
+            machines.terminate(cloud, settings, [machine])
+        else:
+            cloud.ec2.create_tags(Resources=[machine.id], Tags=tag_list({f"{TAG}recipe": "nginx"}))
+        machine_id = machine.id
+
+    with pytest.raises(kind, match=words) as raised:
+        machines.get(cloud, machine_id, "jenkins")
+    assert raised.value.hint and 2 == raised.value.code
+
+
+@pytest.mark.local
+def test_which_machine_is_meant(
+    cloud: Cloud, settings: Settings, image: Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of several the newest is taken and named; of one nothing is said; of none it is said how to launch one."""
+    with pytest.raises(NotFoundError, match="no machine of recipe jenkins on account local"):
+        machines.one(cloud, "jenkins")
+    [first] = launch(cloud, settings, image)
+    capsys.readouterr()
+    assert first.id == machines.one(cloud, "jenkins").id
+    assert "" == capsys.readouterr().err
+
+    launch(cloud, settings, image)
+    newest = machines.find(cloud, "jenkins")[0]
+    capsys.readouterr()
+
+    assert newest.id == machines.one(cloud, "jenkins").id
+    assert f"machine {newest.id}, the newest of 2\n" == capsys.readouterr().err
+    assert first.id == machines.one(cloud, "jenkins", first.id).id
+
+
+@pytest.mark.local
+def test_stop_start_terminate(cloud: Cloud, settings: Settings, image: Image) -> None:
+    """Each returns when it is true, and termination takes what SSH knew of the machine."""
+    [machine] = launch(cloud, settings, image)
+    known = settings.state / "known_hosts" / machine.id
+    machines.ssh_options(settings, machine)
+    known.write_text("a host key")
+
+    assert "stopped" == machines.stop(cloud, machine).state
+    assert "running" == machines.start(cloud, machine).state
+    machines.terminate(cloud, settings, [machine])
+
+    assert "terminated" == instance(cloud, machine.id)["State"]["Name"]
+    assert not known.exists()
+
+
+def test_ssh_knows_a_machine_by_its_id(settings: Settings) -> None:
+    """What SSH itself makes of our options: our key alone, no question, and the host key filed under the machine's ID."""
+    doors.keys(settings).mkdir(parents=True)
+    key = doors.keys(settings) / MACHINE.key
+    key.touch()
+    line = machines.ssh(settings, MACHINE, "exit 3")
+
+    told = subprocess.run([line[0], "-G", *line[1:]], capture_output=True, text=True, check=True).stdout
+    effective = dict(entry.split(" ", 1) for entry in told.splitlines())
+    expected = {
+        "user": "admin",
+        "hostname": "127.4.5.6",
+        "hostkeyalias": "i-0a1b2c3d4e5f60718",
+        "userknownhostsfile": str(settings.state / "known_hosts" / "i-0a1b2c3d4e5f60718"),
+        "stricthostkeychecking": "accept-new",
+        "batchmode": "yes",
+        "identitiesonly": "yes",
+        "identityfile": str(key),
+    }
+    assert expected == {name: effective[name] for name in expected}
+    assert ["admin@127.4.5.6", "--", "exit 3"] == line[-3:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({}, "private key of machine .* isn't here: "), ({"address": ""}, "has no address")]
+)
+def test_ssh_can_not(settings: Settings, changes: dict[str, str], words: str) -> None:
+    """Without the private key, or an address to go to, the error names the machine."""
+    with pytest.raises(InputError, match=words):
+        machines.ssh(settings, Machine(**{**MACHINE.__dict__, **changes}))

@@ -1,0 +1,738 @@
+"""The signed repository of the local EC2, and the package in it that stands in for Jenkins."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import os
+import re
+import shlex
+import ssl
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from bakehouse.errors import BakehouseError
+from bakehouse.local import bases, packages
+from bakehouse.local.packages import apt
+
+BOOT = (
+    '[ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ] && mount -o remount,rw /sys/fs/cgroup'
+    " || mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup; exec /lib/systemd/systemd"
+)
+SOURCES = "/etc/apt/sources.list.d/jenkins.sources"
+KEYRING = "/etc/apt/keyrings/jenkins-keyring.asc"
+APT = (
+    f"apt-get -q -y -o Dir::Etc::SourceList={SOURCES} -o Dir::Etc::SourceParts=- -o APT::Get::List-Cleanup=0"
+)
+DROP_IN = "/etc/systemd/system/jenkins.service.d/test.conf"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A container with systemd, and what is done to it."""
+
+    container: Any
+
+    def run(self, command: str, succeeds: bool = True) -> str:
+        """Run a shell command as root; return what it printed, both streams."""
+        code, output = self.container.exec_run(["sh", "-c", command])
+        assert not succeeds or code == 0, f"{command}: {output.decode()}"
+        return str(output.decode()).strip()
+
+    def fails(self, command: str) -> str:
+        """Run a shell command that must fail; return what it printed."""
+        code, output = self.container.exec_run(["sh", "-c", command])
+        assert code != 0, f"{command} should fail: {output.decode()}"
+        return str(output.decode()).strip()
+
+    def get(self, path: str, port: int = 8080, tls: bool = False, **headers: str) -> tuple[int, Any, str]:
+        """Return status, headers and body of what the machine answers; raises ConnectionRefusedError."""
+        self.container.reload()
+        [network] = self.container.attrs["NetworkSettings"]["Networks"].values()
+        if tls:
+            unchecked = ssl._create_unverified_context()
+            line: http.client.HTTPConnection = http.client.HTTPSConnection(
+                network["IPAddress"], port, timeout=10, context=unchecked
+            )
+        else:
+            line = http.client.HTTPConnection(network["IPAddress"], port, timeout=10)
+        try:
+            line.request("GET", path, headers=headers)
+            answer = line.getresponse()
+            return answer.status, answer.headers, answer.read().decode()
+        finally:
+            line.close()
+
+    def shows(self, unit_property: str) -> str:
+        """Return a property of jenkins.service."""
+        return self.run(f"systemctl show --value --property={unit_property} jenkins")
+
+    def configure(self, *lines: str) -> None:
+        """Write a drop-in with these lines."""
+        text = shlex.quote("[Service]\n" + "\n".join(lines) + "\n")
+        self.run(f"mkdir -p $(dirname {DROP_IN}); printf %s {text} >{DROP_IN}; systemctl daemon-reload")
+
+    @contextmanager
+    def without(self, pattern: str) -> Iterator[None]:
+        """Take files away for a while."""
+        self.run(f"mkdir /root/away; for f in {pattern}; do mv $f /root/away; done")
+        try:
+            yield
+        finally:
+            self.run(f"mv /root/away/* $(dirname '{pattern}'); rmdir /root/away")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A network of its own, with what ``up`` and ``down`` are told about it."""
+
+    engine: Any
+    told: dict[str, Any]
+
+    def up(self, said: list[str] | None = None) -> packages.Repository:
+        """Bring the repository up; what it says goes into the list."""
+        return packages.up(self.engine, **self.told, say=(said if said is not None else []).append)
+
+    def down(self) -> None:
+        """Take the repository down."""
+        packages.down(self.engine, labels=self.told["labels"])
+
+    def container(self) -> Any:
+        """Return the one container that serves the repository."""
+        wanted = [f"{name}={value}" for name, value in self.told["labels"].items()]
+        [container] = self.engine.containers.list(all=True, filters={"label": wanted})
+        return container
+
+
+@contextmanager
+def new_site(engine: Any, base: str, state: Path) -> Iterator[Site]:
+    """Make a network, and take it down with all that carries its label."""
+    name = f"p-test-{os.urandom(4).hex()}"
+    engine.networks.create(name)
+    site = Site(
+        engine, {"image": base, "network": name, "labels": {"bakehouse.checkout": name}, "state": state}
+    )
+    try:
+        yield site
+    finally:
+        site.down()
+        left = engine.containers.list(all=True, filters={"label": f"bakehouse.checkout={name}"})
+        for container in left:
+            container.remove(force=True)
+        engine.networks.get(name).remove()
+        assert not left, f"down left {left}"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Any]:
+    """Return a client of the Docker engine."""
+    client = docker.from_env()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def base(engine: Any) -> Iterator[str]:
+    """Return the Docker image of a Debian 13 base: one that is there, or else one made for these tests."""
+    if found := engine.images.list(filters={"label": ["bakehouse.base=debian-13", "bakehouse.kind=base"]}):
+        yield found[0].id
+        return
+    made = bases.make(engine, "debian-13", {}, print)
+    yield made
+    engine.images.remove(made, force=True)
+
+
+@pytest.fixture(scope="module")
+def site(engine: Any, base: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Return a site on which the repository is up."""
+    with new_site(engine, base, tmp_path_factory.mktemp("site") / "packages") as site:
+        site.up()
+        yield site
+
+
+@pytest.fixture(scope="module")
+def machine(engine: Any, base: str, site: Site) -> Iterator[Machine]:
+    """Return a machine with Java, its font libraries and an apt source for the repository."""
+    repository = site.up()
+    container = engine.containers.run(
+        base,
+        ["sh", "-c", BOOT],
+        detach=True,
+        tty=True,
+        network=site.told["network"],
+        cap_add=["SYS_ADMIN"],
+        security_opt=["seccomp=unconfined", "apparmor=unconfined"],
+        cgroupns="private",
+        tmpfs={"/run": "", "/run/lock": ""},
+        environment={"container": "docker"},
+        stop_signal="SIGRTMIN+3",
+    )
+    machine = Machine(container)
+    try:
+        machine.run("systemctl is-system-running --wait", succeeds=False)
+        machine.run(
+            "apt-get -q update && apt-get -q -y install --no-install-recommends"
+            " openjdk-21-jre-headless fontconfig libfreetype6 libharfbuzz0b adduser net-tools"
+        )
+        fetch = (
+            f"import urllib.request as r; print(r.urlopen('{repository.key_url}').read().decode(), end='')"
+        )
+        stanza = f"Types: deb\nURIs: {repository.url}\nSuites: {apt.SUITE}/\nSigned-By: {KEYRING}\n"
+        machine.run(f'python3 -c "{fetch}" >{KEYRING}; printf %s {shlex.quote(stanza)} >{SOURCES}')
+        yield machine
+    finally:
+        container.remove(force=True)
+
+
+@pytest.fixture
+def bare(machine: Machine) -> Machine:
+    """Return the machine with nothing of Jenkins on it, its package lists fresh."""
+    machine.run("dpkg --purge jenkins")
+    machine.run(f"rm -rf {DROP_IN} /var/lib/apt/lists/packages.*; systemctl daemon-reload; {APT} update")
+    return machine
+
+
+def install_unstarted(machine: Machine) -> None:
+    """Install the stand-in while policy-rc.d forbids to start anything."""
+    machine.run("printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d")
+    machine.run(f"{APT} update && {APT} install jenkins; code=$?; rm /usr/sbin/policy-rc.d; exit $code")
+
+
+@pytest.fixture
+def present(machine: Machine) -> Machine:
+    """Return the machine with the stand-in installed, in whatever state."""
+    if (
+        machine.run("dpkg-query --show --showformat='${Status}' jenkins", succeeds=False)
+        != "install ok installed"
+    ):
+        install_unstarted(machine)
+    return machine
+
+
+@pytest.fixture
+def installed(present: Machine) -> Machine:
+    """Return the machine with the stand-in stopped and as if never started."""
+    present.run(f"systemctl stop jenkins; rm -f {DROP_IN}; systemctl daemon-reload; systemctl reset-failed")
+    present.run("find /var/lib/jenkins /var/log/jenkins /var/cache/jenkins -mindepth 1 -delete")
+    return present
+
+
+def basic(password: str) -> str:
+    """Return the Authorization header of the administrator."""
+    return "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()
+
+
+def test_index_and_release_name_each_file_by_its_digest() -> None:
+    """Packages tells a deb's digest and size, Release tells those of Packages."""
+    deb = apt.Deb("tiny_1_all.deb", "Package: tiny\nVersion: 1\nDescription: a: b\n", b"content")
+
+    index = apt.packages([deb])
+    release = apt.release({"Packages": index}, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)).decode()
+
+    assert "a: b" == deb.field("Description")
+    assert "" == deb.field("Homepage")
+    assert [
+        "Package: tiny",
+        "Version: 1",
+        "Description: a: b",
+        "Filename: binary/tiny_1_all.deb",
+        "Size: 7",
+        f"SHA256: {hashlib.sha256(b'content').hexdigest()}",
+    ] == index.decode().splitlines()
+    assert f" {hashlib.sha256(index).hexdigest()} {len(index)} Packages" in release.splitlines()
+    assert "Date: Fri, 02 Jan 2026 03:04:05 GMT" in release.splitlines()
+
+
+def agents() -> list[str]:
+    """Return the command lines of the gpg agents that work in one of our short homes."""
+    lines = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(process.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return [line for line in lines if line.startswith("gpg-agent") and "/bh-gpg-" in line]
+
+
+@pytest.mark.docker
+def test_the_key_stays_in_its_folder(tmp_path: Path) -> None:
+    """A key is made once, readable by nobody else, at any depth of folders, and no agent outlives its use."""
+    home = tmp_path / ("deep" * 20) / ("deeper" * 15) / "gnupg"
+    key = apt.Key(home)
+
+    fingerprint = key.make()
+    key.sign(b"something")
+
+    assert fingerprint == key.make()
+    assert 40 == len(fingerprint)
+    assert 0o700 == home.stat().st_mode & 0o777
+    private = list((home / "private-keys-v1.d").iterdir())
+    assert [0o600] == [file.stat().st_mode & 0o777 for file in private]
+    assert b"PRIVATE" not in key.public()
+    deadline = time.monotonic() + 10
+    while agents():
+        assert time.monotonic() < deadline, agents()
+        time.sleep(0.1)
+
+
+TINY_BUILD = """#!/bin/sh
+set -e
+mkdir -p root/DEBIAN
+cp control root/DEBIAN
+dpkg-deb --root-owner-group --build root "$1"
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a package that is built in no time, in the place of the stand-in."""
+    folder = tmp_path / "sources" / "jenkins"
+    folder.mkdir(parents=True)
+    (folder / "control").write_text(
+        "Package: jenkins\nVersion: 1\nArchitecture: all\nMaintainer: me <n@localhost>\nDescription: tiny\n"
+    )
+    (folder / "build").write_text(TINY_BUILD)
+    (folder / "build").chmod(0o755)
+    monkeypatch.setattr(packages, "_HERE", tmp_path / "sources")
+    return folder
+
+
+@pytest.mark.docker
+def test_up_builds_only_what_changed(engine: Any, base: str, tiny: Path, tmp_path: Path) -> None:
+    """A second up changes and says nothing, one after down builds nothing; changed sources are built anew."""
+    with new_site(engine, base, tmp_path / "state") as site:
+        said: list[str] = []
+        first = site.up(said)
+        container = site.container().id
+        assert [
+            "building the package that stands in for jenkins",
+            "starting the repository of stand-ins",
+        ] == said
+
+        said.clear()
+        assert first == site.up(said)
+        assert container == site.container().id
+        assert [] == said
+
+        site.container().stop()
+        assert first == site.up(said)
+        assert [] == said
+
+        site.down()
+        assert first == site.up(said)
+        assert ["starting the repository of stand-ins"] == said
+
+        (tiny / "control").write_text((tiny / "control").read_text().replace("Version: 1", "Version: 2"))
+        changed = site.up()
+        assert "2" == changed.version
+        assert first.fingerprint == changed.fingerprint
+        assert b"jenkins_2_all.deb" in site.container().exec_run("ls /srv/packages/deb/binary").output
+
+
+@pytest.mark.docker
+def test_up_mends_what_a_crash_left(engine: Any, base: str, tiny: Path, tmp_path: Path) -> None:
+    """Two at once make one; a container that never started and a network made anew are no obstacle."""
+    with new_site(engine, base, tmp_path / "state") as site:
+        said: list[str] = []
+        with ThreadPoolExecutor(2) as two:
+            first, second = two.map(lambda _: site.up(said), range(2))
+        assert first == second
+        assert 2 == len(said)
+
+        half = site.container()
+        site.down()
+        network = site.told["network"]
+        engine.containers.create(base, ["true"], name=half.name, labels=half.labels, network=network)
+        assert first == site.up()
+
+        site.container().stop()
+        engine.networks.get(network).remove()
+        engine.networks.create(network)
+        assert first == site.up()
+
+
+@pytest.mark.docker
+def test_a_failed_build_tells_why(engine: Any, base: str, tiny: Path, tmp_path: Path) -> None:
+    """What can't be built raises the last line of its log, names the log, and leaves nothing half-made."""
+    (tiny / "build").write_text("#!/bin/sh\necho 'no compiler today' >&2\nexit 3\n")
+    with new_site(engine, base, tmp_path / "state") as site:
+        with pytest.raises(BakehouseError) as raised:
+            site.up()
+        assert "jenkins's stand-in can't be built: no compiler today" == raised.value.text
+        assert str(tmp_path / "state" / "build.log") in raised.value.hint
+        assert ["build.log", "lock"] == sorted(path.name for path in (tmp_path / "state").iterdir())
+
+        (tiny / "build").write_text(TINY_BUILD)
+        assert "1" == site.up().version
+
+
+@pytest.mark.docker
+def test_the_repository_has_no_rights_and_no_secret(site: Site) -> None:
+    """Its container is nobody without capabilities, opens no port on the host, holds public files only."""
+    container = site.container()
+    limits = container.attrs["HostConfig"]
+    names = container.exec_run(["find", "/srv", "-type", "f", "-printf", "%P\n"]).output.decode().split()
+    version = site.up().version
+
+    assert ["ALL"] == limits["CapDrop"]
+    assert not limits["CapAdd"]
+    assert not limits["PortBindings"]
+    assert not limits["Binds"]
+    assert "65534" == container.exec_run(["id", "-u"]).output.decode().strip()
+    assert container.exec_run(["touch", "/srv/packages/deb/jenkins.asc"]).exit_code != 0
+    assert sorted(
+        ["packages/repository.json", "packages/deb/jenkins.asc"]
+        + [f"packages/deb/binary/{name}" for name in ("Packages", "Packages.gz", "Release", "Release.gpg")]
+        + [f"packages/deb/binary/jenkins_{version}_all.deb"]
+    ) == sorted(names)
+
+
+@pytest.mark.docker
+def test_apt_trusts_the_key_and_nothing_else(bare: Machine, site: Site, tmp_path: Path) -> None:
+    """Apt takes the repository with its key, refuses it with another, and refuses a changed index."""
+    clear = "rm -rf /var/lib/apt/lists/packages.*"
+    stranger = apt.Key(tmp_path / "gnupg")
+    stranger.make()
+    text = shlex.quote(stranger.public().decode())
+    bare.run(f"cp {KEYRING} /root/kept; printf %s {text} >{KEYRING}; {clear}")
+    try:
+        refused = bare.fails(f"{APT} update")
+    finally:
+        bare.run(f"mv /root/kept {KEYRING}")
+    assert "not signed" in refused
+
+    forge = "import gzip, pathlib; f = pathlib.Path('/srv/packages/deb/binary/Packages')\n"
+    forge += "f.write_bytes(f.read_bytes().replace(b'stand-in', b'standing'))\n"
+    forge += "f.with_suffix('.gz').write_bytes(gzip.compress(f.read_bytes(), mtime=0))"
+    assert 0 == site.container().exec_run(["python3", "-c", forge], user="0").exit_code
+    try:
+        assert re.search("Hash Sum mismatch|unexpected size", bare.fails(f"{clear}; {APT} update"))
+    finally:
+        site.down()
+        site.up()
+
+    bare.run(f"{clear}; {APT} update")
+    assert "Candidate: 2.580.1~standin1" in bare.run("apt-cache policy jenkins")
+
+
+@pytest.mark.docker
+def test_installing_starts_it_and_purging_leaves_nothing(bare: Machine, site: Site) -> None:
+    """As the official deb: enabled and up after the install, restarted on upgrade, all gone after a purge."""
+    bare.run(f"{APT} install jenkins")
+    first = bare.shows("MainPID")
+
+    assert "enabled" == bare.run("systemctl is-enabled jenkins")
+    assert "active" == bare.run("systemctl is-active jenkins")
+    assert 200 == bare.get("/login")[0]
+    bare.run("dpkg --compare-versions $(dpkg-query -W -f '${Version}' jenkins) lt 2.580.1")
+    assert "" == bare.run("dpkg --verify jenkins")
+
+    bare.run("systemctl disable jenkins")
+    bare.run(f"{APT} install --reinstall jenkins")
+    assert first != bare.shows("MainPID")
+    assert "active" == bare.run("systemctl is-active jenkins")
+    assert "disabled" == bare.run("systemctl is-enabled jenkins", succeeds=False)
+
+    bare.run("dpkg --purge jenkins")
+    for path in ("/var/lib", "/var/log", "/var/cache", "/run", "/etc/default", "/etc/init.d", "/usr/bin"):
+        bare.run(f"! test -e {path}/jenkins")
+    bare.run("! getent passwd jenkins && ! getent group jenkins && ! pgrep java")
+    assert "" == bare.run("find /etc -name '*jenkins.service*' -o -name '[SK]??jenkins'")
+
+
+PATHS = [
+    ("/usr/share/java/jenkins.war", "644 root root"),
+    ("/usr/bin/jenkins", "755 root root"),
+    ("/lib/systemd/system/jenkins.service", "644 root root"),
+    ("/usr/share/jenkins/migrate", "755 root root"),
+    ("/usr/lib/tmpfiles.d/jenkins.conf", "644 root root"),
+    ("/etc/default/jenkins", "644 root root"),
+    ("/etc/init.d/jenkins", "755 root root"),
+    ("/etc/logrotate.d/jenkins", "644 root root"),
+    ("/var/lib/jenkins", "755 jenkins jenkins"),
+    ("/var/cache/jenkins", "750 jenkins jenkins"),
+    ("/var/log/jenkins", "755 jenkins jenkins"),
+    ("/run/jenkins", "770 jenkins jenkins"),
+]
+
+
+@pytest.mark.docker
+def test_policy_rc_d_keeps_it_from_starting(bare: Machine) -> None:
+    """Where policy-rc.d forbids to start it, all is installed and enabled, and no secret was made."""
+    names = " ".join(path for path, _ in PATHS)
+
+    install_unstarted(bare)
+
+    assert "inactive" == bare.run("systemctl is-active jenkins", succeeds=False)
+    assert "enabled" == bare.run("systemctl is-enabled jenkins")
+    assert "" == bare.run("ls -A /var/lib/jenkins")
+    assert [f"{path} {mode}" for path, mode in PATHS] == bare.run(
+        f"stat -c '%n %a %U %G' {names}"
+    ).splitlines()
+    assert "Jenkins:/var/lib/jenkins:/bin/bash" == bare.run("getent passwd jenkins | cut -d: -f5- | tr -d ,")
+    assert ["notify", "main", "1min 30s"] == [
+        bare.shows(name) for name in ("Type", "NotifyAccess", "TimeoutStartUSec")
+    ]
+    bare.run("! test -e /etc/systemd/system/jenkins.service.d/override.conf")
+
+
+def seen_while_starting(machine: Machine) -> list[Any]:
+    """Start the unit; return each change of what /login answers, until it is 200, and systemd's mind then."""
+    seen: list[Any] = []
+    machine.run("systemctl start --no-block jenkins")
+    deadline = time.monotonic() + 60
+    while not seen or seen[-1][0] != 200:
+        assert time.monotonic() < deadline, seen
+        try:
+            status, headers, body = machine.get("/login")
+            now: Any = (status, headers["X-Jenkins"], body.split("<title>")[1].split("</title>")[0])
+        except ConnectionRefusedError:
+            now = ("refused", None, "")
+        if now[0] == 200:
+            machine.run("systemctl start jenkins")
+        if not seen or now != seen[-1][:-1]:
+            seen.append((*now, machine.run("systemctl is-active jenkins", succeeds=False)))
+    return seen
+
+
+@pytest.mark.docker
+def test_it_gets_ready_as_jenkins_does(installed: Machine, site: Site) -> None:
+    """First refused, then 503 without X-Jenkins, then 200 with it; systemd hears READY=1 only then."""
+    version = site.up().version
+
+    assert [
+        ("refused", None, "", "activating"),
+        (503, None, "Starting Jenkins", "activating"),
+        (200, version, "Sign in - Jenkins", "active"),
+    ] == seen_while_starting(installed)
+    assert f"Stand-in {version}, not Jenkins" == installed.shows("StatusText")
+    assert installed.shows("MainPID") == installed.run("pgrep java")
+    assert "jenkins /usr/bin/java -Djava.awt.headless=true -jar /usr/share/java/jenkins.war" in installed.run(
+        "ps -C java -o user=,args= | tr -s ' '"
+    )
+    installed.run("systemctl stop jenkins")
+    assert ["143", "success"] == [installed.shows(name) for name in ("ExecMainStatus", "Result")]
+
+
+ANSWERS = [
+    ("/login", 200, "STAND-IN<br>NOT JENKINS"),
+    ("/health", 200, '{"status":true}'),
+    ("/whoAmI/api/json", 200, '"anonymous":true'),
+    ("/", 403, "url=/login?from=%2F"),
+    ("/api/json", 403, "Authentication required"),
+    ("/manage", 403, "Authentication required"),
+]
+
+
+@pytest.mark.docker
+def test_it_answers_and_keeps_secrets_as_jenkins_does(installed: Machine, site: Site) -> None:
+    """A first start makes the secrets with their modes and locks the rest away; a restart keeps them."""
+    installed.run("systemctl start jenkins")
+
+    for path, status, text in ANSWERS:
+        got, headers, body = installed.get(path)
+        assert (path, status, site.up().version) == (path, got, headers["X-Jenkins"])
+        assert text in body
+    home = "/var/lib/jenkins"
+    listed = installed.run(f"find {home} -printf '%P %m %s %u\\n' | sort").splitlines()
+    modes = {line.split()[0]: " ".join(line.split()[1:]) for line in listed if not line.startswith(" ")}
+    folder = next(name for name in modes if name.startswith("users/admin_") and "/" not in name[6:])
+    assert "700" == modes["secrets"].split()[0]
+    assert {
+        "secrets/master.key": "644 256 jenkins",
+        "secret.key": "644 64 jenkins",
+        "secret.key.not-so-secret": "644 0 jenkins",
+        "secrets/initialAdminPassword": "640 33 jenkins",
+    }.items() <= modes.items()
+    assert {
+        "config.xml",
+        "identity.key.enc",
+        "secrets/jenkins.model.Jenkins.crumbSalt",
+        "secrets/org.jenkinsci.main.modules.instance_identity.InstanceIdentity.KEY",
+        "users/users.xml",
+        f"{folder}/config.xml",
+        "jenkins.telemetry.Correlator.xml",
+    } <= modes.keys()
+    assert "failed-boot-attempts.txt" not in modes
+
+    password = installed.run(f"cat {home}/secrets/initialAdminPassword")
+    assert password in installed.run("journalctl -u jenkins -o cat").splitlines()
+    assert 200 == installed.get("/api/json", Authorization=basic(password))[0]
+    assert 401 == installed.get("/api/json", Authorization=basic("wrong"))[0]
+
+    sums = f"find {home} -type f -exec sha256sum {{}} + | sort"
+    before = installed.run(sums)
+    installed.run("systemctl restart jenkins")
+    assert before == installed.run(sums)
+    assert 200 == installed.get("/api/json", Authorization=basic(password))[0]
+
+
+@pytest.mark.docker
+def test_without_the_wizard_it_is_open(installed: Machine) -> None:
+    """With the wizard off and no realm anybody may do anything, as with Jenkins: what probes must catch."""
+    installed.configure('Environment="JAVA_OPTS=-Djenkins.install.runSetupWizard=false"')
+    installed.run("systemctl start jenkins")
+
+    status, headers, body = installed.get("/api/json")
+    assert 200 == status
+    assert headers["X-Jenkins"]
+    assert '"useSecurity":false' in body
+    assert 200 == installed.get("/")[0]
+    installed.run(
+        "! test -e /var/lib/jenkins/secrets/initialAdminPassword && test -e /var/lib/jenkins/secrets"
+    )
+    assert "Please use the following password" not in installed.run(
+        "journalctl -u jenkins -o cat --boot -n 20"
+    )
+
+
+@pytest.mark.docker
+def test_without_java_the_unit_fails(installed: Machine) -> None:
+    """The package needs no Java to be installed, but nothing starts without one."""
+    with installed.without("/usr/bin/java"):
+        installed.fails("systemctl start jenkins")
+    assert "jenkins: failed to find a valid Java installation" in installed.run(
+        "journalctl -u jenkins -o cat -n 50"
+    )
+
+
+@pytest.mark.docker
+def test_without_harfbuzz_it_never_gets_ready(installed: Machine) -> None:
+    """Without a library of libfontmanager.so it answers 503 with the reason, until systemd gives up."""
+    installed.configure("TimeoutStartSec=8", "Restart=no")
+    with installed.without("/usr/lib/*-linux-gnu/libharfbuzz.so.0*"):
+        installed.run("systemctl start --no-block jenkins")
+        deadline = time.monotonic() + 30
+        answers: set[Any] = set()
+        while installed.run("systemctl is-active jenkins", succeeds=False) == "activating":
+            assert time.monotonic() < deadline
+            try:
+                status, headers, body = installed.get("/login")
+                answers.add(
+                    (status, headers["X-Jenkins"], "libharfbuzz.so.0: cannot open shared object" in body)
+                )
+            except OSError:
+                answers.add("refused")
+    assert {"refused", (503, None, True)} == answers
+    assert "timeout" == installed.shows("Result")
+    assert "AWTProblem: java.lang.UnsatisfiedLinkError" in installed.run("journalctl -u jenkins -o cat")
+
+
+LAUNCHES = [
+    ({}, "-jar /etc/hostname"),
+    ({"JENKINS_PORT": "8081"}, "-jar /etc/hostname --httpPort=8081"),
+    ({"JENKINS_PREFIX": "/a b"}, "-jar /etc/hostname '--prefix=/a b'"),
+    ({"JENKINS_LISTEN_ADDRESS": "127.0.0.1"}, "-jar /etc/hostname --httpListenAddress=127.0.0.1"),
+    ({"JENKINS_DEBUG_LEVEL": "5"}, "-jar /etc/hostname"),
+    ({"JENKINS_DEBUG_LEVEL": "9"}, "-jar /etc/hostname --debug=9"),
+    ({"JAVA_OPTS": '-Da="b c" -Xmx9m'}, "'-Da=b c' -Xmx9m -jar /etc/hostname"),
+    ({"JAVA_OPTS": "-Da=$HOME"}, "-Da=/root -jar /etc/hostname"),
+    ({"JENKINS_OPTS": "--x --y='1 2'"}, "-jar /etc/hostname --x '--y=1 2'"),
+    ({"JENKINS_HOME": "/etc/hostname"}, "jenkins: /etc/hostname is not a directory"),
+    ({"JENKINS_WAR": "/nowhere"}, "jenkins: /nowhere is not a file"),
+]
+
+
+SHOW = "#!/bin/sh\nprintf '%s\\n' \"$@\"\n"
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(("variables", "started"), LAUNCHES)
+def test_the_launcher_reads_the_documented_variables(
+    present: Machine, variables: dict[str, str], started: str
+) -> None:
+    """Each variable ends on Java's command line, after the shell has read its value."""
+    present.run(f"printf %s {shlex.quote(SHOW)} >/usr/local/bin/show; chmod 755 /usr/local/bin/show")
+    given = {
+        "HOME": "/root",
+        "JENKINS_JAVA_CMD": "/usr/local/bin/show",
+        "JENKINS_WAR": "/etc/hostname",
+        **variables,
+    }
+    environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in given.items())
+
+    got = present.run(f"env -i PATH=/usr/bin:/bin {environment} jenkins", succeeds=False)
+
+    assert started == (got if got.startswith("jenkins: ") else shlex.join(got.splitlines()))
+
+
+@pytest.mark.docker
+def test_the_war_obeys_its_options(installed: Machine) -> None:
+    """Port, address, prefix, HTTPS, log file and access log are where the variables put them."""
+    installed.run(
+        "keytool -genkeypair -alias j -keyalg EC -dname CN=j -storepass secret -keystore /etc/j.p12 2>&1"
+        "; chmod 644 /etc/j.p12"
+    )
+    installed.configure(
+        *(
+            f'Environment="JENKINS_{setting}"'
+            for setting in (
+                "PORT=8081",
+                "LISTEN_ADDRESS=127.0.0.1",
+                "PREFIX=/ci",
+                "HTTPS_PORT=8443",
+                "HTTPS_KEYSTORE=/etc/j.p12",
+                "HTTPS_KEYSTORE_PASSWORD=secret",
+                "LOG=/var/log/jenkins/jenkins.log",
+                "ENABLE_ACCESS_LOG=true",
+            )
+        )
+    )
+    installed.run("systemctl start jenkins")
+
+    assert 200 == installed.get("/ci/login", port=8443, tls=True)[0]
+    assert 404 == installed.get("/login", port=8443, tls=True)[0]
+    assert "/ci/" == installed.get("/ci", port=8443, tls=True)[1]["Location"]
+    with pytest.raises(ConnectionRefusedError):
+        installed.get("/ci/login", port=8081)
+    inside = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8081/ci/login').status)"
+    assert "200" == installed.run(f'python3 -c "{inside}"')
+    assert "Jenkins is fully up and running" in installed.run("cat /var/log/jenkins/jenkins.log")
+    assert '"GET /ci/login HTTP/1.1" 200' in installed.run("cat /var/log/jenkins/access_log")
+    assert "Unrecognized option" in installed.fails("java -jar /usr/share/java/jenkins.war --http2Port=1")
+
+
+ASK = """
+public class Ask {
+    public static void main(String[] rows) throws Exception {
+        var ask = Class.forName("standin.Main").getDeclaredMethod("objection", int.class, boolean.class);
+        ask.setAccessible(true);
+        for (String row : rows) {
+            boolean future = row.endsWith("+");
+            System.out.println(row + " " + ask.invoke(null, Integer.parseInt(row.replace("+", "")), future));
+        }
+    }
+}
+"""
+
+
+@pytest.mark.docker
+def test_only_java_21_and_25_will_do(present: Machine) -> None:
+    """Older ones are refused whatever is asked for, others unless future Javas are asked for."""
+    present.run(f"printf %s {shlex.quote(ASK)} >/root/Ask.java")
+    older = "which is older than the minimum required version (Java 21)."
+    other = "which is not fully supported. The flag --enable-future-java lets it run all the same."
+
+    got = present.run("java -cp /usr/share/java/jenkins.war /root/Ask.java 11 17 17+ 21 22 22+ 25 26 26+")
+
+    assert [
+        f"11 {older}",
+        f"17 {older}",
+        f"17+ {older}",
+        "21 null",
+        f"22 {other}",
+        "22+ null",
+        "25 null",
+        f"26 {other}",
+        "26+ null",
+    ] == got.splitlines()

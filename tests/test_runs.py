@@ -1,0 +1,137 @@
+"""Runs: a private folder each, alive as long as its process holds the lock, and ended with all its processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bakehouse import runs, settings
+from bakehouse.settings import Settings
+
+IGNORES_TERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+HOLDS = """
+import sys, time
+from pathlib import Path
+from bakehouse import runs, settings
+with runs.begin(settings.load(root=Path(sys.argv[1]))) as run:
+    print(run.id, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Settings:
+    """Return the settings of an empty checkout, whose name holds a blank."""
+    root = tmp_path / "a checkout"
+    root.mkdir()
+    return settings.load(root=root)
+
+
+def test_begin(given: Settings) -> None:
+    """A run has a folder of its own that nobody else can read, with the paths that Packer needs."""
+    with runs.begin(given) as run:
+        assert 0o700 == stat.S_IMODE(run.folder.stat().st_mode) == stat.S_IMODE(run.scratch.stat().st_mode)
+        assert " " not in str(run.alias)
+        assert run.folder == run.alias.resolve()
+        assert len(str(run.scratch / "packer-plugin1234567890")) < 100
+        assert given.root / "inventory/group_vars" == (run.inventory / "group_vars").readlink()
+        assert {run.id: run} == runs.known(given)
+
+
+def test_lives(given: Settings) -> None:
+    """A run lives until the process that began it lets go of its lock."""
+    with runs.begin(given) as run:
+        assert run.lives
+    assert not run.lives
+
+
+def test_death(given: Settings) -> None:
+    """A run whose process was killed is dead at once."""
+    with subprocess.Popen([sys.executable, "-c", HOLDS, str(given.root)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        begun = holder.stdout.readline().strip()
+        run = runs.known(given)[begun]
+        lived = run.lives
+        holder.kill()
+
+    assert (True, False) == (lived, run.lives)
+
+
+def test_wipe(given: Settings) -> None:
+    """Of a wiped run the log and the manifest stay, in the folder and anywhere else."""
+    with runs.begin(given) as run:
+        for path in (run.log, run.manifest, run.key, run.known_hosts, run.variables, run.scratch / "ansible-key1"):
+            path.touch()
+        run.keep()
+        scratch = run.scratch
+        assert (True, False) == (run.kept, run.wiped)
+
+        run.wipe()
+        run.wipe()
+
+    assert ["lock", "manifest.json", "packer.log"] == sorted(path.name for path in run.folder.iterdir())
+    assert not scratch.exists()
+    assert (False, True) == (run.kept, run.wiped)
+
+
+def started(run: runs.Run, script: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a Python program as a process of a run, in a session of its own, and wait for its first line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        env={**os.environ, runs.VARIABLE: run.id},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    process.stdout.readline()
+    return process
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_end(given: Settings) -> None:
+    """A run's processes are killed whatever they think of it, and no other run's."""
+    with runs.begin(given) as run, runs.begin(given) as other:
+        mine, theirs = started(run, IGNORES_TERM), started(other, IGNORES_TERM)
+
+        runs.end(run)
+
+        with mine, theirs:
+            assert -signal.SIGKILL == mine.wait(5)
+            assert theirs.poll() is None
+            theirs.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_end_of_packer(given: Settings, tmp_path: Path) -> None:
+    """Packer is asked to stop first, and has time to clear away."""
+    (tmp_path / "packer").symlink_to(sys.executable)
+    (tmp_path / "build").write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), sys.exit(7)))\n"
+        "print(flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with runs.begin(given) as run:
+        packer = subprocess.Popen(
+            [str(tmp_path / "packer"), "build"],
+            cwd=tmp_path,
+            env={**os.environ, runs.VARIABLE: run.id},
+            stdout=subprocess.PIPE,
+        )
+        assert packer.stdout
+        packer.stdout.readline()
+        begun = time.monotonic()
+
+        runs.end(run)
+
+        with packer:
+            assert 7 == packer.wait(5)
+        assert time.monotonic() - begun < 10

@@ -1,0 +1,240 @@
+"""The command line as a person uses it: what is wrong is said in a line with a hint, and exits 2."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from bakehouse.settings import ROOT
+
+PARTS = ("bakehouse", "inventory", "packer", "playbooks", "roles", "ansible.cfg", "tasks.py")
+
+
+@dataclass
+class Place:
+    """Hold a checkout of one's own: its folder, and the environment that tasks are run with in it."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def inv(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a task as a person does who has nobody to answer a question."""
+        return subprocess.run(
+            [sys.executable, "-m", "invoke", *words],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def write(self, path: str, text: str) -> Path:
+        """Write a file of the checkout."""
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    def change(self, path: str, before: str, after: str) -> None:
+        """Replace words that are in a file of the checkout."""
+        text = (self.folder / path).read_text()
+        assert before in text
+        self.write(path, text.replace(before, after))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Return a checkout with a home of its own and no credentials."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder)
+    (tmp_path / "home").mkdir()
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "BAKEHOUSE_", "DOCKER_"))}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**ours, "HOME": str(tmp_path / "home"), "PATH": path, "AWS_EC2_METADATA_DISABLED": "true"}
+    return Place(folder, environment)
+
+
+def _nothing(place: Place) -> None:
+    """Leave the checkout as it is."""
+
+
+def _account(*lines: str) -> Callable[[Place], None]:
+    """Give the person an AWS profile ``mine`` with these lines."""
+
+    def change(place: Place) -> None:
+        config = place.write("aws-config", "\n".join(["[profile mine]", *lines]))
+        place.environment |= {"AWS_CONFIG_FILE": str(config), "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+
+    return change
+
+
+_KEYS = ("aws_access_key_id = AKIAEXAMPLE", "aws_secret_access_key = example")
+
+
+def _set(**variables: str) -> Callable[[Place], None]:
+    """Set environment variables."""
+    return lambda place: place.environment.update(variables)
+
+
+def _in_file(path: str, before: str, after: str) -> Callable[[Place], None]:
+    """Change words in a file of the checkout."""
+    return lambda place: place.change(path, before, after)
+
+
+def _file(path: str, text: str) -> Callable[[Place], None]:
+    """Add a file to the checkout."""
+    return lambda place: place.write(path, text) and None
+
+
+def _gone(path: str) -> Callable[[Place], None]:
+    """Take a file or folder out of the checkout."""
+    return lambda place: (place.folder / path).rename(place.folder / "gone") and None
+
+
+RECIPE = "packer/recipes/jenkins.pkrvars.hcl"
+VARS = "inventory/group_vars/jenkins.yml"
+
+BAD_INPUT = {
+    "unknown flag": ("launch --nonsense", _nothing, "No idea what '--nonsense' is!"),
+    "unknown task": ("lunch", _nothing, "No idea what 'lunch' is!"),
+    "a flag without its value": ("launch --count", _nothing, "count"),
+    "a task without its image": ("retire", _nothing, "image"),
+    "unknown recipe": ("bake --recipe nope", _nothing, "there is no recipe nope"),
+    "a recipe's name that is none": ("bake --recipe ../x", _nothing, "recipe '../x' is not a name"),
+    "a recipe with a syntax error": ("bake", _in_file(RECIPE, "recipe ", "recipe = = "), f"{RECIPE}:2: syntax error"),
+    "a recipe with an unknown key": ("bake", _in_file(RECIPE, "volume_size", "volume"), "unknown key volume"),
+    "a playbook that isn't there": ("bake", _gone("playbooks/jenkins.yml"), "no playbook playbooks/jenkins.yml"),
+    "a role that isn't there": ("bake", _gone("roles/java"), "role java"),
+    "unknown base": ("bake --base nope", _nothing, "there is no base nope"),
+    "unknown account": ("images --account nope", _nothing, "there is no account nope"),
+    "an account without credentials": ("images --account mine", _account("region = eu-west-1"), "mine has no credentials"),
+    "an account without a region": ("images --account mine", _account(*_KEYS), "mine has no region"),
+    "a state folder of another user": ("images", _set(BAKEHOUSE_STATE="theirs"), "belongs to another user"),
+    "a package that isn't there": ("bake --jenkins-package no.deb", _nothing, "no.deb can't be read"),
+    "a package that isn't a deb": ("bake --jenkins-package x.deb", _file("x.deb", "PK\x03\x04"), "x.deb is not a Debian"),
+    "a fate for a failed bake": ("bake --on-failure explode", _nothing, "--on-failure explode"),
+    "a fate for a machine": ("launch --on-failure explode", _nothing, "--on-failure explode"),
+    "no machine": ("launch --count 0", _nothing, "--count 0 "),
+    "a negative number": ("launch --count -1", _nothing, "--count -1 "),
+    "a count that is no number": ("launch --count x", _nothing, "--count x "),
+    "a type that is none": ("launch --type huge", _nothing, "--type huge "),
+    "a network that is none": ("launch --allow 1.2.3.4/99", _nothing, "--allow 1.2.3.4/99 "),
+    "user-data that isn't there": ("launch --user-data none", _nothing, "--user-data none can't be read"),
+    "user-data that is too long": ("launch --user-data u", _file("u", "#" * 16385), "has 16385 bytes; EC2 takes 16384"),
+    "a service without its port": ("open", _in_file(VARS, "  port: *port\n", ""), f"{VARS}: bakehouse_service: port is missing"),
+    "terminate what": ("terminate", _nothing, "terminate which machines?"),
+    "terminate one and all": ("terminate --machine i-1 --all", _nothing, "terminate which machines?"),
+    "clear away what": ("cleanup", _nothing, "clear away what?"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "change", "words"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input(
+    place: Place, request: pytest.FixtureRequest, line: str, change: Callable[[Place], None], words: str
+) -> None:
+    """What a person got wrong is one line that names it and one that helps; exit 2, nothing printed, nothing made."""
+    change(place)
+    if "BAKEHOUSE_STATE" in place.environment:
+        place.environment["BAKEHOUSE_STATE"] = _theirs(place.folder)
+
+    outcome = place.inv(*line.split())
+
+    told = outcome.stderr.splitlines()
+    assert (2, "", 2) == (outcome.returncode, outcome.stdout, len(told)), outcome.stderr
+    assert told[0].startswith("error: ") and words in told[0]
+    assert told[1].startswith("hint: ")
+    assert [] == [path.name for path in place.folder.glob(".bakehouse/*")]
+
+
+def _theirs(folder: Path) -> str:
+    """Return a folder that belongs to another user."""
+    if os.geteuid() != 0:
+        return "/usr"
+    theirs = folder / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 65534, 65534)
+    return str(theirs)
+
+
+class _Sts(BaseHTTPRequestHandler):
+    """Answer as AWS does when credentials have expired."""
+
+    def do_POST(self) -> None:
+        body = (
+            b"<ErrorResponse><Error><Type>Sender</Type><Code>ExpiredToken</Code>"
+            b"<Message>The security token included in the request is expired</Message></Error></ErrorResponse>"
+        )
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def expired() -> Iterator[str]:
+    """Serve AWS's answer to expired credentials, and return its URL."""
+    server = HTTPServer(("127.0.0.1", 0), _Sts)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_expired_credentials(place: Place, expired: str) -> None:
+    """Credentials that AWS no longer takes are said to have expired, with how to get new ones."""
+    there = ("[services here]", "sts =", f"  endpoint_url = {expired}")
+    _account(*_KEYS, "region = eu-west-1", "services = here", *there)(place)
+
+    outcome = place.inv("images", "--account", "mine")
+
+    assert (2, "") == (outcome.returncode, outcome.stdout)
+    assert "expired" in outcome.stderr.splitlines()[0]
+    assert outcome.stderr.splitlines()[1].startswith("hint: aws sso login")
+
+
+def test_list(place: Place) -> None:
+    """The list of tasks needs no state folder and makes none."""
+    outcome = place.inv("--list")
+
+    assert 0 == outcome.returncode
+    assert "local.status" in outcome.stdout
+    assert not (place.folder / ".bakehouse").exists()
+
+
+def test_a_traceback_only_where_it_is_asked_for(place: Place) -> None:
+    """BAKEHOUSE_DEBUG, which --debug sets, puts the traceback before the line; without it there is none."""
+    plain = place.inv("bake", "--recipe", "nope")
+    debug = place.inv("bake", "--recipe", "nope", "--debug")
+
+    assert "Traceback" not in plain.stderr
+    assert debug.stderr.startswith("Traceback")
+    assert plain.stderr == "\n".join(debug.stderr.splitlines()[-2:]) + "\n"
+
+
+def test_local_status_starts_nothing(place: Place) -> None:
+    """Where the local EC2 is down, its status says so in JSON, and it stays down."""
+    outcome = place.inv("local.status", "--json")
+
+    assert 0 == outcome.returncode, outcome.stderr
+    assert '"endpoint": ""' in outcome.stdout
+    assert not (place.folder / ".bakehouse" / "local" / "server.json").exists()
