@@ -88,7 +88,7 @@ def launch(
     c: Context,
     image: str = "",
     count: str = "1",
-    type: str = "",
+    type: str = "",  # noqa: A002, the flag is --type
     allow: str = "",
     user_data: str = "",
     on_failure: str = "keep",
@@ -147,7 +147,7 @@ def ssh(c: Context, machine: str = "", recipe: str = "", account: str = "") -> N
 
     settings = _settings(account, recipe)
     line = machines.ssh(settings, machines.one(cloud.connect(settings), settings.recipe, machine), c.remainder)
-    os.execvp(line[0], line)
+    os.execvp(line[0], line)  # noqa: S606, SSH's exit code is ours, and the terminal its own
 
 
 @task(help=MACHINE)
@@ -202,7 +202,7 @@ def images_(c: Context, json: bool = False, recipe: str = "", account: str = "")
 def terminate(
     c: Context,
     machine: str = "",
-    all: bool = False,
+    all: bool = False,  # noqa: A002, the flag is --all
     dry_run: bool = False,
     yes: bool = False,
     recipe: str = "",
@@ -282,7 +282,7 @@ def lint(c: Context) -> None:
 
 
 @task(help={"only": "run only the tests whose names match this (pytest's -k), and no linter"})
-def test(c: Context, only: str = "") -> None:
+def test(c: Context, only: str = "") -> None:  # noqa: PT028, a task and no test
     """Run the linters and all tests: what CI runs."""
     from bakehouse import settings
 
@@ -294,12 +294,14 @@ def test(c: Context, only: str = "") -> None:
         raise VerdictError("the tests fail")
 
 
-@task
-def up(c: Context) -> None:
-    """Start the local EC2 and print its endpoint."""
-    from bakehouse import console, local
+@task(help={"base": "the base to make if it isn't there; the recipe's own by default"})
+def up(c: Context, base: str = "") -> None:
+    """Start the local EC2, with a base to bake on, and print its endpoint."""
+    from bakehouse import console, local, recipes
 
-    console.data(local.up(_settings("local")).endpoint)
+    settings = _settings("local")
+    wanted = recipes.base(settings.root, base or recipes.load(settings).base)
+    console.data(local.up(settings, wanted.name).endpoint)
 
 
 @task
@@ -380,7 +382,7 @@ def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _run(c: Context, command: str) -> None:
     outcome = c.run(command, hide=True, warn=True)
     if not outcome:
-        raise VerdictError("".join([outcome.stdout, outcome.stderr]).strip())
+        raise VerdictError(f"{outcome.stdout}{outcome.stderr}".strip())
 
 
 class UsageError(ParseError, InputError):

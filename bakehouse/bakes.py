@@ -84,7 +84,7 @@ def command(settings: Settings, cloud: Cloud, order: Order, run: Run, group: str
 
 
 def environment(of_account: Mapping[str, str], run: Run, debug: bool) -> dict[str, str]:
-    """Return the environment of Packer and all that it starts: the account's, with every temporary file in the run's."""
+    """Return the environment of Packer and all that it starts: the account's, and every temporary file in the run's."""
     here = {
         runs.VARIABLE: run.id,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), of_account.get("PATH", os.defpath)]),
@@ -143,9 +143,7 @@ def _make_key_and_group(cloud: Cloud, order: Order, run: Run) -> str:
         TagSpecifications=tag_specifications(tags, "security-group"),
     )["GroupId"]
     by_id = [{"Name": "group-id", "Values": [group]}]
-    wait(
-        name, lambda: cloud.ec2.describe_security_groups(Filters=by_id)["SecurityGroups"] or None, seconds=60
-    )
+    wait(name, lambda: cloud.ec2.describe_security_groups(Filters=by_id)["SecurityGroups"] or None, seconds=60)
     ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": cloud.caller()}]}
     cloud.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[ssh])
     return group
@@ -237,9 +235,7 @@ def _keep(cloud: Cloud, order: Order, run: Run) -> None:
             there = f"{order.base.user}@{machine.get('PublicIpAddress') or machine['PrivateIpAddress']}"
             hosts = ["-o", f"UserKnownHostsFile={run.known_hosts}", "-o", "StrictHostKeyChecking=accept-new"]
             console.say(f"machine {machine['InstanceId']} stays; enter it:")
-            console.say(
-                f"  {shlex.join(['ssh', '-i', str(run.key), '-o', 'IdentitiesOnly=yes', *hosts, there])}"
-            )
+            console.say(f"  {shlex.join(['ssh', '-i', str(run.key), '-o', 'IdentitiesOnly=yes', *hosts, there])}")
             console.say("clear it away when you are done: ./inv cleanup --leftovers")
 
 
@@ -249,9 +245,7 @@ def _sweep(cloud: Cloud, run: Run) -> None:
         try:
             cleanups.apply(cloud, cleanups.of_run(cloud, run))
         except BakehouseError as error:
-            console.say(
-                f"not all of bake {run.id} could be cleared away, the next bake tries again: {error.text}"
-            )
+            console.say(f"not all of bake {run.id} could be cleared away, the next bake tries again: {error.text}")
 
 
 class _Steps:

@@ -84,9 +84,7 @@ def leftovers(cloud: Cloud, settings: Settings, kept: bool = False) -> Plan:
             staying[run.id] = "which failed and was kept: ./inv cleanup --leftovers"
         else:
             ended[run.id] = run
-    files = [
-        Leftover(_FILES, str(run.folder), run.id) for run in ended.values() if not run.wiped and not run.kept
-    ]
+    files = [Leftover(_FILES, str(run.folder), run.id) for run in ended.values() if not run.wiped and not run.kept]
     return decide([*_made(cloud), *files], ended, staying)
 
 
@@ -124,9 +122,7 @@ def _made(cloud: Cloud) -> list[Leftover]:
         ("security group", "describe_security_groups", "SecurityGroups", "GroupId"),
     ):
         found += [_read(kind, name, one) for one in cloud.ec2.pages(operation, key, Filters=ours)]
-    found += [
-        _read("key pair", "KeyName", one) for one in cloud.ec2.describe_key_pairs(Filters=ours)["KeyPairs"]
-    ]
+    found += [_read("key pair", "KeyName", one) for one in cloud.ec2.describe_key_pairs(Filters=ours)["KeyPairs"]]
     return list(dict.fromkeys(found))
 
 

@@ -1,4 +1,4 @@
-"""Images: what our bakes made of which base, found again by their tags, and taken out of service with their snapshots."""
+"""Images: what our bakes made of which base, found by their tags, and taken out of service with their snapshots."""
 
 from __future__ import annotations
 

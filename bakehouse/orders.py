@@ -63,7 +63,7 @@ class Order:
             "kit": __version__,
             "packer": ".".join(map(str, self.packer.version)),
             "ansible": version("ansible-core"),
-            **{package: "stand-in" for package in self.stand_ins},
+            **dict.fromkeys(self.stand_ins, "stand-in"),
         }
         return {f"{TAG}{key}": value for key, value in told.items()}
 
@@ -89,9 +89,7 @@ def commit_of(root: Path) -> str:
     """Return the checkout's git commit, with ``-dirty`` when files differ from it; ``none`` outside of git."""
 
     def git(*arguments: str) -> str:
-        told = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        )
+        told = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
         return told.stdout.strip()
 
     try:
@@ -104,18 +102,14 @@ def commit_of(root: Path) -> str:
 
 def _checked(recipe: Recipe, package: str, file: Path) -> Path:
     if package not in recipe.packages:
-        raise InputError(
-            f"recipe {recipe.name} has no package {package}", f"known: {', '.join(recipe.packages)}"
-        )
+        raise InputError(f"recipe {recipe.name} has no package {package}", f"known: {', '.join(recipe.packages)}")
     try:
         with file.open("rb") as opened:
             begin = opened.read(len(_DEB))
     except OSError as error:
         raise InputError(f"package {file} can't be read: {error.strerror}") from error
     if begin != _DEB:
-        raise InputError(
-            f"{file} is not a Debian package", f"its name ends in .deb, as {package}_2.555.1_all.deb does"
-        )
+        raise InputError(f"{file} is not a Debian package", f"its name ends in .deb, as {package}_2.555.1_all.deb does")
     return file.resolve()
 
 

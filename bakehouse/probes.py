@@ -9,12 +9,12 @@ import socket
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as xml
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 from bakehouse import console, machines
 from bakehouse.cloud import Cloud
@@ -31,7 +31,7 @@ SUM = "Verdict"
 COLUMNS = ("machine", "finding", "good", "seconds", "evidence")
 
 
-class Unhealthy(Exception):
+class Unhealthy(Exception):  # noqa: N818, a finding and no error
     """Say what a look saw that a healthy machine doesn't show."""
 
 
@@ -143,25 +143,28 @@ def verify(settings: Settings, found: Sequence[Machine]) -> dict[str, list[Findi
         return False  # the runner need not keep it
 
     begun = time.monotonic()
-    with console.step(f"{' '.join(machine.id for machine in found)} verified from within"):
-        with tempfile.TemporaryDirectory(dir=settings.state, prefix="verify-") as scratch:
-            run = ansible_runner.run(
-                private_data_dir=scratch,
-                playbook=str(settings.root / VERIFY),
-                inventory=str(settings.root / "inventory"),
-                limit=",".join(machine.id for machine in found),
-                envvars=_environment(settings),
-                event_handler=see,
-                quiet=True,
-            )
-            said = " ".join(run.stdout.read().split())
+    with (
+        console.step(f"{' '.join(machine.id for machine in found)} verified from within"),
+        tempfile.TemporaryDirectory(dir=settings.state, prefix="verify-") as scratch,
+    ):
+        run = ansible_runner.run(
+            private_data_dir=scratch,
+            playbook=str(settings.root / VERIFY),
+            inventory=str(settings.root / "inventory"),
+            limit=",".join(machine.id for machine in found),
+            envvars=_environment(settings),
+            event_handler=see,
+            quiet=True,
+        )
+        with run.stdout as told:
+            said = " ".join(told.read().split())
     findings = findings_of(events)
     unseen = Finding(VERIFY, False, said or "Ansible said nothing", time.monotonic() - begun)
     return {machine.id: findings.get(machine.id) or [unseen] for machine in found}
 
 
 def findings_of(events: Iterable[Mapping[str, Any]]) -> dict[str, list[Finding]]:
-    """Return each machine's findings from ansible-runner's events: its assertions, and any task that failed otherwise."""
+    """Return each machine's findings from ansible-runner's events: its assertions, and what else failed."""
     findings: dict[str, list[Finding]] = {}
     for event in events:
         seen = event.get("event_data", {})
@@ -239,21 +242,21 @@ def write_junit(path: str, verdicts: Sequence[Verdict]) -> None:
 
 def as_junit(verdicts: Sequence[Verdict]) -> str:
     """Return verdicts as a JUnit report: a suite for each machine, a case for each finding."""
-    suites = xml.Element("testsuites", name="bakehouse probe")
+    suites = ET.Element("testsuites", name="bakehouse probe")
     for verdict in verdicts:
-        suite = xml.SubElement(suites, "testsuite", name=verdict.machine.id)
+        suite = ET.SubElement(suites, "testsuite", name=verdict.machine.id)
         suite.set("tests", str(len(verdict.findings)))
         suite.set("failures", str(len(verdict.failed)))
         suite.set("time", f"{sum(finding.seconds for finding in verdict.findings):.3f}")
         for finding in verdict.findings:
             place = f"{verdict.machine.recipe}.{verdict.machine.id}"
-            case = xml.SubElement(suite, "testcase", classname=place, name=finding.name, time=f"{finding.seconds:.3f}")
+            case = ET.SubElement(suite, "testcase", classname=place, name=finding.name, time=f"{finding.seconds:.3f}")
             if finding.ok:
-                xml.SubElement(case, "system-out").text = _printable(finding.evidence)
+                ET.SubElement(case, "system-out").text = _printable(finding.evidence)
             else:
-                xml.SubElement(case, "failure", message=_printable(finding.evidence))
-    xml.indent(suites)
-    return xml.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+                ET.SubElement(case, "failure", message=_printable(finding.evidence))
+    ET.indent(suites)
+    return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def _is_assertion(seen: Mapping[str, Any]) -> bool:
@@ -271,6 +274,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "ANSIBLE_NOCOLOR": "1",
         "BAKEHOUSE_ACCOUNT": settings.account,
         "BAKEHOUSE_RECIPE": settings.recipe,
+        "BAKEHOUSE_STATE": str(settings.state),
         # Ansible, and the python3 that the inventory script asks for, are the ones beside ours.
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
     }

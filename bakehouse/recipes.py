@@ -72,9 +72,7 @@ def load(settings: Settings, name: str = "") -> Recipe:
         raise NotFoundError(f"there is no recipe {name}", f"known: {', '.join(names(settings.root))}")
     recipe = Recipe(**_checked(Recipe, _read(file, settings.root), f"{_FOLDER}/{file.name}"))
     if recipe.name != name:
-        raise InputError(
-            f'{_FOLDER}/{file.name}: it calls itself "{recipe.name}"', f'write recipe = "{name}"'
-        )
+        raise InputError(f'{_FOLDER}/{file.name}: it calls itself "{recipe.name}"', f'write recipe = "{name}"')
     _find_roles(recipe, settings.root)
     return recipe
 
@@ -85,8 +83,7 @@ def bases(root: Path) -> dict[str, Base]:
     if not isinstance(table, dict):
         raise InputError(f"{_BASES}: there is no map named bases")
     return {
-        name: Base(**_checked(Base, {"name": name, **entry}, f"{_BASES}: base {name}"))
-        for name, entry in table.items()
+        name: Base(**_checked(Base, {"name": name, **entry}, f"{_BASES}: base {name}")) for name, entry in table.items()
     }
 
 
@@ -107,9 +104,7 @@ def _read(path: Path, root: Path) -> dict[str, Any]:
     try:
         read: dict[str, Any] = hcl2.loads(path.read_text() + "\n", serialization_options=options)
     except UnexpectedInput as error:
-        raise InputError(
-            f"{shown}:{error.line}: syntax error", f"packer fmt {shown.parent} shows more"
-        ) from error
+        raise InputError(f"{shown}:{error.line}: syntax error", f"packer fmt {shown.parent} shows more") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{shown} can't be read: {error}") from error
     return read
@@ -171,9 +166,7 @@ def _roles(plays: Any) -> Iterator[str]:
     elif isinstance(plays, dict):
         for key, value in plays.items():
             if key == "roles":
-                yield from filter(
-                    _plain, [entry.get("role") if isinstance(entry, dict) else entry for entry in value]
-                )
+                yield from filter(_plain, [entry.get("role") if isinstance(entry, dict) else entry for entry in value])
             elif key.rpartition(".")[2] in ("import_role", "include_role"):
                 yield from filter(_plain, [value.get("name")])
             else:

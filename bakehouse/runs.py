@@ -161,6 +161,4 @@ def _folder(settings: Settings) -> Path:
 
 
 def _packers(run: Run) -> list[tuple[int, list[str]]]:
-    return [
-        (pid, line) for pid, line in processes(run) if line[0].endswith("packer") and line[1:2] == ["build"]
-    ]
+    return [(pid, line) for pid, line in processes(run) if line[0].endswith("packer") and line[1:2] == ["build"]]

@@ -35,8 +35,8 @@ class Service:
     password_file: str
     pages: tuple[Page, ...]
 
-    def url(self, address: str, path: str = "/") -> str:
-        """Return the URL of a path at a machine's address."""
+    def url(self, address: str, path: str = "") -> str:
+        """Return the URL of the service, or of a path of it, at an address."""
         return f"http://{address}:{self.port}{path}"
 
 

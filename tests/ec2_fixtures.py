@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -104,13 +105,14 @@ class LocalEc2:
     def __init__(self, state: Path) -> None:
         self.state = state
         self.folder = state / "local"
+        self.program = ROOT / "inv"
         self.environ = {**os.environ, "BAKEHOUSE_STATE": str(state)}
         self.endpoint = ""
 
     def inv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a task and return what it said; fail with that when it fails."""
         done = subprocess.run(
-            [ROOT / "inv", *arguments], env=self.environ, capture_output=True, text=True, timeout=400, cwd=ROOT
+            [self.program, *arguments], env=self.environ, capture_output=True, text=True, timeout=400, cwd=ROOT
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done
@@ -148,8 +150,6 @@ def local_ec2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEc2]:
 
 def mark(state: Path) -> str:
     """Return the label's value that tells the things of one local EC2."""
-    import hashlib
-
     return hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:12]
 
 

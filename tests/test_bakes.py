@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from typing import Any
 import pytest
 
 from bakehouse import bakes, cleanups, recipes, runs, settings, tools
-from bakehouse.cloud import TAG, Cloud, tags_of
+from bakehouse.cloud import TAG, Cloud, connect, tags_of
+from bakehouse.errors import BakeError
 from bakehouse.images import Image
 from bakehouse.orders import Order
 from bakehouse.runs import Run
@@ -48,16 +51,15 @@ PLAYBOOK = """
       when: tiny_fails
 """
 
-# Bakes in a process of its own, against the local EC2 that the tests share.
+# Bakes in a process of its own.
 DRIVER = """
 import sys
 from pathlib import Path
-from bakehouse import bakes, cloud, settings
+from bakehouse import bakes, settings
 from bakehouse.errors import BakehouseError
-root, endpoint, keep = sys.argv[1:]
-bakes.connect = lambda settings, base: cloud._local(endpoint, "us-east-1")
 try:
-    print(bakes.bake(settings.load(recipe="tiny", root=Path(root)), keep_on_failure=keep == "keep").id)
+    given = settings.load(recipe="tiny", root=Path(sys.argv[1]))
+    print(bakes.bake(given, keep_on_failure=sys.argv[2] == "keep").id)
 except BakehouseError as error:
     print(error.message, file=sys.stderr)
     sys.exit(error.code)
@@ -96,7 +98,7 @@ def test_command(cloud: Cloud, run: Run) -> None:
 
 @pytest.mark.local
 def test_environment(cloud: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packer gets nothing of the person's AWS account on account local, and puts every temporary file into the run's."""
+    """Packer gets nothing of the person's own AWS account, and its temporary files go into the run's folder."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ROLE_ARN"):
         monkeypatch.setenv(name, "real")
 
@@ -117,13 +119,14 @@ class Bakery:
     settings: Settings
     cloud: Cloud
     before: Mapping[str, set[str]]
+    runs_before: Collection[str]
 
     def begin(self, keep: bool = False, **variables: Any) -> subprocess.Popen[str]:
         """Begin a bake whose playbook gets these variables."""
         told = {"tiny_word": "hello", "tiny_seconds": 0, "tiny_fails": False, **variables}
         (self.settings.root / "inventory/group_vars/tiny.yml").write_text(json.dumps(told))
         return subprocess.Popen(
-            [sys.executable, "-c", DRIVER, str(self.settings.root), self.cloud.endpoint, "keep" if keep else "cleanup"],
+            [sys.executable, "-c", DRIVER, str(self.settings.root), "keep" if keep else "cleanup"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -138,12 +141,18 @@ class Bakery:
 
     @property
     def run(self) -> Run:
-        """Return the newest run."""
-        return list(runs.known(self.settings).values())[-1]
+        """Return the test's newest run; IndexError while there is none."""
+        return [run for run in runs.known(self.settings).values() if run.id not in self.runs_before][-1]
 
     def when(self, line: str) -> None:
-        """Return when the newest run's log holds a line."""
-        until(lambda: bool(runs.known(self.settings)) and self.run.log.exists() and line in self.run.log.read_text())
+        """Return when the test's newest run has a log that holds a line."""
+
+        def look() -> bool:
+            with suppress(IndexError, FileNotFoundError):
+                return line in self.run.log.read_text()
+            return False
+
+        until(look)
 
     def left(self) -> dict[str, set[str]]:
         """Return what is on the account now and was not before the test, by kind."""
@@ -177,9 +186,8 @@ def resources(cloud: Cloud) -> dict[str, set[str]]:
 
 
 def tree(root: Path) -> set[Path]:
-    """Return the files of a checkout without those of its state folder."""
-    files = {path.relative_to(root) for path in root.rglob("*") if path.is_file()}
-    return {path for path in files if path.parts[0] != ".bakehouse"}
+    """Return the files of a checkout."""
+    return {path.relative_to(root) for path in root.rglob("*") if path.is_file()}
 
 
 def processes(run: Run) -> list[str]:
@@ -187,20 +195,26 @@ def processes(run: Run) -> list[str]:
     return [" ".join(line) for _, line in runs.processes(run)]
 
 
-@pytest.fixture
-def bakery(local_ec2: Any, tmp_path: Path) -> Iterator[Bakery]:
-    """Give a checkout of its own, whose path holds a blank, and clear its images away afterwards."""
-    from bakehouse.cloud import _local
-
-    root = tmp_path / "a checkout"
+def checkout(root: Path, bases: str) -> Path:
+    """Make a checkout that can bake the recipe tiny, and return its folder."""
     shutil.copytree(ROOT / "packer", root / "packer")
     shutil.copy(ROOT / "ansible.cfg", root)
     for path, text in (("packer/recipes/tiny.pkrvars.hcl", RECIPE), ("playbooks/tiny.yml", PLAYBOOK)):
         (root / path).parent.mkdir(exist_ok=True)
         (root / path).write_text(text)
+    if bases:
+        (root / "packer/bases.auto.pkrvars.hcl").write_text(bases)
     (root / "inventory/group_vars").mkdir(parents=True)
-    cloud = _local(local_ec2.endpoint, "us-east-1")
-    bakery = Bakery(settings.load(recipe="tiny", root=root), cloud, resources(cloud))
+    return root
+
+
+@pytest.fixture
+def bakery(local_ec2: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bakery]:
+    """Give a checkout of its own, whose path holds a blank, and clear away what is left of its bakes."""
+    monkeypatch.setenv("BAKEHOUSE_STATE", str(local_ec2.state))
+    given = settings.load(recipe="tiny", root=checkout(tmp_path / "a checkout", bases=""))
+    cloud = connect(given)
+    bakery = Bakery(given, cloud, resources(cloud), runs.known(given))
     yield bakery
     cleanups.apply(cloud, cleanups.leftovers(cloud, bakery.settings, kept=True))
     for image in bakery.left().get("image", ()):
@@ -254,7 +268,7 @@ def test_keep(bakery: Bakery) -> None:
     (command,) = [line for line in told.splitlines() if line.startswith("  ssh ")]
     secrets = bakery.run.key.read_text().splitlines()
 
-    entered = subprocess.run(f"{command} cat /etc/tiny", shell=True, capture_output=True, text=True, check=False)
+    entered = subprocess.run([*shlex.split(command), "cat /etc/tiny"], capture_output=True, text=True, check=False)
 
     assert (1, "kept") == (code, entered.stdout), entered.stderr
     assert not any(secret in bakery.run.log.read_text() for secret in secrets)
@@ -293,7 +307,7 @@ def test_killed(bakery: Bakery) -> None:
     assert {"instance", "volume", "group", "key"} == set(bakery.left())
     assert processes(dead)
 
-    code, out, told = bakery.bake()
+    code, _, told = bakery.bake()
 
     assert 0 == code, told
     assert f"left by bake {dead.id}" in told
@@ -313,3 +327,54 @@ def test_kit_killed(bakery: Bakery) -> None:
 
     bakery.when("Cleanly cancelled builds")
     assert {"group", "key"} == set(bakery.left())
+
+
+# Packers that fail in ways in which the real one can't be made to in a test. What they print is what it prints.
+HALF_MADE = """
+import boto3
+ec2 = boto3.client("ec2")
+machine = ec2.run_instances(ImageId="ami-12c6146b", MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+image = ec2.create_image(InstanceId=machine, Name="half made")["ImageId"]
+ec2.terminate_instances(InstanceIds=[machine])
+print(f"    amazon-ebs.machine: AMI: {image}", flush=True)
+print("--> amazon-ebs.machine: Error waiting for AMI: timeout", flush=True)
+sys.exit(1)
+"""
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
+DEAF = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.kill(os.getppid(), signal.SIGINT)
+time.sleep(60)
+"""
+BASES = """
+bases = { debian-13 = { image_name = "amzn-*", owner = "amazon", user = "me", root_device = "/dev/xvda" } }
+"""
+
+
+@pytest.mark.local
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        (HALF_MADE, "Packer: Error waiting for AMI: timeout"),
+        (KILLED, "Packer was ended by SIGKILL"),
+        (DEAF, "the bake was interrupted by SIGINT and came to nothing"),
+    ],
+    ids=["half-made image", "killed", "deaf"],
+)
+def test_broken_packer(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, text: str) -> None:
+    """When Packer leaves a half-made image, dies or doesn't stop, that is said, and nothing is left all the same."""
+    packer = tmp_path / "packer"
+    packer.write_text(f"#!{sys.executable}\nimport os, signal, sys, time\n{script}")
+    packer.chmod(0o755)
+    given = settings.load(recipe="tiny", root=checkout(tmp_path / "checkout", BASES))
+    monkeypatch.setattr(tools, "packer", lambda: tools.Packer(packer, (1, 6, 6)))
+    monkeypatch.setattr(bakes, "connect", lambda *_, **__: cloud)
+    monkeypatch.setattr(type(cloud), "caller", lambda _: "127.0.0.1/32")
+    monkeypatch.setattr(bakes, "_CANCEL_SECONDS", 1)
+    before = resources(cloud)
+
+    with pytest.raises(BakeError) as failed:
+        bakes.bake(given)
+
+    (run,) = runs.known(given).values()
+    assert (text, before, True, []) == (failed.value.text, resources(cloud), run.wiped, processes(run))

@@ -101,7 +101,7 @@ def dead_run(given: Settings) -> Run:
 
 @pytest.mark.local
 def test_leftovers(cloud: Cloud, given: Settings) -> None:
-    """All that a dead run made goes, with its image's snapshots and its private key; the second time nothing is left."""
+    """All that a dead run made goes, its image's snapshots and its private key too, and then nothing is left."""
     before = there(cloud)
     run = dead_run(given)
     made = make(cloud, run.id)

@@ -8,12 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from test_machines import MACHINE
 
 from bakehouse import inventories
 from bakehouse.machines import Machine
 from bakehouse.settings import ROOT, Settings
-from test_machines import MACHINE
 
 OTHER = Machine(**{**MACHINE.__dict__, "id": "i-00000000000000001", "recipe": "nginx", "address": "127.7.7.7"})
 

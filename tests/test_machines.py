@@ -235,7 +235,7 @@ def test_stop_start_terminate(cloud: Cloud, settings: Settings, image: Image) ->
 
 
 def test_ssh_knows_a_machine_by_its_id(settings: Settings) -> None:
-    """What SSH itself makes of our options: our key alone, no question, and the host key filed under the machine's ID."""
+    """What SSH makes of our options: our key alone, no question, and the host key filed under the machine's ID."""
     doors.keys(settings).mkdir(parents=True)
     key = doors.keys(settings) / MACHINE.key
     key.touch()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
-import xml.etree.ElementTree as xml
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
+from test_machines import MACHINE
 
 from bakehouse import probes
 from bakehouse.errors import InputError, VerdictError
@@ -19,7 +20,6 @@ from bakehouse.machines import Machine
 from bakehouse.probes import Finding, Probe, Unhealthy, Verdict
 from bakehouse.services import Page, Service
 from bakehouse.settings import ROOT, Settings
-from test_machines import MACHINE
 
 GOOD = Finding("SSH", True, "admin@127.4.5.6", 0.25)
 BAD = Finding("GET /login", False, "503 <starting> \x1b[0m", 0.5)
@@ -196,7 +196,7 @@ def test_verify(settings: Settings) -> None:
 
 
 def test_verify_a_machine_that_ansible_does_not_see(settings: Settings) -> None:
-    """A machine that no finding came of, as it isn't in the inventory, is not healthy, and what Ansible said is told."""
+    """A machine that isn't in the inventory, so that nothing was found, is not healthy; what Ansible said is told."""
     _checkout(settings.root, "other ansible_connection=local\n")
 
     [finding] = probes.verify(settings, [MACHINE])[MACHINE.id]
@@ -232,7 +232,7 @@ def test_insist() -> None:
 
 def test_junit() -> None:
     """The report holds a suite for the machine and a case for each finding, and is XML whatever the evidence holds."""
-    report = xml.fromstring(probes.as_junit([Verdict(MACHINE, (GOOD, BAD))]))
+    report = ET.fromstring(probes.as_junit([Verdict(MACHINE, (GOOD, BAD))]))  # noqa: S314, our own
 
     [suite] = report
     assert (MACHINE.id, "2", "1", "0.750") == tuple(suite.get(key) for key in ("name", "tests", "failures", "time"))
@@ -245,7 +245,7 @@ def test_junit() -> None:
 
 def test_junit_that_can_not_be_written(tmp_path: Path) -> None:
     """A file in a folder that isn't there is refused by its name."""
-    with pytest.raises(InputError, match="--junit .*/no/such.xml can't be written: No such file"):
+    with pytest.raises(InputError, match=r"--junit .*/no/such\.xml can't be written: No such file"):
         probes.write_junit(str(tmp_path / "no" / "such.xml"), [])
 
 

@@ -100,12 +100,20 @@ def _in_file(path: str, before: str, after: str) -> Callable[[Place], None]:
 
 def _file(path: str, text: str) -> Callable[[Place], None]:
     """Add a file to the checkout."""
-    return lambda place: place.write(path, text) and None
+
+    def change(place: Place) -> None:
+        place.write(path, text)
+
+    return change
 
 
 def _gone(path: str) -> Callable[[Place], None]:
     """Take a file or folder out of the checkout."""
-    return lambda place: (place.folder / path).rename(place.folder / "gone") and None
+
+    def change(place: Place) -> None:
+        (place.folder / path).rename(place.folder / "gone")
+
+    return change
 
 
 RECIPE = "packer/recipes/jenkins.pkrvars.hcl"
@@ -124,11 +132,11 @@ BAD_INPUT = {
     "a role that isn't there": ("bake", _gone("roles/java"), "role java"),
     "unknown base": ("bake --base nope", _nothing, "there is no base nope"),
     "unknown account": ("images --account nope", _nothing, "there is no account nope"),
-    "an account without credentials": ("images --account mine", _account("region = eu-west-1"), "mine has no credentials"),
+    "an account without credentials": ("images --account mine", _account("region = eu-west-1"), "has no credentials"),
     "an account without a region": ("images --account mine", _account(*_KEYS), "mine has no region"),
     "a state folder of another user": ("images", _set(BAKEHOUSE_STATE="theirs"), "belongs to another user"),
     "a package that isn't there": ("bake --jenkins-package no.deb", _nothing, "no.deb can't be read"),
-    "a package that isn't a deb": ("bake --jenkins-package x.deb", _file("x.deb", "PK\x03\x04"), "x.deb is not a Debian"),
+    "a package that isn't a deb": ("bake --jenkins-package x", _file("x", "PK\x03\x04"), "x is not a Debian package"),
     "a fate for a failed bake": ("bake --on-failure explode", _nothing, "--on-failure explode"),
     "a fate for a machine": ("launch --on-failure explode", _nothing, "--on-failure explode"),
     "no machine": ("launch --count 0", _nothing, "--count 0 "),
@@ -138,7 +146,7 @@ BAD_INPUT = {
     "a network that is none": ("launch --allow 1.2.3.4/99", _nothing, "--allow 1.2.3.4/99 "),
     "user-data that isn't there": ("launch --user-data none", _nothing, "--user-data none can't be read"),
     "user-data that is too long": ("launch --user-data u", _file("u", "#" * 16385), "has 16385 bytes; EC2 takes 16384"),
-    "a service without its port": ("open", _in_file(VARS, "  port: *port\n", ""), f"{VARS}: bakehouse_service: port is missing"),
+    "a service without its port": ("open", _in_file(VARS, "  port: *port\n", ""), "bakehouse_service: port is missing"),
     "terminate what": ("terminate", _nothing, "terminate which machines?"),
     "terminate one and all": ("terminate --machine i-1 --all", _nothing, "terminate which machines?"),
     "clear away what": ("cleanup", _nothing, "clear away what?"),

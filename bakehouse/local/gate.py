@@ -19,7 +19,7 @@ import struct
 import sys
 from typing import Any
 
-EVERY = 0.25  # seconds between two looks at what the machines listen on
+EVERY = 0.5  # seconds between two looks at what the machines listen on
 LISTEN = "0A"  # the state's code in /proc/net/tcp
 
 
@@ -121,7 +121,7 @@ async def main() -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
     line = asyncio.ensure_future(stdin.readline())
     while True:
-        await asyncio.wait([line], timeout=EVERY)
+        await asyncio.wait([line], timeout=EVERY if gate.table else None)
         told = line.done()
         if told:
             if not line.result():

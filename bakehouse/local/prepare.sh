@@ -1,3 +1,4 @@
+#!/bin/sh
 # Make a machine's base of a bare system: run as root inside it, with the name of the machine's first user.
 # A machine is a container with systemd and cloud-init. What it can't do, or must not do to its host, is taken out here;
 # all else is as on the AMI.

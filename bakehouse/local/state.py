@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from moto.backends import get_backend
 from moto.ssm.models import ParameterDict
 
-SERVICES: tuple[Any, ...] = ("ec2", "ssm", "iam", "sts", "kms", "autoscaling", "elbv2", "cloudformation")
+SERVICES: tuple[Any, ...] = ("ec2", "ssm", "iam", "sts", "kms", "autoscaling", "elbv2")
 """The services whose state is kept; one file, because their objects refer to one another."""
 
 

@@ -1,0 +1,34 @@
+"""What every test starts from: nobody's credentials, settings or home, and a Docker engine where one is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from bakehouse import tools
+from bakehouse.errors import ToolError
+
+pytest_plugins = ["ec2_fixtures", "moto_fixtures"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Take the person's AWS credentials, the kit's own settings and the home folder out of the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("AWS_", "BAKEHOUSE_", "ANSIBLE_", "PACKER_", "PKR_", "INVOKE_", "MOLECULE_")):
+                patch.delenv(name)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have the Docker engine running before the first test that uses it."""
+    if session.config.option.collectonly or not any(item.get_closest_marker("docker") for item in session.items):
+        return
+    try:
+        tools.ensure("docker")
+    except ToolError as error:
+        pytest.exit(error.message, returncode=2)

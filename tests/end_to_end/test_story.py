@@ -1,0 +1,189 @@
+"""The whole story as a person types it: bake, launch, probe, enter, two machines, stop and start, clear away."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ec2_fixtures import LocalEc2, describe, docker, mark, state_of, wait
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+
+IDENTITIES = (
+    "/etc/machine-id",
+    "/etc/ssh/ssh_host_ed25519_key.pub",
+    "/var/lib/jenkins/secret.key",
+    "/var/lib/jenkins/secrets/master.key",
+    "/var/lib/jenkins/secrets/initialAdminPassword",
+)
+
+
+class Story:
+    """Carry what the chapters hand on; each is a test, and they stand in the order in which they run."""
+
+    image = ""
+    said = ""
+    machines: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
+
+
+@pytest.fixture(scope="module")
+def kit(local_ec2: LocalEc2) -> Iterator[LocalEc2]:
+    """Give the command line; whatever a broken chapter leaves is cleared away."""
+    yield local_ec2
+    local_ec2.inv("terminate", "--all", "--yes")
+
+
+@pytest.fixture(scope="module")
+def ec2(kit: LocalEc2) -> Any:
+    """Give a boto3 client, for what has no task."""
+    return kit.client("ec2")
+
+
+def get(url: str) -> tuple[int, Any]:
+    """Return the status and the headers of a page."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers
+
+
+def test_bake(kit: LocalEc2, ec2: Any) -> None:
+    """A bake prints the image's ID alone on stdout, says the rest on stderr, and leaves nothing but the image."""
+    done = kit.inv("bake")
+    Story.image, Story.said = done.stdout.strip(), done.stderr
+    assert re.fullmatch(r"ami-[0-9a-f]{17}", Story.image)
+    assert "jenkins : Install | Jenkins with apt" in done.stderr
+    found = ec2.describe_images(ImageIds=[Story.image])["Images"][0]
+    tags = {tag["Key"]: tag["Value"] for tag in found["Tags"]}
+    assert found["ImdsSupport"] == "v2.0"
+    assert tags["bakehouse:recipe"] == "jenkins"
+    assert tags["bakehouse:base"] == found["SourceImageId"]
+    assert {"bakehouse:run", "bakehouse:commit", "bakehouse:kit", "bakehouse:packer", "bakehouse:ansible"} <= set(tags)
+    assert tags["bakehouse:run"] in found["Name"]
+    assert ec2.describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["running"]}])["Reservations"] == []
+    assert [key["KeyName"] for key in ec2.describe_key_pairs()["KeyPairs"]] == []
+    groups = ec2.describe_security_groups(Filters=[{"Name": "tag-key", "Values": ["bakehouse:run"]}])
+    assert groups["SecurityGroups"] == []
+    assert [path for path in (kit.state / "runs").rglob("*key*") if path.is_file()] == []
+
+
+def test_the_stand_in_is_announced(kit: LocalEc2, ec2: Any) -> None:
+    """An image with a package that stands in for Jenkins says so in its tags and its listing."""
+    tags = ec2.describe_images(ImageIds=[Story.image])["Images"][0]["Tags"]
+    told = json.loads(kit.inv("images", "--json").stdout)
+    assert [one["image"] for one in told] == [Story.image]
+    stand_in = {"Key": "bakehouse:jenkins", "Value": "stand-in"} in tags
+    assert stand_in == (told[0]["provenance"].get("jenkins") == "stand-in") == ("STAND-IN" in Story.said)
+
+
+def test_launch(kit: LocalEc2) -> None:
+    """Two machines come up healthy, and their login pages answer as Jenkins's does."""
+    done = kit.inv("launch", "--count", "2")
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    Story.machines, Story.urls = tuple(zip(*rows, strict=True))
+    assert len(Story.machines) == 2
+    for url in Story.urls:
+        status, headers = get(f"{url}/login")
+        assert (status, bool(headers["X-Jenkins"])) == (200, True)
+        assert get(f"{url}/api/json")[0] == 403
+
+
+def test_launched_as_asked(kit: LocalEc2, ec2: Any) -> None:
+    """A launched machine requires IMDSv2, has an encrypted root volume, and lets in the caller alone at 22 and 8080."""
+    found = describe(ec2, *Story.machines)
+    for one in found:
+        assert one["MetadataOptions"]["HttpTokens"] == "required"
+        volume = ec2.describe_volumes(VolumeIds=[one["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]])["Volumes"][0]
+        assert volume["Encrypted"]
+    group = ec2.describe_security_groups(GroupIds=[found[0]["SecurityGroups"][0]["GroupId"]])["SecurityGroups"][0]
+    rules = {(rule["FromPort"], rule["IpRanges"][0]["CidrIp"]) for rule in group["IpPermissions"]}
+    assert rules == {(22, "127.0.0.1/32"), (8080, "127.0.0.1/32")}
+
+
+def test_two_machines_are_two(kit: LocalEc2) -> None:
+    """Two machines of one image share neither host key nor machine-id nor any Jenkins secret."""
+    look = f"for file in {' '.join(IDENTITIES)}; do sudo cat $file | tr -d '\\n'; echo; done"
+    first, second = (kit.inv("ssh", "--machine", one, "--", look).stdout.splitlines() for one in Story.machines)
+    assert all(first)
+    assert len(first) == len(second) == len(IDENTITIES)
+    assert not set(first) & set(second)
+
+
+def test_password(kit: LocalEc2) -> None:
+    """The password task prints what is in the machine's file, and nothing else."""
+    machine = Story.machines[0]
+    there = kit.inv("ssh", "--machine", machine, "--", f"sudo cat {IDENTITIES[-1]}").stdout
+    assert kit.inv("password", "--machine", machine).stdout.strip() == there.strip()
+    assert re.fullmatch(r"[0-9a-f]{32}", there.strip())
+
+
+def test_ssh_passes_the_exit_code_on(kit: LocalEc2) -> None:
+    """The exit code of ./inv ssh is that of the command."""
+    done = subprocess.run([kit.program, "ssh", "--", "exit 7"], env=kit.environ, capture_output=True, check=False)
+    assert done.returncode == 7
+
+
+def test_machines_are_in_the_inventory(kit: LocalEc2) -> None:
+    """Ansible reaches both machines through the kit's inventory, with the group_vars of the bake."""
+    ansible = kit.program.parent / ".venv/bin/ansible"
+    ask = [ansible, "-i", "inventory", "jenkins", "-m", "ansible.builtin.debug", "-a", "var=jenkins_port"]
+    done = subprocess.run(ask, env=kit.environ, cwd=kit.program.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count('"jenkins_port": 8080') == 2
+    ping = [ansible, "-i", "inventory", "jenkins", "-m", "ping"]
+    done = subprocess.run(ping, env=kit.environ, cwd=kit.program.parent, capture_output=True, text=True, check=False)
+    assert done.stdout.count("SUCCESS") == 2, done.stdout + done.stderr
+
+
+def test_stop_and_start(kit: LocalEc2, ec2: Any) -> None:
+    """A machine that was stopped and started is healthy again, with its secrets as they were."""
+    machine = Story.machines[0]
+    before = kit.inv("password", "--machine", machine).stdout
+    ec2.stop_instances(InstanceIds=[machine])
+    wait(lambda: state_of(ec2, machine) == "stopped")
+    ec2.start_instances(InstanceIds=[machine])
+    wait(lambda: state_of(ec2, machine) == "running")
+    url = kit.inv("open", "--machine", machine).stdout.strip()
+    wait(lambda: reaches(f"{url}/login"))
+    kit.inv("probe", "--machine", machine)
+    assert kit.inv("password", "--machine", machine).stdout == before
+
+
+def reaches(url: str) -> bool:
+    """Tell whether a page is there."""
+    try:
+        return get(url)[0] == 200
+    except OSError:
+        return False
+
+
+def test_probe_fails_an_unhealthy_machine(kit: LocalEc2) -> None:
+    """A machine whose Jenkins was stopped fails its probe, and the findings say why."""
+    machine = Story.machines[1]
+    kit.inv("ssh", "--machine", machine, "--", "sudo systemctl stop jenkins")
+    probe = [kit.program, "probe", "--machine", machine, "--json"]
+    done = subprocess.run(probe, env=kit.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "jenkins.service is inactive" in done.stdout
+
+
+def test_clear_away(kit: LocalEc2, ec2: Any) -> None:
+    """After terminate and retire there is no machine, image or snapshot of ours left in the account."""
+    kit.inv("terminate", "--all", "--yes")
+    assert json.loads(kit.inv("machines", "--json").stdout) == []
+    assert docker("ps", "--quiet", "--filter", f"label=bakehouse.instance={Story.machines[0]}") == ""
+    snapshot = ec2.describe_images(ImageIds=[Story.image])["Images"][0]["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    kit.inv("retire", "--image", Story.image, "--yes")
+    assert json.loads(kit.inv("images", "--json").stdout) == []
+    kept = ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
+    assert snapshot not in [one["SnapshotId"] for one in kept]
+    tags = docker("images", "--format", "{{.Tag}}", f"bakehouse/{mark(kit.state)}").split()
+    wait(lambda: snapshot not in tags)

@@ -1,0 +1,40 @@
+"""Plain moto over HTTP as an account, for what needs no machines that really run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+
+from bakehouse import cloud as clouds
+from bakehouse.cloud import Cloud
+from bakehouse.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """Serve plain moto on 127.0.0.1, and return its URL."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def cloud(moto: str) -> Cloud:
+    """Return the door to an account that is plain moto's and holds nothing of ours."""
+    urlopen(Request(f"{moto}/moto-api/reset", method="POST")).close()
+    return clouds._local(moto, "us-east-1")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Return the settings of an empty checkout."""
+    state = tmp_path / ".bakehouse"
+    state.mkdir(mode=0o700)
+    return Settings(root=tmp_path, state=state, account="local", region="", recipe="jenkins")
