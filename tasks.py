@@ -343,7 +343,7 @@ LINTERS = (
     "yamllint --strict .",
     "ansible-lint",
     "shellcheck inv .ci/run",
-    "packer fmt -check -recursive packer",
+    "packer fmt -check packer",
 )
 
 

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -107,7 +108,7 @@ class Cloud:
             with urlopen(url, timeout=10) as answer:
                 return f"{ipaddress.IPv4Address(answer.read().decode().strip())}/32"
         except (OSError, ValueError) as error:
-            raise CloudError(f"your own address could not be read from {url}: {error}", "give it: --allow CIDR") from error
+            raise CloudError(f"your own address can't be read from {url}: {error}", "--allow CIDR") from error
 
 
 def connect(settings: Settings, base: str = "") -> Cloud:
@@ -149,7 +150,7 @@ def _local(endpoint: str, region: str) -> Cloud:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
-    session = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name=region)
+    session = boto3.Session(_FAKE["AWS_ACCESS_KEY_ID"], _FAKE["AWS_SECRET_ACCESS_KEY"], region_name=region)
     return Cloud("local", region, endpoint, variables, session)
 
 
@@ -164,7 +165,7 @@ def _aws(settings: Settings) -> Cloud:
         session = boto3.Session(profile_name=profile, region_name=settings.region or None)
     except ProfileNotFound as error:
         known = ", ".join(["local", *boto3.Session().available_profiles])
-        raise AccountError(f"there is no account {settings.account}", f"known: {known}; aws configure adds one") from error
+        raise AccountError(f"there is no account {settings.account}", f"known: {known}") from error
     if not session.region_name:
         raise AccountError(f"account {settings.account} has no region", "set AWS_REGION, or region in the profile")
     with _translated("credentials"):
@@ -188,7 +189,7 @@ def _aws_variables(profile: str | None, region: str) -> dict[str, str]:
 def _refuse_loopback(account: str) -> None:
     for name, value in os.environ.items():
         if name.startswith("AWS_ENDPOINT_URL") and _is_loopback(value):
-            raise AccountError(f"account {account} is AWS, but {name} is {value}", f"unset {name}, or use --account local")
+            raise AccountError(f"account {account} is AWS, but {name} is {value}", f"unset {name}, or --account local")
 
 
 def wait(what: str, look: Callable[[], T | None], seconds: float, every: float = 0.5) -> T:
@@ -236,27 +237,23 @@ def _is_loopback(endpoint: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-class _translated:
+@contextmanager
+def _translated(operation: str) -> Iterator[None]:
     """Turn botocore's exceptions into the kit's own."""
-
-    def __init__(self, operation: str) -> None:
-        self._operation = operation
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, CloudError) or not type(error).__module__.startswith("botocore"):
-            return
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("botocore"):
+            raise
         from botocore import exceptions
 
         if isinstance(error, exceptions.ClientError):
-            raise _refusal(self._operation, error.response.get("Error", {})) from error
+            raise _refusal(operation, error.response.get("Error", {})) from error
         if isinstance(error, (exceptions.NoCredentialsError, exceptions.CredentialRetrievalError)):
             raise AccountError(f"no credentials: {error}", "aws configure, or aws sso login") from error
         if isinstance(error, exceptions.TokenRetrievalError | exceptions.SSOError):
             raise AccountError(f"credentials have expired: {error}", "aws sso login") from error
-        raise CloudError(f"{self._operation}: {error}") from error
+        raise CloudError(f"{operation}: {error}") from error
 
 
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "AuthFailure", "InvalidClientTokenId")

@@ -9,7 +9,6 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +16,35 @@ from bakehouse import tools
 from bakehouse.cloud import TAG, Cloud, tag_specifications, wait
 from bakehouse.settings import Settings
 
+Permission = Mapping[str, Any]
+"""One rule of a group as EC2 takes and gives it: a protocol, its ports, and one source."""
 
-@dataclass(frozen=True)
-class Rule:
-    """Hold one rule of a group: which network may come in at which TCP port."""
-
-    port: int
-    cidr: str
-
-    @classmethod
-    def from_aws(cls, answer: Mapping[str, Any]) -> Rule | None:
-        """Read one of the SecurityGroupRules of an answer; None is a rule of a kind that we never make."""
-        if answer["IpProtocol"] != "tcp" or answer["FromPort"] != answer["ToPort"] or not answer.get("CidrIpv4"):
-            return None
-        return cls(answer["FromPort"], answer["CidrIpv4"])
+_SOURCES = ("IpRanges", "Ipv6Ranges", "PrefixListIds", "UserIdGroupPairs")
 
 
-def plan(present: Mapping[str, Rule | None], wanted: Sequence[Rule]) -> tuple[list[Rule], list[str]]:
-    """Return the rules to add, and the IDs of those to take away, for a group to have the wanted rules and no others.
+def permission(port: int, cidr: str) -> Permission:
+    """Return the rule that lets a network in at a TCP port."""
+    return {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "IpRanges": [{"CidrIp": cidr}]}
 
-    ``present`` maps the ID of each rule that the group has to the rule, or to None when it is of another kind.
+
+def plan(present: Sequence[Permission], wanted: Sequence[Permission]) -> tuple[list[Permission], list[Permission]]:
+    """Return the rules to add and those to take away for a group to have the wanted rules and no others.
+
+    ``present`` is as DescribeSecurityGroups gives it: one permission with all its sources.
     """
-    surplus = [rule_id for rule_id, rule in present.items() if rule not in wanted]
-    return [rule for rule in wanted if rule not in present.values()], surplus
+    single = [_single(one, kind, source) for one in present for kind in _SOURCES for source in one.get(kind, ())]
+    return [one for one in wanted if one not in single], [one for one in single if one not in wanted]
 
 
 def group(cloud: Cloud, recipe: str, ports: Sequence[int], cidr: str) -> str:
     """Return the ID of the recipe's security group, which opens these TCP ports to this network and nothing else."""
-    group_id = _group(cloud, recipe) or _new_group(cloud, recipe)
-    filters = [{"Name": "group-id", "Values": [group_id]}]
-    answers = cloud.ec2.pages("describe_security_group_rules", "SecurityGroupRules", Filters=filters)
-    present = {answer["SecurityGroupRuleId"]: Rule.from_aws(answer) for answer in answers if not answer["IsEgress"]}
-    missing, surplus = plan(present, [Rule(port, cidr) for port in ports])
+    found = _group(cloud, recipe) or _new_group(cloud, recipe)
+    group_id: str = found["GroupId"]
+    missing, surplus = plan(found["IpPermissions"], [permission(port, cidr) for port in ports])
     if missing:
-        permissions = [_permission(rule) for rule in missing]
-        cloud.ec2.authorize_security_group_ingress(GroupId=group_id, IpPermissions=permissions)
+        cloud.ec2.authorize_security_group_ingress(GroupId=group_id, IpPermissions=missing)
     if surplus:
-        cloud.ec2.revoke_security_group_ingress(GroupId=group_id, SecurityGroupRuleIds=surplus)
+        cloud.ec2.revoke_security_group_ingress(GroupId=group_id, IpPermissions=surplus)
     return group_id
 
 
@@ -62,6 +53,7 @@ def key_pair(cloud: Cloud, settings: Settings, recipe: str) -> str:
 
     The name holds a digest of the key: where the file is gone or damaged, a new key gets a key pair of its own.
     """
+    tools.ensure("ssh")
     folder = keys(settings)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     prefix = f"bakehouse-{recipe}-"
@@ -80,16 +72,20 @@ def keys(settings: Settings) -> Path:
     return settings.state / "keys" / settings.account
 
 
-def _group(cloud: Cloud, recipe: str) -> str:
-    filters = [
-        {"Name": f"tag:{TAG}recipe", "Values": [recipe]},
-        {"Name": f"tag:{TAG}kind", "Values": ["group"]},
-    ]
-    found = cloud.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
-    return found[0]["GroupId"] if found else ""
+def _single(permission: Permission, kind: str, source: Mapping[str, Any]) -> Permission:
+    """Return the rule for one source of a permission, without its description: to EC2 that makes no other rule."""
+    ports = {key: permission[key] for key in ("IpProtocol", "FromPort", "ToPort") if key in permission}
+    return {**ports, kind: [{key: value for key, value in source.items() if key != "Description"}]}
 
 
-def _new_group(cloud: Cloud, recipe: str) -> str:
+def _group(cloud: Cloud, recipe: str) -> Mapping[str, Any] | None:
+    ours = {f"tag:{TAG}recipe": recipe, f"tag:{TAG}kind": "group"}
+    filters = [{"Name": name, "Values": [value]} for name, value in ours.items()]
+    found: list[Mapping[str, Any]] = cloud.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+    return found[0] if found else None
+
+
+def _new_group(cloud: Cloud, recipe: str) -> Mapping[str, Any]:
     tags = {"Name": f"bakehouse-{recipe}", f"{TAG}kind": "group", f"{TAG}recipe": recipe}
     cloud.ec2.create_security_group(
         GroupName=f"bakehouse-{recipe}",
@@ -97,16 +93,10 @@ def _new_group(cloud: Cloud, recipe: str) -> str:
         TagSpecifications=tag_specifications(tags, "security-group"),
     )
     # On AWS a group can be seen only some time after it was made.
-    return wait(f"security group bakehouse-{recipe} to be there", lambda: _group(cloud, recipe) or None, seconds=60)
-
-
-def _permission(rule: Rule) -> dict[str, Any]:
-    ports = {"IpProtocol": "tcp", "FromPort": rule.port, "ToPort": rule.port}
-    return {**ports, "IpRanges": [{"CidrIp": rule.cidr, "Description": "Bakehouse"}]}
+    return wait(f"security group bakehouse-{recipe} to be there", lambda: _group(cloud, recipe), seconds=60)
 
 
 def _new_key(folder: Path, prefix: str) -> str:
-    tools.ensure("ssh")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         fresh = Path(scratch) / "key"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(fresh)], check=True)

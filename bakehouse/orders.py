@@ -107,7 +107,7 @@ def _checked(recipe: Recipe, package: str, file: Path) -> Path:
         with file.open("rb") as opened:
             begin = opened.read(len(_DEB))
     except OSError as error:
-        raise InputError(f"package {file} can't be read: {error.strerror}") from error
+        raise InputError(f"package {file} can't be read: {error.strerror}", "give a file that is there") from error
     if begin != _DEB:
         raise InputError(f"{file} is not a Debian package", f"its name ends in .deb, as {package}_2.555.1_all.deb does")
     return file.resolve()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -27,6 +28,9 @@ VERIFY = "playbooks/verify.yml"
 """What a machine shows from within; each of its assertions is a finding, but for the one that sums them up."""
 
 SUM = "Verdict"
+
+_LAST = 15  # lines
+_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 COLUMNS = ("machine", "finding", "good", "seconds", "evidence")
 
@@ -186,20 +190,22 @@ def insist(verdicts: Sequence[Verdict], hint: str = "") -> None:
         raise VerdictError(f"not healthy: {found}", hint)
 
 
-def ailing(cloud: Cloud, settings: Settings, service: Service, machine: Machine, lines: int = 15) -> list[str]:
+def ailing(cloud: Cloud, settings: Settings, service: Service, machine: Machine) -> list[str]:
     """Return what a machine that doesn't get healthy says: the last lines of its console and of its unit's journal."""
-    journal = f"sudo journalctl --unit={service.unit} --boot --no-pager --quiet --lines={lines}"
+    command = f"sudo journalctl --unit={service.unit} --boot --no-pager --quiet --lines={_LAST}"
     try:
-        told = machines.enter(settings, machine, journal).stdout
+        answer = machines.enter(settings, machine, command)
+        journal = answer.stdout or answer.stderr
     except InputError as error:
-        told = error.text
-    said = {
-        f"console of {machine.id}": machines.console_output(cloud, machine),
-        f"journal of {service.unit}": told,
-    }
-    return [
-        line for name, text in said.items() for line in (f"--- {name}", *(text.splitlines()[-lines:] or ["(empty)"]))
-    ]
+        journal = error.text
+    output = machines.console_output(cloud, machine)
+    return [f"--- console of {machine.id}", *tail(output), f"--- journal of {service.unit}", *tail(journal)]
+
+
+def tail(text: str) -> list[str]:
+    """Return the last lines of what a machine wrote, without what would colour or command a terminal."""
+    shown = [_printable(_ESCAPE.sub("", line)) for line in text.strip().splitlines()]
+    return shown[-_LAST:] or ["(empty)"]
 
 
 def as_data(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
@@ -281,7 +287,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 
 def _printable(text: str) -> str:
-    """Return the text without the control characters that XML can't hold."""
+    """Return the text without control characters, which XML can't hold."""
     return "".join(char for char in text if char.isprintable() or char in "\n\t")
 
 

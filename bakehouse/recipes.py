@@ -81,7 +81,9 @@ def bases(root: Path) -> dict[str, Base]:
     """Return the bases that a bake can start from, by name; raises InputError as ``load`` does."""
     table = _read(root / _BASES, root).get("bases")
     if not isinstance(table, dict):
-        raise InputError(f"{_BASES}: there is no map named bases")
+        raise InputError(
+            f"{_BASES}: there is no map named bases", "bases = { NAME = { image_name, owner, user, root_device } }"
+        )
     return {
         name: Base(**_checked(Base, {"name": name, **entry}, f"{_BASES}: base {name}")) for name, entry in table.items()
     }
@@ -106,7 +108,7 @@ def _read(path: Path, root: Path) -> dict[str, Any]:
     except UnexpectedInput as error:
         raise InputError(f"{shown}:{error.line}: syntax error", f"packer fmt {shown.parent} shows more") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{shown} can't be read: {error}") from error
+        raise InputError(f"{shown} can't be read: {error}", "it is a text file that you may read") from error
     return read
 
 
@@ -119,7 +121,7 @@ def _checked(kind: type, read: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise InputError(f"{where}: unknown key {key}", f"known: {', '.join(known)}")
     for key in known:
         if key not in read:
-            raise InputError(f"{where}: {key} is missing")
+            raise InputError(f"{where}: {key} is missing", f"its keys: {', '.join(known)}")
         if not _is(types[key], read[key]):
             raise InputError(
                 f"{where}: {key} is not {_WANTED[types[key]]}: {read[key]!r}",
@@ -145,16 +147,22 @@ def _find_roles(recipe: Recipe, root: Path) -> None:
 
     playbook = root / recipe.playbook
     if not playbook.is_file():
-        raise NotFoundError(f"recipe {recipe.name}: there is no playbook {recipe.playbook}")
+        raise NotFoundError(
+            f"recipe {recipe.name}: there is no playbook {recipe.playbook}",
+            "write it, or name another in the recipe's file",
+        )
     try:
         plays = yaml.safe_load(playbook.read_text())
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{recipe.playbook}:{line}: syntax error: {error.problem}") from error
+        raise InputError(
+            f"{recipe.playbook}:{line}: syntax error: {error.problem}", "ansible-lint shows more"
+        ) from error
     for role in _roles(plays):
         if not (root / "roles" / role).is_dir():
             raise NotFoundError(
-                f"recipe {recipe.name}: {recipe.playbook} names the role {role}, which is not in roles/"
+                f"recipe {recipe.name}: {recipe.playbook} names the role {role}, which is not in roles/",
+                "put the role there, or take it out of the playbook",
             )
 
 

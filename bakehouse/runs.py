@@ -112,7 +112,7 @@ class Run:
 
 @contextmanager
 def begin(settings: Settings) -> Iterator[Run]:
-    """Make a run with its folder, and hold its lock."""
+    """Make a run with its folder, and hold its lock; of a run that isn't kept only the log and the manifest stay."""
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     run = Run(run_id, _folder(settings) / run_id)
@@ -123,7 +123,11 @@ def begin(settings: Settings) -> Iterator[Run]:
         run.alias.symlink_to(run.folder)
         run.inventory.mkdir()
         (run.inventory / "group_vars").symlink_to(settings.root / "inventory" / "group_vars")
-        yield run
+        try:
+            yield run
+        finally:
+            if not run.kept:
+                run.wipe()
 
 
 def known(settings: Settings) -> dict[str, Run]:

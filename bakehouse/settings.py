@@ -50,7 +50,7 @@ def _ours(state: Path) -> Path:
     try:
         state.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{state} can't be made: {error.strerror}", "make its parent folder writable for you") from error
+        raise InputError(f"{state} can't be made: {error.strerror}", "make its folder writable for you") from error
     if state.stat().st_uid != os.geteuid():
         raise InputError(
             f"{state} belongs to another user (uid {state.stat().st_uid})",

@@ -98,5 +98,7 @@ def _apt(*arguments: str) -> str:
     options = ("-qq", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120")
     root = become_root() or ()
     # Uncut, for Ctrl-C must not leave packages half configured.
-    code, told = run(*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *options, *arguments, seconds=None, uncut=True)
+    code, told = run(
+        *root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *options, *arguments, seconds=None, uncut=True
+    )
     return (last_line(told) or f"apt-get ended with {code}") if code else ""

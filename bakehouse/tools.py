@@ -238,6 +238,7 @@ def _ansible_row() -> Row:
 
 
 _ENGINE_LOG = "/var/log/docker.log"
+_ENGINE_SECONDS = 30
 
 
 def _engine(docker: Path) -> Found:
@@ -269,7 +270,7 @@ def _ensure_engine(docker: Path) -> None:
     if trouble and not _engine_remedy(trouble):
         say("starting the Docker engine ...")
         log = _start_engine()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + _ENGINE_SECONDS
         while (trouble := _engine(docker).trouble) and not _engine_remedy(trouble):
             if time.monotonic() > deadline:
                 raise ToolError(f"the Docker engine does not start: {trouble}", f"look into {log}")

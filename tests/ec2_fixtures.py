@@ -49,6 +49,11 @@ def state_of(ec2: Any, instance_id: str) -> str:
     return str(describe(ec2, instance_id)[0]["State"]["Name"])
 
 
+def wait_for_state(ec2: Any, instance_id: str, state: str) -> None:
+    """Wait until an instance is in a state."""
+    wait(lambda: state_of(ec2, instance_id) == state)
+
+
 def status_of(ec2: Any, instance_id: str) -> str:
     """Return what DescribeInstanceStatus says of an instance."""
     found = ec2.describe_instance_status(InstanceIds=[instance_id])["InstanceStatuses"]
@@ -80,7 +85,7 @@ class Machines:
         ids = [one["InstanceId"] for one in answer["Instances"]]
         self.launched += ids
         for one in ids:
-            wait(lambda one=one: state_of(self.ec2, one) == until)
+            wait_for_state(self.ec2, one, until)
         return ids
 
     def ssh(self, instance_id: str, command: str, key: Path | None = None) -> str:
@@ -88,7 +93,9 @@ class Machines:
         address = describe(self.ec2, instance_id)[0]["PublicIpAddress"]
         options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes"]
         argv = ["ssh", "-i", str(key or self.key_file), *(part for o in options for part in ("-o", o))]
-        done = subprocess.run([*argv, f"admin@{address}", command], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [*argv, f"admin@{address}", command], capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -112,7 +119,13 @@ class LocalEc2:
     def inv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a task and return what it said; fail with that when it fails."""
         done = subprocess.run(
-            [self.program, *arguments], env=self.environ, capture_output=True, text=True, timeout=400, cwd=ROOT
+            [self.program, *arguments],
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            cwd=ROOT,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done
@@ -197,7 +210,7 @@ def machines(ec2: Any, key: tuple[str, Path], group: str, base: str) -> Iterator
     if made.launched:
         ec2.terminate_instances(InstanceIds=made.launched)
         for one in made.launched:
-            wait(lambda one=one: state_of(ec2, one) == "terminated")
+            wait_for_state(ec2, one, "terminated")
 
 
 @pytest.fixture(scope="module")

@@ -93,9 +93,11 @@ def there(cloud: Cloud) -> dict[str, set[str]]:
 
 
 def dead_run(given: Settings) -> Run:
-    """Return a run whose process is gone and whose private files are still there."""
+    """Return a run whose process was killed, so that its private files are still there."""
     with runs.begin(given) as run:
         run.key.write_text("secret")
+        run.keep()
+    (run.folder / "kept").unlink()
     return run
 
 

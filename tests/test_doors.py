@@ -9,7 +9,7 @@ import pytest
 
 from bakehouse import doors
 from bakehouse.cloud import TAG, Cloud, tags_of
-from bakehouse.doors import Rule
+from bakehouse.doors import Permission
 from bakehouse.settings import Settings
 
 HERE, THERE = "192.0.2.7/32", "198.51.100.9/32"
@@ -21,19 +21,25 @@ def opened(cloud: Cloud, group: str) -> set[tuple[int, int, str]]:
     return {(one["FromPort"], one["ToPort"], item["CidrIp"]) for one in found for item in one["IpRanges"]}
 
 
+SSH, WEB = doors.permission(22, HERE), doors.permission(8080, HERE)
+ALL = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": "sg-1"}]}
+
+
 @pytest.mark.parametrize(
     ("present", "missing", "surplus"),
     [
-        ({}, [Rule(22, HERE), Rule(8080, HERE)], []),
-        ({"r1": Rule(22, HERE), "r2": Rule(8080, HERE)}, [], []),
-        ({"r1": Rule(22, THERE), "r2": Rule(8080, HERE)}, [Rule(22, HERE)], ["r1"]),
-        ({"r1": Rule(22, HERE), "r2": Rule(8080, HERE), "r3": None}, [], ["r3"]),
-        ({"r1": Rule(22, HERE), "r2": Rule(8080, HERE), "r3": Rule(8443, HERE)}, [], ["r3"]),
+        ([], [SSH, WEB], []),
+        ([SSH, WEB], [], []),
+        ([doors.permission(22, THERE), WEB], [SSH], [doors.permission(22, THERE)]),
+        ([{**SSH, "IpRanges": [{"CidrIp": THERE}, {"CidrIp": HERE}]}, WEB], [], [doors.permission(22, THERE)]),
+        ([{**SSH, "IpRanges": [{"CidrIp": HERE, "Description": "mine"}]}, WEB], [], []),
+        ([SSH, WEB, ALL], [], [ALL]),
+        ([SSH, WEB, {**SSH, "ToPort": 99}], [], [{**SSH, "ToPort": 99}]),
     ],
 )
-def test_plan(present: dict[str, Rule | None], missing: list[Rule], surplus: list[str]) -> None:
+def test_plan(present: list[Permission], missing: list[Permission], surplus: list[Permission]) -> None:
     """What is missing is added, and everything else than what is wanted goes, of whatever kind it is."""
-    assert (missing, surplus) == doors.plan(present, [Rule(22, HERE), Rule(8080, HERE)])
+    assert (missing, surplus) == doors.plan(present, [SSH, WEB])
 
 
 @pytest.mark.local

@@ -69,9 +69,9 @@ def test_a_caller_without_a_rule_is_reset(ec2: Any, shared: tuple[Machines, str]
     address = describe(ec2, shared[1])[0]["PublicIpAddress"]
     with socket.create_connection((address, 22), timeout=3, source_address=("127.0.0.1", 0)) as welcome:
         assert welcome.recv(4) == b"SSH-"
-    with socket.create_connection((address, 22), timeout=3, source_address=("127.0.0.2", 0)) as stranger:
-        with pytest.raises(ConnectionResetError):
-            stranger.recv(4)
+    stranger = socket.create_connection((address, 22), timeout=3, source_address=("127.0.0.2", 0))
+    with stranger, pytest.raises(ConnectionResetError):
+        stranger.recv(4)
 
 
 def test_volumes_are_only_told(ec2: Any, machines: Machines) -> None:

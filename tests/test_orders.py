@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bakehouse import __version__, orders, tools
+from bakehouse.cloud import Cloud
 from bakehouse.errors import InputError
 from bakehouse.images import Image
 from bakehouse.orders import Order
@@ -112,3 +113,19 @@ def test_commit_of(tmp_path: Path) -> None:
     (tmp_path / "inner" / "file").touch()
     assert f"{git('rev-parse', 'HEAD')}-dirty" == orders.commit_of(tmp_path)
     assert "none" == orders.commit_of(tmp_path / "inner")
+
+
+@pytest.mark.local
+def test_place(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The base becomes an image, and a stand-in is looked for, unless there is a file; both are said."""
+    base = Base("any", "amzn-*", "amazon", "admin", "/dev/xvda")
+    monkeypatch.setattr(Cloud, "stand_in", lambda *_: REPOSITORY)
+
+    placed = orders.place(cloud, RECIPE, base, {}, PACKER)
+    given = orders.place(cloud, RECIPE, base, {"nginx-light": Path("/a.deb")}, PACKER)
+
+    assert (order(stand_in=True).stand_ins, {}) == (placed.stand_ins, given.stand_ins)
+    assert placed.start.name.startswith("amzn-")
+    told = capsys.readouterr().err
+    assert f"base any: {placed.start.id} ({placed.start.name})" in told
+    assert 1 == told.count("STAND-IN")

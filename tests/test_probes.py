@@ -91,12 +91,23 @@ def test_a_closed_port() -> None:
 def test_not_http() -> None:
     """Something that answers but doesn't speak HTTP is a failed finding, not a crash."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        Thread(target=lambda: server.accept()[0].sendall(b"SSH-2.0-x\r\n"), daemon=True).start()
+        thread = Thread(target=_greet, args=(server,))
+        thread.start()
         [page] = probes.pages(Service("x", server.getsockname()[1], "", (LOGIN,)), here())
 
         finding = probes.look(page)
+        thread.join()
 
     assert not finding.ok
+    assert "no HTTP answer" in finding.evidence
+
+
+def _greet(server: socket.socket) -> None:
+    """Greet a caller as sshd does."""
+    connection, _ = server.accept()
+    with connection:
+        connection.sendall(b"SSH-2.0-x\r\n")
+        connection.recv(1000)
 
 
 def test_a_stopped_machine() -> None:
@@ -228,6 +239,14 @@ def test_insist() -> None:
     with pytest.raises(VerdictError, match=f"not healthy: {MACHINE.id}: GET /login") as raised:
         probes.insist([Verdict(MACHINE, (GOOD,)), Verdict(MACHINE, (GOOD, BAD))])
     assert 1 == raised.value.code
+
+
+def test_tail() -> None:
+    """Of what a machine wrote the last lines are shown, and nothing in them reaches the terminal as a command."""
+    written = "\n".join([*map(str, range(20)), "[\x1b[0;32m  OK  \x1b[0m] \x1b]0;mine\x07Started\r", ""])
+
+    assert [*map(str, range(6, 20)), "[  OK  ] ]0;mineStarted"] == probes.tail(written)
+    assert ["(empty)"] == probes.tail(" \n")
 
 
 def test_junit() -> None:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -62,23 +63,33 @@ def test_death(given: Settings) -> None:
         holder.kill()
 
     assert (True, False) == (lived, run.lives)
+    run.wipe()
 
 
-def test_wipe(given: Settings) -> None:
-    """Of a wiped run the log and the manifest stay, in the folder and anywhere else."""
-    with runs.begin(given) as run:
+def test_wiped(given: Settings) -> None:
+    """Of a run that has ended the log and the manifest stay, in its folder and anywhere else."""
+    with suppress(KeyboardInterrupt), runs.begin(given) as run:
         for path in (run.log, run.manifest, run.key, run.known_hosts, run.variables, run.scratch / "ansible-key1"):
             path.touch()
-        run.keep()
         scratch = run.scratch
-        assert (True, False) == (run.kept, run.wiped)
-
-        run.wipe()
-        run.wipe()
+        assert not run.wiped
+        raise KeyboardInterrupt
 
     assert ["lock", "manifest.json", "packer.log"] == sorted(path.name for path in run.folder.iterdir())
-    assert not scratch.exists()
-    assert (False, True) == (run.kept, run.wiped)
+    assert (False, True) == (scratch.exists(), run.wiped)
+    run.wipe()
+
+
+def test_kept(given: Settings) -> None:
+    """A run that is kept keeps its key until it is wiped."""
+    with runs.begin(given) as run:
+        run.key.touch()
+        run.keep()
+    assert (True, True) == (run.kept, run.key.exists())
+
+    run.wipe()
+
+    assert (False, False) == (run.kept, run.key.exists())
 
 
 def started(run: runs.Run, script: str, *arguments: str) -> subprocess.Popen[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -64,12 +65,15 @@ def test_last_line(text: str, last: str) -> None:
 
 
 def _programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) -> None:
-    """Have nothing on PATH but these scripts, and what scripts need."""
-    for name, script in {"sh": "", **programs}.items():
-        path = folder / name
-        path.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{script}\n")
-        path.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder))
+    """Have nothing on PATH but these scripts, and what they need themselves."""
+    path = folder / "bin"
+    path.mkdir()
+    for name in ("cat", "env", "grep", "sh", "true"):
+        (path / name).symlink_to(str(shutil.which(name)))
+    for name, script in programs.items():
+        (path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(path))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +135,7 @@ def test_install(
     get = f"""\
 case $* in *update*) echo update ;; *) echo install "${{*#*install }}" ;; esac >>asked
 if case $* in *install*) {broken} ;; *) false ;; esac; then echo W: old; echo E: broken; exit 100; fi"""
-    _programs(tmp_path, monkeypatch, **{"apt-get": get, "apt-cache": POLICY, "env": 'shift; exec "$@"'})
+    _programs(tmp_path, monkeypatch, **{"apt-get": get, "apt-cache": POLICY})
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
     assert complaint == system.install(("docker.io", "docker-cli"))
@@ -141,7 +145,7 @@ if case $* in *install*) {broken} ;; *) false ;; esac; then echo W: old; echo E:
 def test_install_what_the_distribution_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package that is unknown even with new lists is named."""
     monkeypatch.chdir(tmp_path)
-    get = {"apt-get": 'echo "$*" >>asked', "apt-cache": POLICY, "env": 'shift; exec "$@"'}
+    get = {"apt-get": 'echo "$*" >>asked', "apt-cache": POLICY}
     _programs(tmp_path, monkeypatch, **get)
 
     assert "this distribution has no package packer" == system.install(("packer",))

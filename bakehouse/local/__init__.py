@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
-from urllib.request import Request, build_opener, ProxyHandler
+from urllib.request import ProxyHandler, Request, build_opener
 
 from bakehouse import console, tools
 from bakehouse.errors import ToolError
@@ -93,21 +93,23 @@ def status(settings: Settings) -> dict[str, Any]:
     made = {labels["bakehouse.base"]: labels for _, labels, _ in images if labels.get("bakehouse.kind") == "base"}
     for name in BASES:
         told = json.loads(made[name]["bakehouse.image"]) if name in made else {}
-        found["bases"].append({"base": name, "image": told.get("image_name", ""), "how": told.get("how", "not made yet")})
+        how = told.get("how", "not made yet")
+        found["bases"].append({"base": name, "image": told.get("image_name", ""), "how": how})
     found["images"] = sum(labels.get("bakehouse.kind") == "image" for _, labels, _ in images)
     found["machines"] = {name: "on" if pid else "off" for name, pid in bodies.running().items()}
     return found
 
 
 def ask(endpoint: str, question: str, seconds: float = 10, **query: str) -> dict[str, Any]:
-    """Ask the server one of the kit's own questions (under /bakehouse); raises ToolError with its answer when it fails."""
+    """Ask the server one of the kit's own questions (under /bakehouse); raises ToolError when it says no."""
     request = Request(f"{endpoint}/bakehouse/{question}?{urlencode(query)}")
     try:
         with build_opener(ProxyHandler({})).open(request, timeout=seconds) as answer:
             told: dict[str, Any] = json.load(answer)
             return told
     except HTTPError as error:
-        raise ToolError(f"local EC2: {json.load(error).get('error', error)}", "see ./inv local.status for its log") from error
+        told = json.load(error).get("error", error)
+        raise ToolError(f"local EC2: {told}", "./inv local.status names its log") from error
 
 
 def _have_base(settings: Settings, name: str, server: Server) -> None:
@@ -214,7 +216,7 @@ def _has_docker() -> bool:
 
 
 def checkout(settings: Settings) -> str:
-    """Return the mark that keeps two checkouts on one machine apart: 12 hexadecimal digits of the state folder's path."""
+    """Return what keeps two checkouts on one machine apart: 12 hexadecimal digits of the state folder's path."""
     return hashlib.sha256(os.fsencode(settings.state.resolve())).hexdigest()[:12]
 
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -92,7 +92,7 @@ def make(docker: DockerClient, name: str, labels: Mapping[str, str], say: Say) -
     say(f"making the base {name}: once, about a minute ...")
     try:
         base, words = BASES[name], _ARCHITECTURES[docker.info()["Architecture"]]
-        shown = json.dumps(shows(base, words, datetime.now(timezone.utc)))
+        shown = json.dumps(shows(base, words, datetime.now(UTC)))
         return _MAKERS[name](docker, base, {**labels, "bakehouse.base": name, "bakehouse.image": shown}, say)
     except (_Failure, DockerException, RequestException) as failure:
         raise _refusal(name, failure) from failure
@@ -106,7 +106,9 @@ def shows(base: Base, words: Mapping[str, str], now: datetime) -> dict[str, str]
 def _refusal(name: str, failure: Exception) -> BakehouseError:
     complaint = " ".join(str(getattr(failure, "explanation", None) or failure).split())
     if "no space left on device" in complaint.lower():
-        return InputError(f"base {name} can't be made: the disk is full", f"free 1 GB in {_scratch()} and in Docker's folder")
+        return InputError(
+            f"base {name} can't be made: the disk is full", f"free 1 GB in {_scratch()} and in Docker's folder"
+        )
     return ToolError(f"base {name} can't be made: {complaint}", getattr(failure, "hint", ""))
 
 
@@ -207,7 +209,9 @@ def _listen(stream: Any, said: list[str], say: Say) -> None:
 
 
 def _complaint(said: Sequence[str]) -> _Failure:
-    telling = [line for line in said if "No space left" in line] or [line for line in said if line[:3] in ("E: ", "W: ")]
+    telling = [line for line in said if "No space left" in line] or [
+        line for line in said if line[:3] in ("E: ", "W: ")
+    ]
     return _Failure((telling or said or ["mmdebstrap failed"])[0], "is the mirror reachable? apt-get update tells")
 
 

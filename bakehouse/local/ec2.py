@@ -245,7 +245,7 @@ class Backend(EC2Backend):
         if busy:
             raise EC2ClientError(
                 "InvalidIPAddress.InUse",
-                f"port {busy[0]} is in use: a program on this host listens there at all addresses, the machines' included",
+                f"port {busy[0]} is in use: a program on this host listens there at all addresses",
             )
 
     def _refuse_name(self, name: str) -> None:

@@ -88,11 +88,13 @@ class Gate:
         caller = ipaddress.ip_address(writer.get_extra_info("peername")[0])
         machine = self.table.get(address)
         if machine is None or not any(caller in net for net in networks(machine["rules"], port)):
-            return reset(writer)
+            reset(writer)
+            return
         try:
             inner, outer = await asyncio.open_connection(machine["to"], port)
         except OSError:
-            return reset(writer)
+            reset(writer)
+            return
         await asyncio.gather(carry(reader, outer), carry(inner, writer))
         for end in (outer, writer):
             end.close()
@@ -130,7 +132,8 @@ async def main() -> None:
             line = asyncio.ensure_future(stdin.readline())
         await gate.converge()
         if told:
-            print(json.dumps({"failed": gate.failed}), flush=True)
+            sys.stdout.write(json.dumps({"failed": gate.failed}) + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

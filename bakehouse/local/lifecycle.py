@@ -1,4 +1,4 @@
-"""The lives of machines and images: each change of a body happens in the background, and the instance's state follows."""
+"""The lives of machines and images: bodies are changed in the background, and the instances' states follow."""
 
 from __future__ import annotations
 
@@ -351,7 +351,9 @@ class Lifecycle:
 
 
 _BY_HOST = ("Server.InternalError: the machine went off while the local EC2 was away", "Server.InternalError")
-_BY_ITSELF = StateReason("Client.InstanceInitiatedShutdown: Instance initiated shutdown", "Client.InstanceInitiatedShutdown")
+_BY_ITSELF = StateReason(
+    "Client.InstanceInitiatedShutdown: Instance initiated shutdown", "Client.InstanceInitiatedShutdown"
+)
 
 
 def record(image: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ _INIT = (
     '[ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ] && mount -o remount,rw /sys/fs/cgroup'
     " || mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup; exec /lib/systemd/systemd"
 )
-_CLOUD_INIT_DONE = "i=0; until [ -s /run/cloud-init/result.json ]; do [ $((i+=1)) -lt {ticks} ] || exit 1; sleep .2; done"
+_CLOUD_INIT_DONE = "i=0; until [ -s /run/cloud-init/result.json ]; do [ $((i+=1)) -lt {n} ] || exit 1; sleep .2; done"
 
 
 class BodyError(Exception):
@@ -164,7 +164,7 @@ class Bodies:
             self._remove_if_forgotten(docker_image)
 
     def commit(self, instance_id: str, snapshot_id: str, record: Mapping[str, Any]) -> None:
-        """Copy a machine's disk into a snapshot; a running one stands still meanwhile. ``record`` describes the image."""
+        """Copy a machine's disk into a snapshot; a running one stands still. ``record`` describes the image."""
         labels = self.labels("image", **{SNAPSHOT: snapshot_id, IMAGE: json.dumps(record), INSTANCE: ""})
         with _docker_errors(f"snapshot {snapshot_id}"):
             self._container(instance_id).commit(
@@ -239,7 +239,7 @@ class Bodies:
 
     def wait_for_cloud_init(self, instance_id: str) -> bool:
         """Wait until cloud-init has written its result; False when the machine went off or time ran out."""
-        command = ["sh", "-c", _CLOUD_INIT_DONE.format(ticks=BOOT_SECONDS * 5)]
+        command = ["sh", "-c", _CLOUD_INIT_DONE.format(n=BOOT_SECONDS * 5)]
         with _docker_errors(f"machine {instance_id}"):
             code: int | None = self._container(instance_id).exec_run(command).exit_code
             return code == 0

@@ -18,7 +18,7 @@ from bakehouse.local.gate import LISTEN
 _SOURCE = Path(__file__).with_name("gate.py")
 
 Table = Mapping[str, Mapping[str, Any]]
-"""Public address -> {"to": private address, "pid": its init on the host, "rules": [[first, last, [CIDR, ...]], ...]}."""
+"""Public address -> {"to": private address, "pid": its init's on the host, "rules": [[first, last, [CIDR]], ...]}."""
 
 
 class GateError(Exception):
@@ -26,7 +26,7 @@ class GateError(Exception):
 
 
 def taken(ports: Iterable[int]) -> list[int]:
-    """Return those ports on which something listens at all of this host's addresses, so that no machine can have them."""
+    """Return those ports on which something listens at all addresses of this host: no machine can have them."""
     everywhere = set()
     for table in ("tcp", "tcp6"):
         with open(f"/proc/net/{table}") as lines:

@@ -1,6 +1,6 @@
 """The local EC2's server: moto over HTTP on 127.0.0.1, one change at a time, each on the disk before it's answered.
 
-    python -m bakehouse.local.server STATE_FOLDER CHECKOUT
+Started by ``local.up`` as ``python -m bakehouse.local.server FOLDER CHECKOUT``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xml.sax.saxutils import escape
 os.environ.update(
     MOTO_EC2_LOAD_DEFAULT_AMIS="false",
     AWS_ACCESS_KEY_ID="local",
-    AWS_SECRET_ACCESS_KEY="local",
+    AWS_SECRET_ACCESS_KEY="local",  # noqa: S106  # nobody's
     AWS_DEFAULT_REGION="us-east-1",
 )
 for _name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2"):
@@ -53,6 +53,7 @@ class Server:
         self.lifecycle = lifecycle
         self.folder = folder
         self.set_aside: Path | None = None
+        self._operations: set[str] = set()
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._own: dict[str, Callable[[Environ], Any]] = {
             "/bakehouse/health": self._health,
@@ -73,6 +74,7 @@ class Server:
 
     def _answer_aws(self, environ: Environ, respond: Respond) -> Iterable[bytes]:
         action = _action(environ)
+        self._operations.add(action)
         told: list[Any] = []
 
         def keep(status: str, headers: list[tuple[str, str]], _: Any = None) -> None:
@@ -111,6 +113,7 @@ class Server:
             "checkout": self.lifecycle.bodies.checkout,
             "unopened": dict(self.lifecycle.unopened),
             "set_aside": str(self.set_aside or ""),
+            "operations": sorted(self._operations),
         }
 
     def _adopt(self, _: Environ) -> dict[str, Any]:
@@ -131,7 +134,7 @@ def _action(environ: Environ) -> str:
     """Return the name of the API's operation that a request asks for, empty when it can't be told."""
     target = str(environ.get("HTTP_X_AMZ_TARGET", ""))
     if target:
-        return target.rpartition(".")[2]
+        return str(target.rpartition(".")[2])
     size = int(environ.get("CONTENT_LENGTH") or 0)
     data: bytes = environ["wsgi.input"].read(size)
     environ["wsgi.input"] = io.BytesIO(data)

@@ -23,9 +23,7 @@ SERVICES: tuple[Any, ...] = ("ec2", "ssm", "iam", "sts", "kms", "autoscaling", "
 
 def _key(key: Any) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
     return _load_key, (
-        key.private_bytes(
-            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
+        key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
     )
 
 
@@ -53,7 +51,8 @@ class State:
 
     def freeze(self) -> tuple[int, bytes]:
         """Return the backends as bytes, with a number that grows; nothing may change them meanwhile."""
-        services = {name: {account: dict(regions) for account, regions in get_backend(name).items()} for name in SERVICES}
+        accounts = {name: get_backend(name) for name in SERVICES}
+        services = {name: {account: dict(kept) for account, kept in found.items()} for name, found in accounts.items()}
         self._frozen += 1
         return self._frozen, cloudpickle.dumps(services)
 
@@ -76,7 +75,7 @@ class State:
         if not self.path.exists():
             return None
         try:
-            services = pickle.loads(self.path.read_bytes())
+            services = pickle.loads(self.path.read_bytes())  # noqa: S301  # our own, in a folder of mode 0700
             for name, accounts in services.items():
                 for account, regions in accounts.items():
                     get_backend(name)[account].update(regions)

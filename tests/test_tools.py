@@ -1,0 +1,331 @@
+"""The programs the kit drives: found, told from others of their name, got, and started."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from ec2_fixtures import LocalEc2, docker, mark
+
+from bakehouse import tools
+from bakehouse.errors import ToolError
+from bakehouse.tools import TOOLS, Found, Packer, Row
+
+GOOD = "echo Packer v1.14.2; echo; echo Your version of Packer is out of date"
+OLD = "echo Packer v1.5.6"
+CRACKLIB = 'cat >/dev/null; echo "skipping line: 1"; touch "$1.pwd"; echo 0 0'  # reads words, writes a dictionary
+
+
+def have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *folders: Mapping[str, str]) -> None:
+    """Have nothing on PATH but these folders of scripts, and what those need themselves."""
+    last = dict.fromkeys(("cat", "chmod", "env", "grep", "sh", "touch", "true"), "")
+    paths = [tmp_path / str(number) for number in range(len(folders) + 1)]
+    for path, programs in zip(paths, [*folders, last], strict=True):
+        path.mkdir()
+        for name, script in programs.items():
+            if script:
+                (path / name).write_text(f"#!/bin/sh\n{script}\n")
+                (path / name).chmod(0o755)
+            else:
+                (path / name).symlink_to(str(shutil.which(name)))
+    monkeypatch.setenv("PATH", os.pathsep.join(map(str, paths)))
+
+
+@pytest.mark.parametrize(
+    ("folders", "found", "trouble"),
+    [
+        ([GOOD], 0, ""),
+        ([], None, "missing"),
+        ([OLD], None, "{0}/packer is 1.5.6"),
+        ([CRACKLIB], None, "{0}/packer is another program"),
+        (["exit 1"], None, "{0}/packer is another program"),
+        ([CRACKLIB, GOOD], 1, ""),
+        ([OLD, GOOD], 1, ""),
+        ([CRACKLIB, OLD], None, "{1}/packer is 1.5.6"),
+    ],
+)
+def test_find_packer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folders: list[str], found: int | None, trouble: str
+) -> None:
+    """The first that is HashiCorp's and new enough wins, wherever it stands on PATH; else the trouble is named."""
+    monkeypatch.chdir(tmp_path)
+    have(tmp_path, monkeypatch, *({"packer": script} for script in folders))
+    paths = [tmp_path / str(number) for number in range(len(folders))]
+    expected = Found(trouble=trouble.format(*paths)) if found is None else Found(paths[found] / "packer", (1, 14, 2))
+
+    assert expected == tools.find(TOOLS["packer"])
+    assert [] == list(tmp_path.glob("*.pwd"))
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "version"),
+    [
+        ("docker", "Docker version 28.2.2, build e6534b4", (28, 2)),
+        ("docker", "Docker version 20.10.24+dfsg1, build 297e128", (20, 10)),
+        ("docker", "podman version 5.4.2", ()),
+        ("mmdebstrap", "mmdebstrap 1.3.5", (1, 3)),
+        ("ssh", "OpenSSH_9.2p1 Debian-2+deb12u7, OpenSSL 3.0.17 1 Jul 2025", (9, 2)),
+        ("ssh", "OpenSSH_6.6.1p1 Debian-4", ()),
+        ("git", "git version 2.39.5", (2, 39)),
+        ("git", "git version 2.50.1 (Apple Git-155)", (2, 50)),
+    ],
+)
+def test_find_reads_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str, version: tuple[int, ...]
+) -> None:
+    """Each tool's own way of telling its version is understood, on whichever stream."""
+    companions = dict.fromkeys(TOOLS[name].companions, "exit 1")
+    have(tmp_path, monkeypatch, {name: f"echo '{told}' >&2", **companions})
+
+    assert version == tools.find(TOOLS[name]).version
+
+
+def test_find_wants_the_companions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tool that lacks what it can't do without is not there yet."""
+    have(tmp_path, monkeypatch, {"mmdebstrap": "echo mmdebstrap 1.5.7"})
+
+    assert Found(trouble="newuidmap is missing") == tools.find(TOOLS["mmdebstrap"])
+
+
+@pytest.mark.parametrize(("version", "needs"), [((1, 6, 6), False), ((1, 7, 0), True), ((1, 16, 0), True)])
+def test_packer_needs_init(version: tuple[int, ...], needs: bool) -> None:
+    """From 1.7 on Packer's plugins come by packer init."""
+    assert needs == Packer(Path("packer"), version).needs_init
+
+
+POLICY = r"""for name; do printf '%s:\n  Installed: (none)\n  Candidate: 1.6.6\n' $name; done"""
+
+
+@pytest.mark.parametrize(
+    ("user", "programs", "text", "hint"),
+    [
+        (1000, {"apt-get": "exit", "apt-cache": POLICY}, "missing", "sudo apt-get install packer"),
+        (0, {"dnf": "exit"}, "missing", "https://developer.hashicorp.com/packer/install"),
+        (0, {"brew": "exit"}, "missing", "brew install hashicorp/tap/packer"),
+        (0, {}, "missing", "https://developer.hashicorp.com/packer/install"),
+        (0, {"packer": OLD}, "{path}/packer is 1.5.6", "https://developer.hashicorp.com/packer/install"),
+        (
+            0,
+            {"apt-get": "exit", "apt-cache": "exit"},
+            "missing, and can't be installed: this distribution has no package packer",
+            "https://developer.hashicorp.com/packer/install",
+        ),
+        (
+            0,
+            {"apt-get": "echo E: no mirror; exit 100", "apt-cache": POLICY},
+            "missing, and can't be installed: E: no mirror",
+            "sudo apt-get install packer",
+        ),
+    ],
+)
+def test_ensure_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, programs: dict[str, str], text: str, hint: str
+) -> None:
+    """Where the kit may not or can't install a tool, the error names it and the exact way to get it, with code 2."""
+    have(tmp_path, monkeypatch, programs)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+
+    with pytest.raises(ToolError) as raised:
+        tools.ensure("packer")
+
+    said = text.format(path=tmp_path / "0")
+    assert f"packer 1.6.6 or later is needed (it drives the bake): {said}" == raised.value.text
+    assert (hint, 2) == (raised.value.hint, raised.value.code)
+
+
+def test_ensure_installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As root a missing tool is installed, with one line said; a second time nothing is done or said."""
+    script = tmp_path / "0" / "packer"
+    made = f"echo '#!/bin/sh' >{script}; echo 'echo Packer v1.6.6' >>{script}; chmod +x {script}"
+    get = f"case $* in *install*) {made} ;; esac"
+    have(tmp_path, monkeypatch, {"apt-get": get, "apt-cache": POLICY})
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+    assert script == tools.ensure("packer")
+    assert "installing packer (it drives the bake) ...\n" == capsys.readouterr().err
+    assert Packer(script, (1, 6, 6)) == tools.packer()
+    assert "" == capsys.readouterr().err
+
+
+CLIENT = """case $1 in
+    --version) echo Docker version 26.1.5, build 1 ;;
+    version) {answer} ;;
+esac"""
+DOWN = (
+    "echo Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running? >&2; exit 1"
+)
+FORBIDDEN = "echo permission denied while trying to connect to the Docker daemon socket >&2; exit 1"
+UP = "echo 26.1.5"
+
+
+@pytest.mark.parametrize(
+    ("answer", "user", "host", "programs", "trouble", "remedy"),
+    [
+        (UP, 1000, "", {}, "26.1", ""),
+        (FORBIDDEN, 0, "", {}, "permission denied", "sudo usermod -aG docker $USER, then log in again"),
+        (
+            "echo no route to host >&2; exit 1",
+            0,
+            "tcp://far:2375",
+            {},
+            "no route to host",
+            "DOCKER_HOST is tcp://far:2375: start the engine there, or unset DOCKER_HOST",
+        ),
+        (DOWN, 1000, "", {"dockerd": "exit"}, "docker daemon running?", "sudo service docker start"),
+        (DOWN, 0, "", {"dockerd": "exit"}, "docker daemon running?", "the kit starts it when it needs it"),
+    ],
+)
+def test_doctor_on_the_engine(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    user: int,
+    host: str,
+    programs: dict[str, str],
+    trouble: str,
+    remedy: str,
+) -> None:
+    """The engine's row says what it answers, and what to do where it does not answer and the kit can't start it."""
+    have(tmp_path, monkeypatch, {"docker": CLIENT.format(answer=answer), **programs})
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr("bakehouse.system.has_systemd", lambda: False)
+    if host:
+        monkeypatch.setenv("DOCKER_HOST", host)
+    else:
+        monkeypatch.delenv("DOCKER_HOST", raising=False)
+
+    row = next(row for row in tools.doctor() if row.tool == "docker engine")
+
+    assert row.found.endswith(trouble)
+    assert (remedy, bool(remedy) and "the kit" not in remedy) == (row.remedy, row.blocking)
+    if row.blocking:
+        with pytest.raises(ToolError) as raised:
+            tools.ensure("docker")
+        assert f"the Docker engine does not answer: {row.found}" == raised.value.text
+        assert remedy == raised.value.hint
+
+
+@pytest.mark.parametrize("way", ["systemd", "service", "dockerd"])
+def test_ensure_starts_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
+    """The engine is started as the system does it, or by itself where the system's script gives up."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tools, "_ENGINE_LOG", str(tmp_path / "docker.log"))
+    monkeypatch.setattr("bakehouse.system.has_systemd", lambda: way == "systemd")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    note = 'echo "${0##*/} $*" >>asked'
+    programs = {
+        "docker": CLIENT.format(answer=f"if [ -e up ]; then {UP}; else {DOWN}; fi"),
+        "systemctl": f"{note}; touch up",
+        "service": f"{note}; {'exit 1' if way == 'dockerd' else 'touch up'}",
+        "dockerd": f"{note}; touch up; echo Daemon has completed initialization",
+        "setsid": 'exec "$@"',
+    }
+    have(tmp_path, monkeypatch, programs)
+
+    assert tmp_path / "0" / "docker" == tools.ensure("docker")
+    assert "starting the Docker engine ...\n" == capsys.readouterr().err
+    asked = {
+        "systemd": ["systemctl start docker"],
+        "service": ["service docker start"],
+        "dockerd": ["service docker start", "dockerd "],
+    }
+    assert asked[way] == (tmp_path / "asked").read_text().splitlines()
+
+
+def test_ensure_names_the_log_of_an_engine_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the engine stays silent the error names its log."""
+    monkeypatch.setattr(tools, "_ENGINE_SECONDS", 0.5)
+    monkeypatch.setattr("bakehouse.system.has_systemd", lambda: False)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    have(tmp_path, monkeypatch, {"docker": CLIENT.format(answer=DOWN), "service": "exit", "dockerd": "exit"})
+
+    with pytest.raises(ToolError) as raised:
+        tools.ensure("docker")
+
+    assert raised.value.text.startswith("the Docker engine does not start: Cannot connect")
+    assert "look into /var/log/docker.log" == raised.value.hint
+
+
+def test_doctor_where_nothing_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that is missing blocks but what is optional, and every row says how to get it."""
+    have(tmp_path, monkeypatch)
+
+    rows = [row for row in tools.doctor() if row.tool != "ansible-playbook"]
+
+    assert ["packer", "docker", "docker engine", "mmdebstrap", "ssh", "git"] == [row.tool for row in rows]
+    assert {"missing"} == {row.found for row in rows}
+    assert ["git"] == [row.tool for row in rows if not row.blocking]
+    assert all(row.remedy for row in rows)
+
+
+def test_doctor_here() -> None:
+    """On this machine, where the tests run, Ansible is the venv's and nothing blocks."""
+    rows = {row.tool: row for row in tools.doctor()}
+
+    ansible = rows["ansible-playbook"]
+    assert Row("ansible-playbook", ansible.found, "2.19", "runs the roles", "", blocking=False) == ansible
+    assert ansible.found.startswith("2.19.")
+    assert [] == [row.tool for row in rows.values() if row.blocking]
+
+
+# A real system
+
+
+@pytest.fixture
+def bare(local_ec2: LocalEc2) -> Iterator[str]:
+    """Give a container of bare Debian 13 with the kit, and a user who may become root without a password."""
+    labels = [f"label=bakehouse.checkout={mark(local_ec2.state)}", "label=bakehouse.base=debian-13"]
+    image = docker("images", "--quiet", *(part for label in labels for part in ("--filter", label))).split()[0]
+    site = Path(str(importlib.util.find_spec("rich").origin)).parent.parent  # type: ignore[union-attr]
+    options = ("--cap-add=SYS_ADMIN", "--cap-add=NET_ADMIN", "--security-opt=seccomp=unconfined", "--cgroupns=private")
+    lift = ("--security-opt=apparmor=unconfined", "--volume=/var/lib/docker", "--env=PYTHONPATH=/kit", "--rm")
+    name = docker("run", "--detach", "--init", *options, *lift, image, "sleep", "600").strip()
+    try:
+        docker("exec", name, "mkdir", "/kit")
+        for package in ("rich", "invoke", "pygments", "markdown_it", "mdurl"):
+            docker("cp", str(site / package), f"{name}:/kit/")
+        docker("cp", str(Path(tools.__file__).parent), f"{name}:/kit/")
+        docker("exec", name, "sh", "-c", "useradd -m user; echo 'user ALL=(ALL) NOPASSWD:ALL' >/etc/sudoers.d/user")
+        yield name
+    finally:
+        docker("rm", "--force", "--volumes", name)
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(300)
+def test_a_bare_debian_gets_its_tools(bare: str) -> None:
+    """On a real system apt-get brings the tools and dockerd runs; what a user may not and Debian lacks is said."""
+    script = (
+        "import sys\nfrom bakehouse import tools\nfrom bakehouse.errors import ToolError\n"
+        "try: print(tools.ensure(sys.argv[1]))\nexcept ToolError as error: print(error.message)"
+    )
+
+    def ensure(name: str) -> list[str]:
+        command = ["docker", "exec", "--user", "user", bare, "python3", "-Bc", script, name]
+        return subprocess.check_output(command, stderr=subprocess.STDOUT, text=True).splitlines()
+
+    no_packer = "packer 1.6.6 or later is needed (it drives the bake): missing, and can't be installed"
+    assert ["installing git (it tells which commit was baked) ...", "/usr/bin/git"] == ensure("git")
+    assert ["/usr/bin/git"] == ensure("git")
+    assert [
+        "installing packer (it drives the bake) ...",
+        f"error: {no_packer}: this distribution has no package packer",
+        "hint: https://developer.hashicorp.com/packer/install",
+    ] == ensure("packer")
+    assert [
+        "installing docker (it gives local machines their bodies) ...",
+        "starting the Docker engine ...",
+        "error: the Docker engine does not answer: permission denied",
+        "hint: sudo usermod -aG docker $USER, then log in again",
+    ] == ensure("docker")
+    docker("exec", bare, "usermod", "-aG", "docker", "user")
+    assert ["/usr/bin/docker"] == ensure("docker")
