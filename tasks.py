@@ -143,22 +143,22 @@ def probe(
 @task(help=MACHINE)
 def ssh(c: Context, machine: str = "", recipe: str = "", account: str = "") -> None:
     """Enter a machine, or run a command there: ./inv ssh -- COMMAND."""
-    from bakehouse import cloud, machines
+    from bakehouse import cloud, machines, shells
 
     settings = _settings(account, recipe)
-    line = machines.ssh(settings, machines.one(cloud.connect(settings), settings.recipe, machine), c.remainder)
+    line = shells.line(settings, machines.one(cloud.connect(settings), settings.recipe, machine), c.remainder)
     os.execvp(line[0], line)  # noqa: S606, SSH's exit code is ours, and the terminal its own
 
 
 @task(help=MACHINE)
 def password(c: Context, machine: str = "", recipe: str = "", account: str = "") -> None:
     """Print the first admin password of a machine's service."""
-    from bakehouse import cloud, console, machines, services
+    from bakehouse import cloud, console, machines, services, shells
 
     settings = _settings(account, recipe)
     path = services.load(settings).password_file
     found = machines.one(cloud.connect(settings), settings.recipe, machine)
-    console.data(machines.read(settings, found, path))
+    console.data(shells.read(settings, found, path))
 
 
 @task(name="open", help=MACHINE)
@@ -276,7 +276,7 @@ def lint(c: Context) -> None:
                 _run(c, command.replace("packer", packer, 1) if command.startswith("packer") else command)
         except VerdictError as error:
             console.say(error.text)
-            failed.append(command.split()[0])
+            failed.append(" ".join(command.split()[:2]))
     if failed:
         raise VerdictError(f"these complain: {', '.join(failed)}")
 
@@ -343,7 +343,7 @@ LINTERS = (
     "yamllint --strict .",
     "ansible-lint",
     "shellcheck inv .ci/run",
-    "packer fmt -check packer",
+    *(f"packer fmt -check {folder}" for folder in ("packer", "packer/plugins", "packer/recipes")),
 )
 
 

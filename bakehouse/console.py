@@ -84,4 +84,4 @@ def confirm(plan: Sequence[str], question: str, yes: bool = False) -> bool:
         return True
     if not sys.stdin.isatty():
         raise InputError(f"{question} nobody is here to answer", "add --yes, or --dry-run to only look")
-    return talk().input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    return talk().input(f"{question} [y/N] ", markup=False).strip().lower() in ("y", "yes")

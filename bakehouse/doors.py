@@ -72,6 +72,11 @@ def keys(settings: Settings) -> Path:
     return settings.state / "keys" / settings.account
 
 
+def known_hosts(settings: Settings, machine_id: str) -> Path:
+    """Return the file that holds the host key of one machine, named after its ID."""
+    return settings.state / "known_hosts" / machine_id
+
+
 def _single(permission: Permission, kind: str, source: Mapping[str, Any]) -> Permission:
     """Return the rule for one source of a permission, without its description: to EC2 that makes no other rule."""
     ports = {key: permission[key] for key in ("IpProtocol", "FromPort", "ToPort") if key in permission}

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from bakehouse import cloud, machines
+from bakehouse import cloud, machines, shells
 from bakehouse.machines import Machine
 from bakehouse.settings import Settings
 
@@ -33,7 +33,7 @@ def variables(settings: Settings, machine: Machine) -> dict[str, Any]:
     return {
         "ansible_host": machine.address,
         "ansible_user": machine.user,
-        "ansible_ssh_args": shlex.join([*_ONE_CONNECTION, *machines.ssh_options(settings, machine)]),
+        "ansible_ssh_args": shlex.join([*_ONE_CONNECTION, *shells.options(settings, machine)]),
         "ansible_host_key_checking": True,
         "bakehouse_image": machine.image,
     }

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from bakehouse import cloud, console, images, machines, probes, recipes, services
+from bakehouse import cloud, console, images, machines, probes, recipes, services, shells
 from bakehouse.cloud import Cloud
 from bakehouse.errors import DeadlineError
 from bakehouse.machines import Machine
@@ -59,8 +59,8 @@ def _settled(settings: Settings, service: Service, launched: Sequence[Machine], 
     deadline = 0.0
     for machine in launched:
         with suppress(DeadlineError):
-            machines.reachable(settings, machine)
-            machines.booted(settings, machine)
+            shells.reachable(settings, machine)
+            shells.booted(settings, machine)
             deadline = deadline or time.monotonic() + seconds
             _serving(service, machine, deadline - time.monotonic())
     return probes.probe(settings, service, launched)

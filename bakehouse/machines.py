@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -210,26 +208,6 @@ def running(cloud: Cloud, ids: Sequence[str]) -> list[Machine]:
         return wait(f"{' '.join(ids)} to run", look, seconds=300)
 
 
-def reachable(settings: Settings, machine: Machine, seconds: float = 180) -> None:
-    """Return when a machine lets us in over SSH; raises DeadlineError."""
-    with console.step(f"{machine.id} lets us in over SSH at {machine.address}"):
-        wait(
-            f"machine {machine.id} to let us in over SSH at {machine.address}",
-            lambda: enter(settings, machine, "true", seconds=15).returncode == 0 or None,
-            seconds,
-        )
-
-
-def booted(settings: Settings, machine: Machine, seconds: float = 600) -> None:
-    """Return when cloud-init has ended on a machine, well or not; raises DeadlineError."""
-    with console.step(f"{machine.id} cloud-init done"):
-        wait(
-            f"cloud-init on machine {machine.id} to end",
-            lambda: enter(settings, machine, "cloud-init status --wait", seconds=60).returncode in (0, 1, 2) or None,
-            seconds,
-        )
-
-
 def stop(cloud: Cloud, machine: Machine) -> Machine:
     """Stop a machine and return it when it has stopped."""
     cloud.ec2.stop_instances(InstanceIds=[machine.id])
@@ -246,18 +224,6 @@ def start(cloud: Cloud, machine: Machine) -> Machine:
     """Start a stopped machine and return it, with its new address, when it runs."""
     cloud.ec2.start_instances(InstanceIds=[machine.id])
     return running(cloud, [machine.id])[0]
-
-
-def reboot(cloud: Cloud, settings: Settings, machine: Machine) -> None:
-    """Reboot a machine and return when it has booted anew, which its boot ID tells."""
-
-    def boot_id() -> str:
-        return enter(settings, machine, "cat /proc/sys/kernel/random/boot_id; stat -c %Z /proc/1", seconds=15).stdout
-
-    before = boot_id()
-    cloud.ec2.reboot_instances(InstanceIds=[machine.id])
-    with console.step(f"{machine.id} rebooted"):
-        wait(f"machine {machine.id} to boot anew", lambda: boot_id() not in ("", before) or None, seconds=300)
 
 
 def as_row(machine: Machine) -> list[str]:
@@ -295,13 +261,7 @@ def terminate(cloud: Cloud, settings: Settings, machines: Sequence[Machine]) -> 
     with console.step(f"{' '.join(ids)} terminated"):
         wait(f"{' '.join(ids)} to be terminated", gone, seconds=300)
     for machine_id in ids:
-        _known_hosts(settings, machine_id).unlink(missing_ok=True)
-
-
-def console_output(cloud: Cloud, machine: Machine) -> str:
-    """Return what a machine wrote on its console; empty while EC2 has nothing."""
-    output: str = cloud.ec2.get_console_output(InstanceId=machine.id).get("Output") or ""
-    return output.replace("\r", "").rstrip()
+        doors.known_hosts(settings, machine_id).unlink(missing_ok=True)
 
 
 def address(machine: Machine) -> str:
@@ -311,58 +271,10 @@ def address(machine: Machine) -> str:
     return machine.address
 
 
-def ssh_options(settings: Settings, machine: Machine) -> list[str]:
-    """Return how SSH enters a machine: with our key alone, and knowing it by its ID, whatever address it has."""
-    hosts = _known_hosts(settings, machine.id)
-    hosts.parent.mkdir(mode=0o700, exist_ok=True)
-    options = {
-        "IdentityFile": doors.keys(settings) / machine.key,
-        "IdentitiesOnly": "yes",
-        "HostKeyAlias": machine.id,
-        "UserKnownHostsFile": hosts,
-        "StrictHostKeyChecking": "accept-new",
-        "BatchMode": "yes",
-        "ConnectTimeout": 10,
-        "LogLevel": "ERROR",
-    }
-    return [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
-
-
-def ssh(settings: Settings, machine: Machine, command: str = "") -> list[str]:
-    """Return the command line that runs a shell command on a machine, or a shell where there is no command."""
-    there = f"{machine.user}@{address(machine)}"
-    key = doors.keys(settings) / machine.key
-    if not key.is_file():
-        raise InputError(
-            f"the private key of machine {machine.id} isn't here: {key}",
-            "put it there, or ./inv launch another",
-        )
-    return ["ssh", *ssh_options(settings, machine), there, *(["--", command] if command else [])]
-
-
-def enter(settings: Settings, machine: Machine, command: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run a shell command on a machine and return what it answered; the exit code is 255 when SSH itself failed."""
-    line = ssh(settings, machine, command)
-    try:
-        return subprocess.run(
-            line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(line, 255, "", f"no answer in {seconds:.0f} s")
-
-
-def read(settings: Settings, machine: Machine, path: str) -> str:
-    """Return the text of a file that only root may read on a machine, without its last line end."""
-    answer = enter(settings, machine, f"sudo cat {shlex.quote(path)}")
-    if answer.returncode != 0:
-        raise CloudError(
-            f"machine {machine.id}: {path} can't be read: {answer.stderr.strip()}", "./inv probe tells more"
-        )
-    return answer.stdout.rstrip("\n")
-
-
-def _known_hosts(settings: Settings, machine_id: str) -> Path:
-    return settings.state / "known_hosts" / machine_id
+def console_output(cloud: Cloud, machine: Machine) -> str:
+    """Return what a machine wrote on its console; empty while EC2 has nothing."""
+    output: str = cloud.ec2.get_console_output(InstanceId=machine.id).get("Output") or ""
+    return output.replace("\r", "").rstrip()
 
 
 def _network(allow: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from bakehouse import console, machines
+from bakehouse import console, machines, shells
 from bakehouse.cloud import Cloud
 from bakehouse.errors import InputError, VerdictError
 from bakehouse.machines import Machine
@@ -25,9 +25,7 @@ from bakehouse.services import Page, Service
 from bakehouse.settings import Settings
 
 VERIFY = "playbooks/verify.yml"
-"""What a machine shows from within; each of its assertions is a finding, but for the one that sums them up."""
-
-SUM = "Verdict"
+"""What a machine shows from within; each of its assertions is a finding."""
 
 _LAST = 15  # lines
 _ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
@@ -168,17 +166,30 @@ def verify(settings: Settings, found: Sequence[Machine]) -> dict[str, list[Findi
 
 
 def findings_of(events: Iterable[Mapping[str, Any]]) -> dict[str, list[Finding]]:
-    """Return each machine's findings from ansible-runner's events: its assertions, and what else failed."""
+    """Return each machine's findings from ansible-runner's events: its assertions, and what else failed.
+
+    An assertion in a loop is a finding for each item, whose ``name`` is the finding's.
+    """
     findings: dict[str, list[Finding]] = {}
     for event in events:
         seen = event.get("event_data", {})
-        ok = event["event"] == "runner_on_ok"
-        bad = event["event"] in ("runner_on_failed", "runner_on_unreachable") and not _is_look(seen)
-        name = seen.get("task", "").rpartition("| ")[2]
-        if (bad or (ok and _is_assertion(seen))) and name != SUM:
-            evidence = " ".join(str(seen.get("res", {}).get("msg", "")).split())
-            findings.setdefault(seen["host"], []).append(Finding(name, ok, evidence, seen.get("duration") or 0.0))
+        finding = _finding(event["event"], seen)
+        if finding:
+            findings.setdefault(seen["host"], []).append(finding)
     return findings
+
+
+def _finding(event: str, seen: Mapping[str, Any]) -> Finding | None:
+    what, _, outcome = event.removeprefix("runner_").rpartition("_")
+    result = seen.get("res", {})
+    asserts = str(seen.get("task_action", "")).rpartition(".")[2] == "assert"
+    if outcome not in ("ok", "failed", "unreachable") or (outcome == "ok" and not asserts):
+        return None
+    if asserts if "results" in result else what == "item_on" and not asserts:
+        return None  # the end of an assertion's loop, whose items were seen; an item of a loop whose end will tell
+    name = result["item"]["name"] if what == "item_on" else seen.get("task", "").rpartition("| ")[2]
+    evidence = " ".join(str(result.get("msg", "")).split()).removeprefix(f"{name}: ")
+    return Finding(name, outcome == "ok", evidence, seen.get("duration") or 0.0)
 
 
 def insist(verdicts: Sequence[Verdict], hint: str = "") -> None:
@@ -194,7 +205,7 @@ def ailing(cloud: Cloud, settings: Settings, service: Service, machine: Machine)
     """Return what a machine that doesn't get healthy says: the last lines of its console and of its unit's journal."""
     command = f"sudo journalctl --unit={service.unit} --boot --no-pager --quiet --lines={_LAST}"
     try:
-        answer = machines.enter(settings, machine, command)
+        answer = shells.enter(settings, machine, command)
         journal = answer.stdout or answer.stderr
     except InputError as error:
         journal = error.text
@@ -265,15 +276,6 @@ def as_junit(verdicts: Sequence[Verdict]) -> str:
     return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _is_assertion(seen: Mapping[str, Any]) -> bool:
-    return str(seen.get("task_action", "")).rpartition(".")[2] == "assert"
-
-
-def _is_look(seen: Mapping[str, Any]) -> bool:
-    """Tell whether a task that failed was allowed to, as one that only looks may be."""
-    return bool(seen.get("ignore_errors")) and not _is_assertion(seen)
-
-
 def _environment(settings: Settings) -> dict[str, str]:
     return {
         "ANSIBLE_CONFIG": str(settings.root / "ansible.cfg"),
@@ -306,7 +308,7 @@ def _entered(settings: Settings, machine: Machine) -> str:
 
 
 def _answer(settings: Settings, machine: Machine, command: str) -> str:
-    answer = machines.enter(settings, machine, command)
+    answer = shells.enter(settings, machine, command)
     if answer.returncode == 255:
         raise Unhealthy(answer.stderr.strip() or "SSH does not let us in")
     return answer.stdout.strip()

@@ -107,7 +107,10 @@ class Run:
         for path in self.folder.iterdir():
             if path.name == "lock" or path.name in _LASTING:
                 continue
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -132,8 +135,7 @@ def begin(settings: Settings) -> Iterator[Run]:
 
 def known(settings: Settings) -> dict[str, Run]:
     """Return the checkout's runs by their IDs."""
-    folder = _folder(settings)
-    return {path.name: Run(path.name, path) for path in sorted(folder.iterdir())} if folder.is_dir() else {}
+    return {path.parent.name: Run(path.parent.name, path.parent) for path in sorted(_folder(settings).glob("*/lock"))}
 
 
 def end(run: Run, seconds: float = 60) -> None:

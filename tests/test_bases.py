@@ -92,7 +92,7 @@ def engine() -> Iterator[Any]:
     client = docker.from_env()
     yield client
     for image in made(client):
-        client.images.remove(image, force=True)
+        client.images.remove(image, force=True, noprune=True)
     client.close()
 
 
@@ -134,7 +134,6 @@ def test_the_debian_base_holds_nothing_of_its_making(engine: Any, debian: str) -
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(300)
 def test_a_machine_of_the_debian_base(machines: Machines) -> None:
     """Systemd is content, the first user is root at will, apt works, and nothing wakes up to take apt's lock."""
     one = machines.launch()[0]
@@ -178,7 +177,7 @@ def test_a_registry_image_is_made_a_base(engine: Any, debian: str, monkeypatch: 
     assert "amazon-linux-2023" == shown["bakehouse.base"]
     assert "amazon" == json.loads(shown["bakehouse.image"])["owner_alias"]
     assert [image] == made(engine)
-    engine.images.remove(image)
+    engine.images.remove(image, noprune=True)
 
 
 @pytest.mark.docker

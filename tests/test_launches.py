@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bakehouse import cloud as clouds
-from bakehouse import doors, images, launches, machines, probes, services
+from bakehouse import doors, images, launches, machines, probes, services, shells
 from bakehouse.cloud import TAG, Cloud
 from bakehouse.errors import VerdictError
 from bakehouse.settings import ROOT, Settings
@@ -123,14 +123,14 @@ def test_launch_and_live(cloud: Cloud, settings: Settings, capfd: pytest.Capture
     [machine] = launches.launch(settings)
     said = capfd.readouterr().err
     assert all(word in said for word in ("running", "SSH", "cloud-init", f"serves {service.url(machine.address)}"))
-    assert "secret" == machines.read(settings, machine, service.password_file)
+    assert "secret" == shells.read(settings, machine, service.password_file)
     known = (settings.state / "known_hosts" / machine.id).read_text()
 
-    machines.reboot(cloud, settings, machine)
+    shells.reboot(cloud, settings, machine)
     assert "stopped" == machines.stop(cloud, machine).state
     machine = machines.start(cloud, machine)
-    machines.reachable(settings, machine)
-    machines.booted(settings, machine)
+    shells.reachable(settings, machine)
+    shells.booted(settings, machine)
     [verdict] = probes.probe(settings, service, [machine])
 
     assert verdict.ok, verdict.failed
@@ -187,7 +187,7 @@ def test_a_lost_key_gets_a_new_pair(settings: Settings) -> None:
     [second] = launches.launch(settings)
 
     assert first.key != second.key
-    assert "second" == machines.enter(settings, second, "echo second").stdout.strip()
+    assert "second" == shells.enter(settings, second, "echo second").stdout.strip()
 
 
 def _ansible(settings: Settings, *module: str) -> str:

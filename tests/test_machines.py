@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -222,8 +221,8 @@ def test_which_machine_is_meant(
 def test_stop_start_terminate(cloud: Cloud, settings: Settings, image: Image) -> None:
     """Each returns when it is true, and termination takes what SSH knew of the machine."""
     [machine] = launch(cloud, settings, image)
-    known = settings.state / "known_hosts" / machine.id
-    machines.ssh_options(settings, machine)
+    known = doors.known_hosts(settings, machine.id)
+    known.parent.mkdir()
     known.write_text("a host key")
 
     assert "stopped" == machines.stop(cloud, machine).state
@@ -232,35 +231,3 @@ def test_stop_start_terminate(cloud: Cloud, settings: Settings, image: Image) ->
 
     assert "terminated" == instance(cloud, machine.id)["State"]["Name"]
     assert not known.exists()
-
-
-def test_ssh_knows_a_machine_by_its_id(settings: Settings) -> None:
-    """What SSH makes of our options: our key alone, no question, and the host key filed under the machine's ID."""
-    doors.keys(settings).mkdir(parents=True)
-    key = doors.keys(settings) / MACHINE.key
-    key.touch()
-    line = machines.ssh(settings, MACHINE, "exit 3")
-
-    told = subprocess.run([line[0], "-G", *line[1:]], capture_output=True, text=True, check=True).stdout
-    effective = dict(entry.split(" ", 1) for entry in told.splitlines())
-    expected = {
-        "user": "admin",
-        "hostname": "127.4.5.6",
-        "hostkeyalias": "i-0a1b2c3d4e5f60718",
-        "userknownhostsfile": str(settings.state / "known_hosts" / "i-0a1b2c3d4e5f60718"),
-        "stricthostkeychecking": "accept-new",
-        "batchmode": "yes",
-        "identitiesonly": "yes",
-        "identityfile": str(key),
-    }
-    assert expected == {name: effective[name] for name in expected}
-    assert ["admin@127.4.5.6", "--", "exit 3"] == line[-3:]
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"), [({}, "private key of machine .* isn't here: "), ({"address": ""}, "has no address")]
-)
-def test_ssh_can_not(settings: Settings, changes: dict[str, str], words: str) -> None:
-    """Without the private key, or an address to go to, the error names the machine."""
-    with pytest.raises(InputError, match=words):
-        machines.ssh(settings, Machine(**{**MACHINE.__dict__, **changes}))

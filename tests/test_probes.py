@@ -161,25 +161,25 @@ PLAY = """
 - hosts: all
   gather_facts: false
   tasks:
-    - name: In service | Good
-      ansible.builtin.assert: {that: true, success_msg: it is so}
-    - name: In service | Bad
-      ansible.builtin.assert: {that: false, fail_msg: "it is not\\n so"}
-      ignore_errors: true
-    - name: In service | A look that finds nothing
-      ansible.builtin.command: {argv: ["false"]}
-      changed_when: false
-      ignore_errors: true
     - name: In service | A look that answers
       ansible.builtin.command: {argv: ["true"]}
       changed_when: false
-    - name: In service | Verdict
-      ansible.builtin.assert: {that: false, fail_msg: it is not so}
-      ignore_errors: true
+    - name: In service | Alone
+      ansible.builtin.assert: {that: true, success_msg: it stands alone}
+    - name: In service | All is well
+      ansible.builtin.assert:
+        that: item.ok
+        success_msg: it is so
+        fail_msg: "{{ item.name }}: it is not\\n so"
+      loop: [{name: Bad, ok: false}, {name: Good, ok: true}]
+- hosts: all
+  gather_facts: false
+  tasks:
     - name: In service | Broken
       ansible.builtin.command: {argv: [/no/such/program]}
       changed_when: false
 """
+BROKEN = PLAY.replace("[{name: Bad, ok: false}, {name: Good, ok: true}]", "[{name: Good, ok: true}]")
 
 
 def _checkout(folder: Path, hosts: str) -> None:
@@ -192,18 +192,29 @@ def _checkout(folder: Path, hosts: str) -> None:
 
 
 def test_verify(settings: Settings) -> None:
-    """A real run of Ansible: each assertion is a finding, a broken task too; looks and the sum are none."""
+    """A real run of Ansible: each assertion and each item of one is a finding, a look is none."""
     _checkout(settings.root, f"{MACHINE.id} ansible_connection=local\nother ansible_connection=local\n")
 
     findings = probes.verify(settings, [MACHINE])
 
     assert [MACHINE.id] == list(findings)
-    assert [("Good", True, "it is so"), ("Bad", False, "it is not so")] == [
-        (one.name, one.ok, one.evidence) for one in findings[MACHINE.id][:2]
-    ]
-    assert ["Good", "Bad", "Broken"] == [one.name for one in findings[MACHINE.id]]
-    assert not findings[MACHINE.id][2].ok
+    assert [
+        ("Alone", True, "it stands alone"),
+        ("Bad", False, "it is not so"),
+        ("Good", True, "it is so"),
+    ] == [(one.name, one.ok, one.evidence) for one in findings[MACHINE.id]]
     assert [] == [left.name for left in settings.state.iterdir()]
+
+
+def test_verify_what_breaks(settings: Settings) -> None:
+    """A task that breaks is a bad finding too."""
+    _checkout(settings.root, f"{MACHINE.id} ansible_connection=local\n")
+    (settings.root / "playbooks" / "verify.yml").write_text(BROKEN)
+
+    findings = probes.verify(settings, [MACHINE])[MACHINE.id]
+
+    assert [("Alone", True), ("Good", True), ("Broken", False)] == [(one.name, one.ok) for one in findings]
+    assert "/no/such/program" in findings[-1].evidence
 
 
 def test_verify_a_machine_that_ansible_does_not_see(settings: Settings) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -116,6 +117,22 @@ def _gone(path: str) -> Callable[[Place], None]:
     return change
 
 
+def _tools(*, packer: str = "") -> Callable[[Place], None]:
+    """Leave the person the programs that are needed, but no way to install any, and this script as Packer."""
+
+    def change(place: Place) -> None:
+        folder = place.folder.parent / "bin"
+        folder.mkdir()
+        for name in ("docker", "git", "ssh", "ssh-keygen", "sh"):
+            (folder / name).symlink_to(shutil.which(name) or f"/no/{name}")
+        if packer:
+            (folder / "packer").write_text(f"#!/bin/sh\necho '{packer}'\n")
+            (folder / "packer").chmod(0o755)
+        place.environment["PATH"] = f"{Path(sys.executable).parent}:{folder}"
+
+    return change
+
+
 RECIPE = "packer/recipes/jenkins.pkrvars.hcl"
 VARS = "inventory/group_vars/jenkins.yml"
 
@@ -131,6 +148,10 @@ BAD_INPUT = {
     "a playbook that isn't there": ("bake", _gone("playbooks/jenkins.yml"), "no playbook playbooks/jenkins.yml"),
     "a role that isn't there": ("bake", _gone("roles/java"), "role java"),
     "unknown base": ("bake --base nope", _nothing, "there is no base nope"),
+    "no Packer": ("bake", _tools(), "packer 1.6.6 or later is needed (it drives the bake): missing"),
+    "a Packer that is too old": ("bake", _tools(packer="Packer v1.5.4"), "packer is 1.5.4"),
+    "a packer that isn't HashiCorp's": ("bake", _tools(packer="cracklib"), "packer is another program"),
+    "no Docker engine": ("images", _set(DOCKER_HOST="unix:///no/docker.sock"), "the Docker engine does not answer"),
     "unknown account": ("images --account nope", _nothing, "there is no account nope"),
     "an account without credentials": ("images --account mine", _account("region = eu-west-1"), "has no credentials"),
     "an account without a region": ("images --account mine", _account(*_KEYS), "mine has no region"),
@@ -168,7 +189,65 @@ def test_bad_input(
     assert (2, "", 2) == (outcome.returncode, outcome.stdout, len(told)), outcome.stderr
     assert told[0].startswith("error: ") and words in told[0]
     assert told[1].startswith("hint: ")
-    assert [] == [path.name for path in place.folder.glob(".bakehouse/*")]
+    assert [] == [path for path in place.folder.glob(".bakehouse/**/*") if path.is_file() and path.stat().st_size]
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("launch", "there is no image of recipe jenkins on account local"),
+        ("launch --image ami-xyz", "'ami-xyz' is not an image ID"),
+        ("launch --image ami-0123456789abcdef0", "there is no image ami-0123456789abcdef0 on account local"),
+        ("launch --image BASE", "is none of ours: it carries no tag bakehouse:recipe"),
+        ("retire ami-xyz --yes", "'ami-xyz' is not an image ID"),
+        ("retire BASE --yes", "is none of ours: it carries no tag bakehouse:recipe"),
+        ("terminate --machine i-0123456789abcdef0 --yes", "machine i-0123456789abcdef0 isn't there on account local"),
+        ("ssh --machine x", "'x' is not a machine ID"),
+        ("ssh -- true", "there is no machine of recipe jenkins on account local"),
+        ("password", "there is no machine of recipe jenkins on account local"),
+        ("probe", "there is no machine of recipe jenkins on account local"),
+    ],
+)
+def test_bad_input_to_an_account(local_ec2: Any, ec2: Any, base: str, line: str, words: str) -> None:
+    """What can be known as wrong only by asking the account is refused likewise, and the account stays as it was."""
+    before = _things(ec2)
+
+    argv = [sys.executable, "-m", "invoke", *line.replace("BASE", base).split()]
+    outcome = subprocess.run(argv, cwd=ROOT, env=local_ec2.environ, capture_output=True, text=True, check=False)
+
+    told = outcome.stderr.splitlines()
+    assert (2, "", 2) == (outcome.returncode, outcome.stdout, len(told)), outcome.stderr
+    assert told[0].startswith("error: ") and words in told[0]
+    assert told[1].startswith("hint: ")
+    assert before == _things(ec2)
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(300)
+def test_an_image_of_another_recipe(local_ec2: Any, ec2: Any, base: str) -> None:
+    """An image of another recipe is neither launched nor retired, and the hint names the recipe to ask for."""
+    tag = {"Key": "bakehouse:recipe", "Value": "other"}
+    ec2.create_tags(Resources=[base], Tags=[tag])
+    try:
+        for line in (["launch", "--image", base], ["retire", base, "--yes"]):
+            argv = [sys.executable, "-m", "invoke", *line]
+            outcome = subprocess.run(argv, cwd=ROOT, env=local_ec2.environ, capture_output=True, text=True, check=False)
+            expected = f"error: image {base} is of recipe other, not jenkins\nhint: add --recipe other\n"
+            assert (2, expected) == (outcome.returncode, outcome.stderr)
+    finally:
+        ec2.delete_tags(Resources=[base], Tags=[tag])
+
+
+def _things(ec2: Any) -> tuple[Any, ...]:
+    """Return what bad input could have made or lost."""
+    return (
+        sorted(one["ImageId"] for one in ec2.describe_images(Owners=["self", "136693071363"])["Images"]),
+        [one["Instances"] for one in ec2.describe_instances()["Reservations"]],
+        [one["KeyName"] for one in ec2.describe_key_pairs()["KeyPairs"]],
+        sorted(one["GroupId"] for one in ec2.describe_security_groups()["SecurityGroups"]),
+    )
 
 
 def _theirs(folder: Path) -> str:

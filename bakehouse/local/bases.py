@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,7 +70,7 @@ BASES: Mapping[str, Base] = {
 _ARCHITECTURES = {"x86_64": {"ec2": "x86_64", "debian": "amd64"}, "aarch64": {"ec2": "arm64", "debian": "arm64"}}
 
 
-class _Failure(Exception):
+class _Failed(Exception):  # noqa: N818  # what it says is no error of ours yet
     """Carry what a program, a mirror, a registry or Docker complained of, and a hint."""
 
     def __init__(self, complaint: str, hint: str = "") -> None:
@@ -94,7 +95,7 @@ def make(docker: DockerClient, name: str, labels: Mapping[str, str], say: Say) -
         base, words = BASES[name], _ARCHITECTURES[docker.info()["Architecture"]]
         shown = json.dumps(shows(base, words, datetime.now(UTC)))
         return _MAKERS[name](docker, base, {**labels, "bakehouse.base": name, "bakehouse.image": shown}, say)
-    except (_Failure, DockerException, RequestException) as failure:
+    except (_Failed, DockerException, RequestException) as failure:
         raise _refusal(name, failure) from failure
 
 
@@ -155,7 +156,7 @@ def _bootstrap(docker: DockerClient, base: Base, labels: Mapping[str, str], say:
         answer = docker.api.import_image_from_stream(tar, changes=_changes(labels))
     told: dict[str, Any] = json.loads(answer.strip().rpartition("\n")[2])
     if "error" in told:
-        raise _Failure(told["error"])
+        raise _Failed(told["error"])
     return str(told["status"])
 
 
@@ -171,13 +172,19 @@ def _mirrors(targets: str) -> dict[str, str]:
 def _running(command: Sequence[str], given: str, say: Say) -> Iterator[Iterator[bytes]]:
     """Run a program, tell what it says it does, yield what it writes, and end it on the way out.
 
-    Whoever reads to the end gets a _Failure when the program failed: half a base can't pass for a whole one.
+    Whoever reads to the end gets a _Failed when the program failed: half a base can't pass for a whole one.
     """
     with tempfile.TemporaryFile() as file:
         file.write(given.encode())
         file.seek(0)
+        # In a session of its own: when it fails or is told to stop it hangs up on its whole process group.
         process = subprocess.Popen(
-            command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"TMPDIR": _scratch()}
+            command,
+            stdin=file,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"TMPDIR": _scratch()},
+            start_new_session=True,
         )
     assert process.stdout and process.stderr
     said: list[str] = []
@@ -194,7 +201,8 @@ def _running(command: Sequence[str], given: str, say: Say) -> Iterator[Iterator[
     try:
         yield written(process.stdout)
     finally:
-        process.terminate()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
         process.stdout.close()  # or it would wait for a reader
         process.wait()
         listener.join()
@@ -208,11 +216,11 @@ def _listen(stream: Any, said: list[str], say: Say) -> None:
             say(f"  {step[1]}")
 
 
-def _complaint(said: Sequence[str]) -> _Failure:
+def _complaint(said: Sequence[str]) -> _Failed:
     telling = [line for line in said if "No space left" in line] or [
         line for line in said if line[:3] in ("E: ", "W: ")
     ]
-    return _Failure((telling or said or ["mmdebstrap failed"])[0], "is the mirror reachable? apt-get update tells")
+    return _Failed((telling or said or ["mmdebstrap failed"])[0], "is the mirror reachable? apt-get update tells")
 
 
 def _scratch() -> str:
@@ -242,7 +250,7 @@ def _extend(docker: DockerClient, base: Base, labels: Mapping[str, str], say: Sa
         say("  installing packages ...")
         container.start()
         if container.wait()["StatusCode"]:
-            raise _Failure(system.last_line(container.logs(tail=1).decode(errors="replace")))
+            raise _Failed(system.last_line(container.logs(tail=1).decode(errors="replace")))
         return str(container.commit(changes=_changes(labels)).id)
     finally:
         container.remove(force=True)

@@ -30,11 +30,13 @@ _CONSOLE_BYTES = 65536  # as much as EC2 keeps
 _SEED = "var/lib/cloud/seed/nocloud"
 _REBOOTED = 128 + 1  # reboot(RB_AUTOBOOT) in a PID namespace kills its init with SIGHUP, a power-off with SIGINT
 
-# systemd mounts; reboot(2) in a PID namespace ends its init and says why; root sees whose a socket is
-_CAPABILITIES = ("SYS_ADMIN", "SYS_BOOT", "SYS_PTRACE")
+# systemd mounts; reboot(2) in a PID namespace ends its init and says why; root sees whose a socket is, sets its routes
+_CAPABILITIES = ("SYS_ADMIN", "SYS_BOOT", "SYS_PTRACE", "NET_ADMIN")
 
-# systemd wants a cgroup tree of its own: on a v2 host Docker's is there but read-only, on v1 there is none yet
+# Where the host is itself a cloud's machine, its metadata service and so its credentials are not ours to reach.
+# systemd wants a cgroup tree of its own: on a v2 host Docker's is there but read-only, on v1 there is none yet.
 _INIT = (
+    "ip route add unreachable 169.254.169.254 || exit 70; "
     '[ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ] && mount -o remount,rw /sys/fs/cgroup'
     " || mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup; exec /lib/systemd/systemd"
 )

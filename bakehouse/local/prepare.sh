@@ -38,7 +38,7 @@ for timer in apt-daily apt-daily-upgrade dpkg-db-backup fstrim; do
 done
 
 # Where mmdebstrap was given sources it leaves them under a name of its own.
-for sources in /etc/apt/sources.list.d/*.sources; do
+for sources in /etc/apt/sources.list.d/0*.sources; do
     if [ -e "$sources" ]; then mv "$sources" /etc/apt/sources.list.d/debian.sources; fi
 done
 

@@ -138,7 +138,7 @@ def _action(environ: Environ) -> str:
     size = int(environ.get("CONTENT_LENGTH") or 0)
     data: bytes = environ["wsgi.input"].read(size)
     environ["wsgi.input"] = io.BytesIO(data)
-    form = parse_qs(data.decode(errors="replace") or environ.get("QUERY_STRING", ""))
+    form = parse_qs(data.decode(errors="replace") or str(environ.get("QUERY_STRING", "")))
     return form.get("Action", [""])[0]
 
 

@@ -1,4 +1,4 @@
-"""Bench: a whole bake beside the same end state made by one script over SSH, and by Packer with that script."""
+"""Bench: a whole bake beside the same image made by one script over SSH, and by Packer with that script."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import os
 import re
 import shlex
 import signal
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 import yaml
 
@@ -25,41 +24,37 @@ from bakehouse import bakes, cleanups, console, images, local, orders, recipes, 
 from bakehouse.cloud import TAG, Cloud, connect, tag_specifications, wait
 from bakehouse.errors import BakeError, BakehouseError, InputError, VerdictError
 from bakehouse.local.machines import Bodies
-from bakehouse.orders import Order
-from bakehouse.runs import Run
 from bakehouse.settings import ROOT, Settings
 from bakehouse.transcripts import Began, Ended, event, plain
 
 HERE = Path(__file__).parent
-ROLES = ROOT / "roles"
 
 STAGES = ("boot", "SSH", "provisioner starts", "tasks", "package manager", "stop", "image", "terminate", "rest")
 """Where the time goes. The rest is the programs' own start and end, and what lies between the stages."""
 
-_STAGES_OF_STEPS = (
-    (r"machine( i-\w+)?|Wait for cloud-init", "boot"),
-    (r"Ansible starts|Gathering Facts", "provisioner starts"),
-    (r".* with apt", "package manager"),
-    (r"[\w-]+ : .*", "tasks"),
-    (r"image( ami-\w+)?", "image"),
-    (r"machine cleared away", "terminate"),
-    (r"SSH|stop", r"\g<0>"),
-)
+_STAGES_OF_STEPS = {
+    r"machine( i-\w+)?|Wait for cloud-init": "boot",
+    r"Ansible starts|Gathering Facts": "provisioner starts",
+    r".* with apt": "package manager",
+    r"[\w-]+ : .*": "tasks",
+    r"image( ami-\w+)?": "image",
+    r"machine cleared away": "terminate",
+    r"SSH|stop": r"\g<0>",
+}
 _STEP = re.compile(r"ok   (?P<step>.*)  (?P<seconds>[\d.]+) s")
-_BUSY = 10  # percent: more than this before a bake, and the machine was not idle
+_BUSY = 10  # percent; with more before a bake the machine was not idle
 
-# What an image holds: every package with its version; every file with its owner, rights, target and content.
+# What an image holds: each package with its version; each file with its rights, owner, target and content.
 _READ = r"""
 dpkg-query --show --showformat='package ${Package} ${Version} ${db:Status-Abbrev}\n'
 apt-mark showauto | sed 's/^/as a dependency: /'
-printf '%s\n' "$forbidden" | sh -c "$list_existing" | sed 's/^/forbidden: /'
 find / -xdev -printf '%M %u:%g %p %l\n'
 find / -xdev -type f -exec sha256sum {} +
 """
-# What two bakes never have in common: the content of files that hold times of their making, or lists in any order.
+# The content of files that tell when they were made, or list things in any order.
 _VOLATILE = re.compile(
     r"[0-9a-f]{64}  (/etc/ssl/certs/java/cacerts|/etc/sudoers\.d/90-cloud-init-users"
-    r"|/var/cache/(fontconfig|ldconfig)/.*|/var/lib/apt/extended_states)"
+    r"|/var/cache/(fontconfig|ldconfig)/.*|/var/cache/apt/pkgcache\.bin|/var/lib/apt/extended_states)"
 )
 
 
@@ -69,22 +64,18 @@ class Bench:
 
     settings: Settings
     cloud: Cloud
-    order: Order
+    order: orders.Order
     script: str
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Hold how a bake went: seconds of each stage, how busy the CPUs were before it (%), load average after it."""
+    """Hold how a bake went: its seconds, those of each stage, the CPUs' use before (%), the load average after."""
 
+    seconds: float
     stages: Mapping[str, float]
     busy: float
     load: float
-
-    @property
-    def seconds(self) -> float:
-        """Return how long the whole bake took."""
-        return sum(self.stages.values())
 
 
 class Clock:
@@ -104,26 +95,31 @@ class Clock:
             spent[stage] += ended - begun
         return spent
 
-    def follow(self, command: Sequence[str], text: str = "", env: Mapping[str, str] | None = None) -> list[str]:
-        """Run a program, note the stages that it tells of, and return its lines; raises BakeError when it fails."""
-        told = []
+    def follow(self, command: Sequence[str], told: str = "", env: Mapping[str, str] | None = None) -> list[str]:
+        """Run a program, note the stages that it speaks of, and return its lines; raises BakeError when it fails."""
+        lines = []
+        pipe = subprocess.PIPE
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=env
         ) as process:
             assert process.stdin and process.stdout
-            process.stdin.write(text)
-            process.stdin.close()
-            for line in map(plain, process.stdout):
-                told.append(line)
-                self._hear(line)
+            try:
+                process.stdin.write(told)
+                process.stdin.close()
+                for line in map(plain, process.stdout):
+                    lines.append(line)
+                    self._hear(line)
+            except BaseException:
+                process.terminate()
+                raise
         if process.returncode:
-            raise BakeError(f"{command[0]} ended with {process.returncode}", "\n".join(told[-20:]))
-        return told
+            raise BakeError(f"{command[0]} ended with {process.returncode}", "\n".join(lines[-20:]))
+        return lines
 
     def _hear(self, line: str) -> None:
         if line.startswith("== "):  # the script's
             self.begin(line.removeprefix("== "))
-        elif step := _STEP.fullmatch(line):  # the kit's, which tells of a step when it has ended
+        elif step := _STEP.fullmatch(line):  # the kit's, which speaks of a step when it has ended
             self.begin(stage_of(step["step"]), ago=float(step["seconds"]))
             self.begin("rest")
         else:  # Packer's
@@ -136,7 +132,7 @@ class Clock:
 
 def stage_of(step: str) -> str:
     """Return the stage that a step of a bake belongs to."""
-    found = (match.expand(stage) for pattern, stage in _STAGES_OF_STEPS if (match := re.fullmatch(pattern, step)))
+    found = (match.expand(stage) for form, stage in _STAGES_OF_STEPS.items() if (match := re.fullmatch(form, step)))
     return next(found, "rest")
 
 
@@ -146,17 +142,6 @@ def floor(bench: Bench, clock: Clock, stack: ExitStack) -> str:
     ec2, order, name = bench.cloud.ec2, bench.order, bakes.key_name(run)
     tags = {"Name": name, f"{TAG}kind": "bake", f"{TAG}recipe": order.recipe.name, f"{TAG}run": run.id}
     disk = {"VolumeSize": order.recipe.volume_size, "VolumeType": "gp3", "DeleteOnTermination": True}
-    clock.begin("boot")
-    machine: str = ec2.run_instances(
-        ImageId=order.start.id,
-        InstanceType=order.recipe.instance_type,
-        MinCount=1,
-        MaxCount=1,
-        KeyName=name,
-        SecurityGroupIds=[group],
-        BlockDeviceMappings=[{"DeviceName": order.base.root_device, "Ebs": disk}],
-        TagSpecifications=tag_specifications(tags, "instance", "volume"),
-    )["Instances"][0]["InstanceId"]
 
     def reach(state: str) -> str:
         def look() -> str | None:
@@ -165,10 +150,21 @@ def floor(bench: Bench, clock: Clock, stack: ExitStack) -> str:
 
         return wait(f"{machine} to be {state}", look, seconds=300, every=0.1)
 
-    address = reach("running")
+    clock.begin("boot")
+    answer = ec2.run_instances(
+        ImageId=order.start.id,
+        InstanceType=order.recipe.instance_type,
+        MinCount=1,
+        MaxCount=1,
+        KeyName=name,
+        SecurityGroupIds=[group],
+        BlockDeviceMappings=[{"DeviceName": order.base.root_device, "Ebs": disk}],
+        TagSpecifications=tag_specifications(tags, "instance", "volume"),
+    )
+    machine = answer["Instances"][0]["InstanceId"]
+    there = f"{order.base.user}@{reach('running')}"
     clock.begin("SSH")
     trust = ["-o", "StrictHostKeyChecking=accept-new", "-o", f"UserKnownHostsFile={run.known_hosts}"]
-    there = f"{order.base.user}@{address}"
     clock.follow(["ssh", "-q", "-i", str(run.key), *trust, there, "sudo sh -s"], bench.script)
     clock.begin("stop")
     ec2.stop_instances(InstanceIds=[machine])
@@ -176,8 +172,8 @@ def floor(bench: Bench, clock: Clock, stack: ExitStack) -> str:
     clock.begin("image")
     tagged = tag_specifications(tags, "image", "snapshot")
     image: str = ec2.create_image(InstanceId=machine, Name=name, TagSpecifications=tagged)["ImageId"]
-    ours = [{"Name": "image-id", "Values": [image]}, {"Name": "state", "Values": ["available"]}]
-    wait(f"{image} to be available", lambda: ec2.describe_images(Filters=ours)["Images"] or None, 300, every=0.1)
+    made = [{"Name": "image-id", "Values": [image]}, {"Name": "state", "Values": ["available"]}]
+    wait(f"{image} to be available", lambda: ec2.describe_images(Filters=made)["Images"] or None, 300, every=0.1)
     clock.begin("terminate")
     ec2.terminate_instances(InstanceIds=[machine])
     reach("terminated")
@@ -203,18 +199,18 @@ def packer(bench: Bench, clock: Clock, stack: ExitStack) -> str:
 def kit(bench: Bench, clock: Clock, stack: ExitStack) -> str:
     """Bake as a person does, and return the image's ID."""
     clock.begin("rest")
-    told = clock.follow([str(ROOT / "inv"), "bake", "--account", "local", "--recipe", bench.order.recipe.name])
-    image = images.get(bench.cloud, next(line for line in told if line.startswith("ami-")), bench.order.recipe.name)
+    lines = clock.follow([str(ROOT / "inv"), "bake", "--account", "local", "--recipe", bench.order.recipe.name])
+    image = images.get(bench.cloud, next(line for line in lines if line.startswith("ami-")), bench.order.recipe.name)
     stack.callback(lambda: images.apply(bench.cloud, images.plan(bench.cloud, image)))
     return image.id
 
 
 WAYS = {"A floor": floor, "B packer": packer, "C kit": kit}
-RATIOS = (("C/A", "C kit", "A floor"), ("B/A", "B packer", "A floor"), ("C/B", "C kit", "B packer"))
+RATIOS = {"C/A": ("C kit", "A floor"), "B/A": ("B packer", "A floor"), "C/B": ("C kit", "B packer")}
 
 
 def measure(bench: Bench, rounds: int) -> list[dict[str, Outcome]]:
-    """Bake all ways in each round, to and fro; raises VerdictError when they don't lead to the same end state."""
+    """Bake all ways in each round, to and fro; raises VerdictError when their images are not the same."""
     done = []
     for number in range(1, rounds + 1):
         outcomes, made = {}, {}
@@ -224,7 +220,8 @@ def measure(bench: Bench, rounds: int) -> list[dict[str, Outcome]]:
                 with console.step(f"round {number}: {way}"):
                     made[way] = WAYS[way](bench, clock, stack)
                 clock.begin("rest")
-                outcomes[way] = Outcome(clock.stages(), busy, os.getloadavg()[0])
+                stages = clock.stages()
+                outcomes[way] = Outcome(sum(stages.values()), stages, busy, os.getloadavg()[0])
                 if busy > _BUSY:
                     console.say(f"not idle before that: {busy:.0f} % of the CPUs busy")
             if number == 1:
@@ -233,48 +230,32 @@ def measure(bench: Bench, rounds: int) -> list[dict[str, Outcome]]:
     return done
 
 
-def compare(states: Mapping[str, frozenset[str]]) -> None:
-    """Raise VerdictError, after saying in what, when an image differs from the kit's or holds what none may."""
-    wanted = states["C kit"]
-    for way, state in states.items():
-        differing = sorted(state ^ wanted | {line for line in state if line.startswith("forbidden: ")})
-        for line in differing:
-            console.say(f"{way}: {'-' if line not in state else '+'} {line}")
-        if differing:
-            raise VerdictError(
-                f"the image of {way} is not the kit's in {len(differing)} points: the ratios mean nothing"
-            )
-    console.say(f"the images are the same, each in {len(wanted)} points")
-
-
 def contents(bench: Bench, image_id: str) -> frozenset[str]:
     """Return what an image holds, a line a fact, but for what no two bakes have in common."""
     snapshot = images.get(bench.cloud, image_id, bench.order.recipe.name).root_snapshot
     bodies = Bodies(local.checkout(bench.settings))
-    secrets = yaml.safe_load((ROLES / "jenkins/vars/main.yml").read_text())
-    traces = yaml.safe_load((ROLES / "sysprep/vars/main.yml").read_text())
-    forbidden = [*secrets["jenkins_secret_paths"], *traces["__sysprep_leftovers"], *traces["__sysprep_forbidden"]]
-    told: bytes = bodies.docker.containers.run(
-        bodies.reference(snapshot),
-        ["sh", "-c", _READ],
-        environment={
-            "forbidden": "\n".join(forbidden).replace("{{ __jenkins_home }}", secrets["__jenkins_home"]),
-            "list_existing": (ROLES / "sysprep/files/list_existing.sh").read_text(),
-        },
-        hostname="bench",
-        labels=bodies.labels("bench"),
-        network_mode="none",
-        remove=True,
-    )
+    how = {"hostname": "bench", "labels": bodies.labels("bench"), "network_mode": "none", "remove": True}
+    told: bytes = bodies.docker.containers.run(bodies.reference(snapshot), ["sh", "-c", _READ], **how)
     return frozenset(line for line in told.decode().splitlines() if not _VOLATILE.fullmatch(line))
+
+
+def compare(states: Mapping[str, frozenset[str]]) -> None:
+    """Raise VerdictError, after saying in what, when an image is not the kit's, which sysprep has proved clean."""
+    wanted = states["C kit"]
+    for way, state in states.items():
+        for line in sorted(state ^ wanted):
+            console.say(f"{way}: {'has' if line in state else 'lacks'} {line}")
+    if differing := [way for way, state in states.items() if state != wanted]:
+        raise VerdictError(f"not the kit's image: {', '.join(differing)}; so the times can't be compared")
+    console.say(f"the images are the same in all of {len(wanted)} points")
 
 
 def busy_percent(seconds: float = 2) -> float:
     """Return how busy the CPUs are just now, in percent."""
 
     def ticks() -> tuple[int, int]:
-        numbers = [int(one) for one in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-        return sum(numbers), numbers[3] + numbers[4]
+        each = [int(one) for one in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return sum(each), each[3] + each[4]  # idle, and waiting for a disk
 
     all_before, idle_before = ticks()
     time.sleep(seconds)
@@ -285,27 +266,25 @@ def busy_percent(seconds: float = 2) -> float:
 def report(rounds: Sequence[Mapping[str, Outcome]], as_json: bool) -> None:
     """Print what each round took, the ratios, their medians, and where the time goes."""
     series = {way: [one[way].seconds for one in rounds] for way in WAYS}
-    series |= {name: [one[way].seconds / one[to].seconds for one in rounds] for name, way, to in RATIOS}
-    median = {name: statistics.median(values) for name, values in series.items()}
-    spent = {
-        way: {stage: statistics.median(one[way].stages[stage] for one in rounds) for stage in STAGES} for way in WAYS
-    }
+    series |= {name: [one[way].seconds / one[to].seconds for one in rounds] for name, (way, to) in RATIOS.items()}
+    medians = {name: median(values) for name, values in series.items()}
+    spent = {stage: {way: median(one[way].stages[stage] for one in rounds) for way in WAYS} for stage in STAGES}
     if as_json:
-        told = [{way: vars(outcome) for way, outcome in one.items()} for one in rounds]
-        when = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
-        console.data_json({"date": when, "cpus": os.cpu_count(), "medians": median, "stages": spent, "rounds": told})
+        machine = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}", "cpus": os.cpu_count()}
+        told = [{way: asdict(outcome) for way, outcome in one.items()} for one in rounds]
+        console.data_json({**machine, "medians": medians, "stages": spent, "rounds": told})
         return
-    rows = [[name, *(f"{one:.2f}" for one in (*values, median[name]))] for name, values in series.items()]
+    rows = [[name, *(f"{one:.2f}" for one in (*values, medians[name]))] for name, values in series.items()]
+    rows += [[f"busy before {way}, %", *(f"{one[way].busy:.0f}" for one in rounds), ""] for way in WAYS]
     rows += [[f"load after {way}", *(f"{one[way].load:.1f}" for one in rounds), ""] for way in WAYS]
-    rows += [[f"% busy before {way}", *(f"{one[way].busy:.0f}" for one in rounds), ""] for way in WAYS]
     console.table((f"{os.cpu_count()} CPUs", *(f"round {at + 1}" for at in range(len(rounds))), "median"), rows)
-    rows = [[stage, *(f"{spent[way][stage]:.1f}" for way in WAYS)] for stage in STAGES]
-    console.table(("median seconds of", *WAYS), rows)
+    rows = [[stage, *(f"{seconds:.1f}" for seconds in by_way.values())] for stage, by_way in spent.items()]
+    console.table(("median seconds", *WAYS), rows)
 
 
 @contextmanager
-def _begun(bench: Bench) -> Iterator[tuple[Run, str]]:
-    """Begin a run with a key pair and a group, as a bake does, and clear away all that it made, its image too."""
+def _begun(bench: Bench) -> Iterator[tuple[runs.Run, str]]:
+    """Begin a run with a key pair and a group, as a bake does; in the end clear away all it made, its image too."""
     with runs.begin(bench.settings) as run:
         try:
             yield run, bakes._make_key_and_group(bench.cloud, bench.order, run)
@@ -313,12 +292,12 @@ def _begun(bench: Bench) -> Iterator[tuple[Run, str]]:
             cleanups.apply(bench.cloud, cleanups.of_run(bench.cloud, run))
 
 
-def _bench(told: Settings) -> Bench:
+def _prepared(told: Settings) -> Bench:
     recipe = recipes.load(told)
     base = recipes.base(told.root, recipe.base)
     cloud = connect(told, base=base.name)
     order = orders.place(cloud, recipe, base, {}, tools.packer())
-    variables: dict[str, Any] = {**yaml.safe_load((ROLES / "jenkins/defaults/main.yml").read_text()), **order.variables}
+    variables = yaml.safe_load((ROOT / "roles/jenkins/defaults/main.yml").read_text()) | order.variables
     inputs = [f"{name}={shlex.quote(value)}" for name, value in variables.items() if "_repository_" in name]
     return Bench(told, cloud, order, "\n".join([*inputs, (HERE / "floor.sh").read_text()]))
 
@@ -326,14 +305,15 @@ def _bench(told: Settings) -> Bench:
 def main() -> None:
     """Read the flags, bake, print."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", default="3")
     parser.add_argument("--json", action="store_true")
     flags = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # clear away, as after Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(1))  # what was made is cleared away on the way out
     try:
-        if flags.rounds < 1:
+        if not (flags.rounds.isdecimal() and int(flags.rounds)):
             raise InputError(f"--rounds {flags.rounds} is not a number of rounds", "three or more make a median")
-        report(measure(_bench(settings.load("local", "jenkins")), flags.rounds), flags.json)
+        report(measure(_prepared(settings.load("local", "jenkins")), int(flags.rounds)), flags.json)
     except BakehouseError as error:
         console.say(error.message)
         sys.exit(error.code)

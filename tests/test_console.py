@@ -1,0 +1,107 @@
+"""How the kit speaks: data on stdout and talk on stderr, with a terminal and without."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bakehouse import console
+from bakehouse.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+def on_a_terminal(script: str, answer: str = "", **environ: str) -> str:
+    """Run a script whose three streams are a terminal and return what is seen there."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", f"from bakehouse import console\n{script}"]
+    clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    env = {**clean, "TERM": "xterm", "COLUMNS": "80", **environ}
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=ROOT):
+        os.close(theirs)
+        os.write(ours, answer.encode())
+        seen = b""
+        try:
+            while part := os.read(ours, 4096):
+                seen += part
+        except OSError:  # the other side is gone
+            pass
+    os.close(ours)
+    return seen.decode().replace("\r\n", "\n")
+
+
+def test_talk_and_data_keep_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    """A program that reads stdout gets the data alone, and square brackets are no markup."""
+    console.say("baking [jenkins] on [/tmp]")
+    console.data("ami-1")
+    console.data_json({"image": "ami-1"})
+
+    said = capsys.readouterr()
+    assert 'ami-1\n{\n  "image": "ami-1"\n}\n' == said.out
+    assert "baking [jenkins] on [/tmp]\n" == said.err
+
+
+def test_steps_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A step is one plain line when it ends, with its time, and says so when it failed."""
+    with console.step("make [it]"):
+        pass
+    with pytest.raises(ValueError, match="no"), console.step("break it"):
+        raise ValueError("no")
+
+    first, second = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"ok   make \[it\]  \d+\.\d s", first)
+    assert re.fullmatch(r"FAIL break it  \d+\.\d s", second)
+
+
+def test_a_step_on_a_terminal() -> None:
+    """With a terminal the step is live, coloured, and ends with a mark."""
+    seen = on_a_terminal("with console.step('make it'): pass")
+
+    assert "\x1b[32m✓\x1b[0m make it  0.0 s\n" in seen
+
+
+def test_no_color_is_honoured() -> None:
+    """With NO_COLOR nothing is coloured, on a terminal either."""
+    seen = on_a_terminal("with console.step('make it'): pass", NO_COLOR="1")
+
+    assert "✓ make it  0.0 s\n" in seen
+    assert "\x1b[32m" not in seen
+
+
+def test_a_table_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal a table is its rows, with tabs between."""
+    console.table(("image", "made"), [("ami-1", "today"), ("ami-2", "")])
+
+    assert "image\tmade\nami-1\ttoday\nami-2\t\n" == capsys.readouterr().out
+
+
+def test_a_table_for_people() -> None:
+    """On a terminal the columns stand under their heads."""
+    seen = on_a_terminal("console.table(('image', 'made'), [('ami-1', 'today')])", NO_COLOR="1")
+
+    assert ["image  made", "ami-1  today"] == [re.sub(r"\x1b\[\d*m", "", line).rstrip() for line in seen.splitlines()]
+
+
+@pytest.mark.parametrize(("answer", "agreed"), [("y\n", True), ("YES\n", True), ("n\n", False), ("\n", False)])
+def test_confirm_asks(answer: str, agreed: bool) -> None:
+    """The plan is shown, and only a clear yes is one."""
+    seen = on_a_terminal("print(console.confirm(['delete ami-1'], 'really?'))", answer=answer)
+
+    assert seen.index("delete ami-1") < seen.index("really? [y/N]")
+    assert seen.endswith(f"{agreed}\n")
+
+
+def test_confirm_without_a_question(capsys: pytest.CaptureFixture[str]) -> None:
+    """--yes answers, with the plan still shown; where nobody can be asked nothing is taken for an answer."""
+    assert console.confirm(["delete ami-1"], "really?", yes=True)
+    assert "delete ami-1\n" == capsys.readouterr().err
+
+    with pytest.raises(InputError) as raised:
+        console.confirm(["delete ami-1"], "really?")
+    assert "add --yes, or --dry-run to only look" == raised.value.hint
