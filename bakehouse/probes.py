@@ -185,9 +185,10 @@ def _finding(event: str, seen: Mapping[str, Any]) -> Finding | None:
     asserts = str(seen.get("task_action", "")).rpartition(".")[2] == "assert"
     if outcome not in ("ok", "failed", "unreachable") or (outcome == "ok" and not asserts):
         return None
-    if asserts if "results" in result else what == "item_on" and not asserts:
+    of_loop, item = "results" in result, what == "item_on"
+    if (of_loop and asserts) or (item and not asserts):
         return None  # the end of an assertion's loop, whose items were seen; an item of a loop whose end will tell
-    name = result["item"]["name"] if what == "item_on" else seen.get("task", "").rpartition("| ")[2]
+    name = result["item"]["name"] if item else seen.get("task", "").rpartition("| ")[2]
     evidence = " ".join(str(result.get("msg", "")).split()).removeprefix(f"{name}: ")
     return Finding(name, outcome == "ok", evidence, seen.get("duration") or 0.0)
 

@@ -31,9 +31,7 @@ BOOT = (
 )
 SOURCES = "/etc/apt/sources.list.d/jenkins.sources"
 KEYRING = "/etc/apt/keyrings/jenkins-keyring.asc"
-APT = (
-    f"apt-get -q -y -o Dir::Etc::SourceList={SOURCES} -o Dir::Etc::SourceParts=- -o APT::Get::List-Cleanup=0"
-)
+APT = f"apt-get -q -y -o Dir::Etc::SourceList={SOURCES} -o Dir::Etc::SourceParts=- -o APT::Get::List-Cleanup=0"
 DROP_IN = "/etc/systemd/system/jenkins.service.d/test.conf"
 
 
@@ -60,7 +58,7 @@ class Machine:
         self.container.reload()
         [network] = self.container.attrs["NetworkSettings"]["Networks"].values()
         if tls:
-            unchecked = ssl._create_unverified_context()
+            unchecked = ssl._create_unverified_context()  # noqa: S323  # the certificate is this test's own
             line: http.client.HTTPConnection = http.client.HTTPSConnection(
                 network["IPAddress"], port, timeout=10, context=unchecked
             )
@@ -119,9 +117,7 @@ def new_site(engine: Any, base: str, state: Path) -> Iterator[Site]:
     """Make a network, and take it down with all that carries its label."""
     name = f"p-test-{os.urandom(4).hex()}"
     engine.networks.create(name)
-    site = Site(
-        engine, {"image": base, "network": name, "labels": {"bakehouse.checkout": name}, "state": state}
-    )
+    site = Site(engine, {"image": base, "network": name, "labels": {"bakehouse.checkout": name}, "state": state})
     try:
         yield site
     finally:
@@ -184,9 +180,7 @@ def machine(engine: Any, base: str, site: Site) -> Iterator[Machine]:
             "apt-get -q update && apt-get -q -y install --no-install-recommends"
             " openjdk-21-jre-headless fontconfig libfreetype6 libharfbuzz0b adduser net-tools"
         )
-        fetch = (
-            f"import urllib.request as r; print(r.urlopen('{repository.key_url}').read().decode(), end='')"
-        )
+        fetch = f"import urllib.request as r; print(r.urlopen('{repository.key_url}').read().decode(), end='')"
         stanza = f"Types: deb\nURIs: {repository.url}\nSuites: {apt.SUITE}/\nSigned-By: {KEYRING}\n"
         machine.run(f'python3 -c "{fetch}" >{KEYRING}; printf %s {shlex.quote(stanza)} >{SOURCES}')
         yield machine
@@ -211,10 +205,7 @@ def install_unstarted(machine: Machine) -> None:
 @pytest.fixture
 def present(machine: Machine) -> Machine:
     """Return the machine with the stand-in installed, in whatever state."""
-    if (
-        machine.run("dpkg-query --show --showformat='${Status}' jenkins", succeeds=False)
-        != "install ok installed"
-    ):
+    if machine.run("dpkg-query --show --showformat='${Status}' jenkins", succeeds=False) != "install ok installed":
         install_unstarted(machine)
     return machine
 
@@ -476,13 +467,9 @@ def test_policy_rc_d_keeps_it_from_starting(bare: Machine) -> None:
     assert "inactive" == bare.run("systemctl is-active jenkins", succeeds=False)
     assert "enabled" == bare.run("systemctl is-enabled jenkins")
     assert "" == bare.run("ls -A /var/lib/jenkins")
-    assert [f"{path} {mode}" for path, mode in PATHS] == bare.run(
-        f"stat -c '%n %a %U %G' {names}"
-    ).splitlines()
+    assert [f"{path} {mode}" for path, mode in PATHS] == bare.run(f"stat -c '%n %a %U %G' {names}").splitlines()
     assert "Jenkins:/var/lib/jenkins:/bin/bash" == bare.run("getent passwd jenkins | cut -d: -f5- | tr -d ,")
-    assert ["notify", "main", "1min 30s"] == [
-        bare.shows(name) for name in ("Type", "NotifyAccess", "TimeoutStartUSec")
-    ]
+    assert ["notify", "main", "1min 30s"] == [bare.shows(name) for name in ("Type", "NotifyAccess", "TimeoutStartUSec")]
     bare.run("! test -e /etc/systemd/system/jenkins.service.d/override.conf")
 
 
@@ -588,12 +575,8 @@ def test_without_the_wizard_it_is_open(installed: Machine) -> None:
     assert headers["X-Jenkins"]
     assert '"useSecurity":false' in body
     assert 200 == installed.get("/")[0]
-    installed.run(
-        "! test -e /var/lib/jenkins/secrets/initialAdminPassword && test -e /var/lib/jenkins/secrets"
-    )
-    assert "Please use the following password" not in installed.run(
-        "journalctl -u jenkins -o cat --boot -n 20"
-    )
+    installed.run("! test -e /var/lib/jenkins/secrets/initialAdminPassword && test -e /var/lib/jenkins/secrets")
+    assert "Please use the following password" not in installed.run("journalctl -u jenkins -o cat --boot -n 20")
 
 
 @pytest.mark.docker
@@ -601,9 +584,7 @@ def test_without_java_the_unit_fails(installed: Machine) -> None:
     """The package needs no Java to be installed, but nothing starts without one."""
     with installed.without("/usr/bin/java"):
         installed.fails("systemctl start jenkins")
-    assert "jenkins: failed to find a valid Java installation" in installed.run(
-        "journalctl -u jenkins -o cat -n 50"
-    )
+    assert "jenkins: failed to find a valid Java installation" in installed.run("journalctl -u jenkins -o cat -n 50")
 
 
 @pytest.mark.docker
@@ -618,9 +599,7 @@ def test_without_harfbuzz_it_never_gets_ready(installed: Machine) -> None:
             assert time.monotonic() < deadline
             try:
                 status, headers, body = installed.get("/login")
-                answers.add(
-                    (status, headers["X-Jenkins"], "libharfbuzz.so.0: cannot open shared object" in body)
-                )
+                answers.add((status, headers["X-Jenkins"], "libharfbuzz.so.0: cannot open shared object" in body))
             except OSError:
                 answers.add("refused")
     assert {"refused", (503, None, True)} == answers
@@ -648,9 +627,7 @@ SHOW = "#!/bin/sh\nprintf '%s\\n' \"$@\"\n"
 
 @pytest.mark.docker
 @pytest.mark.parametrize(("variables", "started"), LAUNCHES)
-def test_the_launcher_reads_the_documented_variables(
-    present: Machine, variables: dict[str, str], started: str
-) -> None:
+def test_the_launcher_reads_the_documented_variables(present: Machine, variables: dict[str, str], started: str) -> None:
     """Each variable ends on Java's command line, after the shell has read its value."""
     present.run(f"printf %s {shlex.quote(SHOW)} >/usr/local/bin/show; chmod 755 /usr/local/bin/show")
     given = {

@@ -214,7 +214,7 @@ def test_verify_what_breaks(settings: Settings) -> None:
     findings = probes.verify(settings, [MACHINE])[MACHINE.id]
 
     assert [("Alone", True), ("Good", True), ("Broken", False)] == [(one.name, one.ok) for one in findings]
-    assert "/no/such/program" in findings[-1].evidence
+    assert findings[-1].evidence == "Error executing command."
 
 
 def test_verify_a_machine_that_ansible_does_not_see(settings: Settings) -> None:

@@ -111,7 +111,7 @@ def test_existing_files_are_listed(tmp_path: Path) -> None:
 
 def rendered(**values: Any) -> str:
     """Return the drop-in for these values, with the role's defaults for all others."""
-    jinja = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)  # as Ansible has it
+    jinja = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)  # noqa: S701  # as Ansible has it
     jinja.filters["regex_replace"] = lambda value, pattern, by: re.sub(pattern, by, value)
     defaults = load(ROOT / "roles/jenkins/defaults/main.yml") | {"jenkins_java_home": ""}
     return jinja.from_string(DROP_IN.read_text()).render(defaults | values)
@@ -162,13 +162,13 @@ DROP_INS: list[tuple[dict[str, Any], dict[str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize("values, expected", DROP_INS)
+@pytest.mark.parametrize(("values", "expected"), DROP_INS)
 def test_drop_in_says_what_is_set_and_no_more(values: dict[str, Any], expected: dict[str, str]) -> None:
     """A variable that isn't set leaves the package's own value alone."""
     assert expected | {"JAVA_OPTS": "-Djava.awt.headless=true"} == environment(rendered(**values))
 
 
-@pytest.mark.parametrize("port, granted", [(80, True), (1023, True), (1024, False), (8080, False)])
+@pytest.mark.parametrize(("port", "granted"), [(80, True), (1023, True), (1024, False), (8080, False)])
 def test_only_a_low_port_grants_a_capability(port: int, granted: bool) -> None:
     """The service may bind a port below 1024, and gets no capability otherwise."""
     assert granted == ("AmbientCapabilities=CAP_NET_BIND_SERVICE\n" in rendered(jenkins_port=port))
@@ -189,16 +189,14 @@ def armour(data: bytes, kind: str = "PUBLIC KEY BLOCK") -> bytes:
 def pin(text: bytes, fingerprint: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the script on a published key with this text."""
     (folder / "published.key").write_bytes(text)
-    return fetch_and_pin(
-        f"file://{folder}/published.key", fingerprint, folder / "keyrings/trusted.asc", *options
-    )
+    return fetch_and_pin(f"file://{folder}/published.key", fingerprint, folder / "keyrings/trusted.asc", *options)
 
 
 def fetch_and_pin(url: str, fingerprint: str, path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the script as the role does, from stdin."""
     call = [sys.executable, "-", *options, url, fingerprint, str(path)]
     with PIN.open() as script:
-        return subprocess.run(call, stdin=script, capture_output=True, text=True)
+        return subprocess.run(call, stdin=script, capture_output=True, text=True, check=False)
 
 
 REFUSED: dict[str, tuple[bytes, str]] = {
@@ -228,7 +226,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("text, why", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("text", "why"), REFUSED.values(), ids=REFUSED)
 def test_any_other_key_is_refused(text: bytes, why: str, tmp_path: Path) -> None:
     """A file that isn't the pinned key alone is refused with its reason, and nothing is written."""
     told = pin(text, ONE_FINGERPRINT, tmp_path)

@@ -3,4 +3,4 @@
 import json
 import sys
 
-print(json.dumps(sys.argv[1:]))
+sys.stdout.write(json.dumps(sys.argv[1:]) + "\n")

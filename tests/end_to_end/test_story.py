@@ -194,7 +194,7 @@ def test_clear_away(kit: LocalEc2, ec2: Any) -> None:
 
 
 def test_the_readmes_policy_is_enough(kit: LocalEc2) -> None:
-    """Every operation that the tasks have asked for is allowed by the policy in the README, and it allows few others."""
+    """Every operation that the tasks have asked for is allowed by the README's policy, which allows few others."""
     with urllib.request.urlopen(f"{kit.endpoint}/bakehouse/health") as answer:
         asked = set(json.load(answer)["operations"]) - {"StartInstances"}  # that was this story itself
     text = (kit.program.parent / "README.md").read_text()

@@ -19,7 +19,7 @@ PARTS_OF_A_KEY = {2, 13, 14, 17}
 BEGIN, END = "-----BEGIN PGP PUBLIC KEY BLOCK-----", "-----END PGP PUBLIC KEY BLOCK-----"
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """Say why a key is not trusted."""
 
 
@@ -27,14 +27,14 @@ def dearmour(text: bytes) -> bytes:
     """Return the packets of the one armoured block that is all there is in `text`."""
     lines = [line.strip() for line in text.decode("ascii", "replace").strip().splitlines()]
     if len(lines) < 2 or lines[0] != BEGIN or lines[-1] != END or "" not in lines:
-        raise Refused("is not one ASCII-armoured public key block")
+        raise RefusedError("is not one ASCII-armoured public key block")
     body = lines[lines.index("") + 1 : -1]
     if body and body[-1].startswith("="):  # the armour's checksum; the fingerprint says more
         body.pop()
     try:
         return base64.b64decode("".join(body), validate=True)
     except binascii.Error:
-        raise Refused("holds more than one armoured block, or a damaged one") from None
+        raise RefusedError("holds more than one armoured block, or a damaged one") from None
 
 
 def packets(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -43,7 +43,7 @@ def packets(data: bytes) -> Iterator[tuple[int, bytes]]:
     while at < len(data):
         tag, at, length = header(data, at)
         if at + length > len(data):
-            raise Refused("ends in the middle of a packet")
+            raise RefusedError("ends in the middle of a packet")
         yield tag, data[at : at + length]
         at += length
 
@@ -53,7 +53,7 @@ def header(data: bytes, at: int) -> tuple[int, int, int]:
     first, *rest = data[at : at + 6]
     rest += [0] * 5
     if not first & 0x80:
-        raise Refused("is not made of OpenPGP packets")
+        raise RefusedError("is not made of OpenPGP packets")
     if first & 0x40:
         tag, octet = first & 0x3F, rest[0]
         if octet < 192:
@@ -65,14 +65,14 @@ def header(data: bytes, at: int) -> tuple[int, int, int]:
     elif first & 3 != 3:
         size = 1 << (first & 3)
         return first >> 2 & 0x0F, at + 1 + size, int.from_bytes(bytes(rest[:size]), "big")
-    raise Refused("holds a packet without a fixed length")
+    raise RefusedError("holds a packet without a fixed length")
 
 
 def fingerprint(key: bytes) -> str:
     """Return the fingerprint of a version 4 public key packet."""
     if key[:1] != b"\x04":
-        raise Refused(f"holds a key of version {key[0] if key else 'none'}; only version 4 can be pinned")
-    return hashlib.sha1(b"\x99" + len(key).to_bytes(2, "big") + key).hexdigest().upper()
+        raise RefusedError(f"holds a key of version {key[0] if key else 'none'}; only version 4 can be pinned")
+    return hashlib.sha1(b"\x99" + len(key).to_bytes(2, "big") + key).hexdigest().upper()  # noqa: S324  # what OpenPGP defines
 
 
 def refuse_all_but(pinned: str, text: bytes) -> None:
@@ -80,11 +80,11 @@ def refuse_all_but(pinned: str, text: bytes) -> None:
     found = list(packets(dearmour(text)))
     keys = [fingerprint(body) for tag, body in found if tag == PUBLIC_KEY]
     if len(keys) != 1:
-        raise Refused(f"holds {len(keys)} keys instead of one ({' '.join(keys)}), but {pinned} is pinned")
+        raise RefusedError(f"holds {len(keys)} keys instead of one ({' '.join(keys)}), but {pinned} is pinned")
     if keys != [pinned]:
-        raise Refused(f"has the fingerprint {keys[0]}, but {pinned} is pinned")
+        raise RefusedError(f"has the fingerprint {keys[0]}, but {pinned} is pinned")
     if found[0][0] != PUBLIC_KEY or {tag for tag, _ in found[1:]} - PARTS_OF_A_KEY:
-        raise Refused("holds more than a public key")
+        raise RefusedError("holds more than a public key")
 
 
 def put(text: bytes, path: str, pretend: bool) -> bool:
@@ -116,7 +116,7 @@ def main() -> None:
         refuse_all_but(told.fingerprint, text)
     except OSError as error:
         sys.exit(f"the signing key {told.url} can't be fetched: {error}\nhint: is it the right URL?")
-    except Refused as why:
+    except RefusedError as why:
         sys.exit(
             f"the signing key {told.url} {why}; nothing was trusted or installed\n"
             "hint: find out why it differs before you change jenkins_repository_key_fingerprint"
