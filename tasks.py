@@ -330,7 +330,13 @@ def reset(c: Context, dry_run: bool = False, yes: bool = False) -> None:
     from bakehouse import local
 
     settings = _settings("local")
-    plan = [f"delete {what}: {state}" for what, state in _rows(local.status(settings))]
+    found = local.status(settings)
+    plan = [
+        *(f"delete machine {machine} ({state})" for machine, state in found["machines"].items()),
+        f"delete {found['images']} images of bakes",
+        *(f"delete base {base['base']}" for base in found["bases"] if base["image"]),
+        "delete its groups, key pairs, tags and log",
+    ]
     if _agreed(plan, "Delete all of the local EC2?", dry_run=dry_run, yes=yes):
         local.reset(settings)
 

@@ -27,7 +27,7 @@ PYTHON = """\
 case "$*" in
     --version) echo Python 3.12.1 ;;
     "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-    "-m pip install "*)
+    "-m pip install "*--require-hashes*)
         sleep "${PIP_TAKES:-0}"
         printf '#!/bin/sh\\necho "$PWD" "$@"\\n' >"${0%/*}/invoke" && chmod +x "${0%/*}/invoke" ;;
 esac

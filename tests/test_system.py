@@ -14,11 +14,26 @@ import pytest
 from bakehouse import system
 
 
-def test_run_returns_the_code_and_all_that_was_said() -> None:
-    """Both streams come back, in one language and with nothing to read from."""
-    code, told = system.run("sh", "-c", 'cat; echo out; echo err >&2; echo "$LC_ALL $PWD"; exit 3', folder="/")
+def test_run_returns_the_code_and_all_that_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both streams come back, in one language."""
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+
+    code, told = system.run("sh", "-c", 'echo out; echo err >&2; echo "$LC_ALL $PWD"; exit 3', folder="/")
 
     assert (3, "out\nerr\nC /\n") == (code, told)
+
+
+def test_run_gives_nothing_to_read() -> None:
+    """A program that reads finds the end at once, whatever the kit's own input is."""
+    ours, theirs = os.pipe()
+    kept = os.dup(0)
+    os.dup2(ours, 0)
+    try:
+        assert (0, "") == system.run("cat", seconds=5)
+    finally:
+        os.dup2(kept, 0)
+        for descriptor in (ours, theirs, kept):
+            os.close(descriptor)
 
 
 def test_run_without_the_program() -> None:
@@ -53,9 +68,9 @@ def test_run_uncut_ends_in_peace(tmp_path: Path) -> None:
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     with pytest.raises(KeyboardInterrupt):
-        system.run("sh", "-c", f"sleep 1.5; touch {done}", uncut=True)
+        system.run("sh", "-c", f"sleep 1.5; cut -d ' ' -f 5 /proc/$$/stat >{done}", uncut=True)
 
-    assert done.exists()
+    assert done.read_text() != f"{os.getpgrp()}\n"  # the group that a terminal's Ctrl-C goes to
 
 
 @pytest.mark.parametrize(("text", "last"), [("", ""), ("one\n", "one"), ("W: old\nE: no mirror\n\n", "E: no mirror")])

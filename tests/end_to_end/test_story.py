@@ -141,7 +141,7 @@ def test_machines_are_in_the_inventory(kit: LocalEc2) -> None:
     ask = ["ansible", "-i", "inventory", "jenkins", "-m", "ansible.builtin.debug", "-a", "var=jenkins_port"]
     done = subprocess.run(ask, env=activated, cwd=kit.program.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count('"jenkins_port": 8080') == 2
+    assert done.stdout.count("jenkins_port: 8080") == 2
     ping = ["ansible", "-i", "inventory", "jenkins", "-m", "ping"]
     done = subprocess.run(ping, env=activated, cwd=kit.program.parent, capture_output=True, text=True, check=False)
     assert done.stdout.count("SUCCESS") == 2, done.stdout + done.stderr
@@ -201,4 +201,4 @@ def test_the_readmes_policy_is_enough(kit: LocalEc2) -> None:
     policy = json.loads(text[text.index('{\n  "Version"') : text.index("\n```", text.index('{\n  "Version"'))])
     allowed = {action.partition(":")[2] for statement in policy["Statement"] for action in statement["Action"]}
     assert asked - allowed == set()
-    assert allowed - asked == ONLY_ELSEWHERE
+    assert sorted(allowed - asked) == sorted(ONLY_ELSEWHERE)

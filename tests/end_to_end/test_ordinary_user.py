@@ -1,0 +1,88 @@
+"""The short story as an ordinary user in the group docker: nothing of it needs root, and nothing of it is root's."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parent.parent.parent
+NAME = "bakehouse-test"
+NEEDED = ("python3-venv", "mmdebstrap", "uidmap", "packer", "gnupg")
+
+
+class Person:
+    """Hold a user of this system with a checkout in the home folder."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.checkout = home / "checkout"
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a program as that user, with nothing of our environment."""
+        clean = ["env", "-i", f"HOME={self.home}", "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"]
+        argv = ["runuser", "-u", NAME, "--", *clean, *words]
+        return subprocess.run(argv, cwd=self.checkout, capture_output=True, text=True, timeout=600, check=False)
+
+    def inv(self, *words: str) -> str:
+        """Run a task, and return what it printed; fail with all that was said when it fails."""
+        done = self.run("./inv", *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def person() -> Iterator[Person]:
+    """Make a user in the group docker with a checkout, on a system where an administrator has installed the tools."""
+    if os.geteuid() != 0:
+        pytest.skip("who runs this is an ordinary user, and the other tests are that user's")
+    missing = [
+        name for name in NEEDED if subprocess.run(["dpkg", "-s", name], capture_output=True, check=False).returncode
+    ]
+    if missing:
+        subprocess.run(["apt-get", "update", "-q"], check=True, capture_output=True)
+        subprocess.run(
+            ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing], check=True, capture_output=True
+        )
+    subprocess.run(["useradd", "--create-home", "--groups", "docker", NAME], check=True)
+    made = Person(Path(pwd.getpwnam(NAME).pw_dir))
+    try:
+        listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        for file in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+            if (ROOT / file).exists():
+                (made.checkout / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / file, made.checkout / file)
+        subprocess.run(["chown", "-R", f"{NAME}:", str(made.checkout)], check=True)
+        yield made
+    finally:
+        made.run("./inv", "local.reset", "--yes")
+        subprocess.run(["pkill", "-KILL", "-u", NAME], check=False)
+        subprocess.run(["userdel", "--remove", NAME], check=True, capture_output=True)
+
+
+def test_the_short_story(person: Person) -> None:
+    """Bake, launch, look and clear away; every file is the user's own, and nothing is left running."""
+    image = person.inv("bake").strip()
+    machine, url = person.inv("launch").strip().split("\t")
+    with urllib.request.urlopen(f"{url}/login", timeout=10) as answer:
+        assert (answer.status, bool(answer.headers["X-Jenkins"])) == (200, True)
+    assert len(person.inv("password").strip()) == 32
+    person.inv("terminate", "--machine", machine, "--yes")
+    person.inv("retire", image, "--yes")
+    person.inv("local.reset", "--yes")
+    assert found(str(person.home), "!", "-user", NAME) == ""
+    assert found("/tmp", "-user", NAME) == ""
+    assert subprocess.run(["pgrep", "-u", NAME, "-a"], capture_output=True, text=True, check=False).stdout == ""
+
+
+def found(*words: str) -> str:
+    """Return what find finds."""
+    return subprocess.run(["find", *words], capture_output=True, text=True, check=True).stdout
