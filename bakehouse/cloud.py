@@ -139,6 +139,7 @@ def _local(endpoint: str, region: str) -> Cloud:
     if not _is_loopback(endpoint):
         raise AccountError(f"account local has the endpoint {endpoint}, which is not this machine", "./inv local.down")
     import boto3
+    import botocore.session
 
     variables = {
         **_FAKE,
@@ -150,7 +151,11 @@ def _local(endpoint: str, region: str) -> Cloud:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
-    session = boto3.Session(_FAKE["AWS_ACCESS_KEY_ID"], _FAKE["AWS_SECRET_ACCESS_KEY"], region_name=region)
+    # neither the person's profile nor their files take part
+    names = {"config_file": os.devnull, "credentials_file": os.devnull, "profile": None}
+    alone = botocore.session.Session({name: (None, None, value, None) for name, value in names.items()})
+    keys = _FAKE["AWS_ACCESS_KEY_ID"], _FAKE["AWS_SECRET_ACCESS_KEY"]
+    session = boto3.Session(*keys, region_name=region, botocore_session=alone)
     return Cloud("local", region, endpoint, variables, session)
 
 

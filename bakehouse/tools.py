@@ -81,6 +81,16 @@ _TOOLS = (
         companions=("ssh-keygen",),
     ),
     Tool(
+        name="gpg",
+        purpose="signs the packages that stand in",
+        ask="--version",
+        answer=r"^gpg \(GnuPG\) (\d+\.\d+)",
+        wanted=(2, 2),
+        home="https://gnupg.org/download/",
+        packages={"apt-get": ("gpg", "gpg-agent"), "dnf": ("gnupg2",), "brew": ("gnupg",)},
+        companions=("gpg-agent", "gpgconf"),
+    ),
+    Tool(
         name="git",
         purpose="tells which commit was baked",
         ask="--version",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
@@ -237,14 +236,14 @@ def test_a_disk_that_is_full(engine: Any, scratch: Path) -> None:
 
 
 @pytest.mark.docker
-def test_an_interruption(engine: Any, scratch: Path) -> None:
+def test_an_interruption(engine: Any, scratch: Path, ctrl_c: Callable[[], None]) -> None:
     """Ctrl-C in the middle ends mmdebstrap and leaves no image and no file."""
     told: list[str] = []
 
     def say(line: str) -> None:
         told.append(line)
         if "extracting" in line:
-            os.kill(os.getpid(), signal.SIGINT)
+            ctrl_c()
 
     with pytest.raises(KeyboardInterrupt):
         bases.make(engine, "debian-13", LABELS, say)

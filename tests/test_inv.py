@@ -329,7 +329,7 @@ def test_the_lock_holds_everything_with_hashes_and_no_address() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    names = {re.split(r"[\[<>=]", name)[0].lower().replace("_", "-") for name in wanted}
+    names = {re.split(r"[\[<>=;]", name)[0].lower().replace("_", "-") for name in wanted}
     pinned = re.findall(r"^([a-z0-9-]+)==\S+.*\\\n    --hash=sha256:[0-9a-f]{64}", lock, re.MULTILINE)
 
     assert set() == names - set(pinned)

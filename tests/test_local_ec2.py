@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import statistics
 import subprocess
+import tempfile
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from ec2_fixtures import (
     ANYBODY,
     CALLER,
+    DockerProxy,
+    LocalEc2,
     Machines,
     code_of,
     connects,
@@ -447,3 +453,61 @@ def test_a_lost_state_loses_no_image(ec2: Any, local_ec2: Any, machines: Machine
     (local_ec2.folder / "state.pickle").write_bytes(good)
     local_ec2.up()
     ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
+
+
+def test_two_local_ec2s_do_not_meet(local_ec2: LocalEc2, other_ec2: LocalEc2, machines: Machines) -> None:
+    """Two local EC2s on one machine see nothing of each other, and the end of one leaves the other as it was."""
+    (one,) = machines.launch()
+    other_ec2.up()
+    other = other_ec2.client("ec2")
+    assert other_ec2.endpoint != local_ec2.endpoint
+    assert other.describe_instances()["Reservations"] == []
+    base = other.describe_images(Owners=["136693071363"])["Images"][0]["ImageId"]
+    there = other.run_instances(ImageId=base, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+    wait(lambda: state_of(other, there) == "running")
+    addresses = [describe(ec2, one)[0]["PublicIpAddress"] for ec2, one in ((machines.ec2, one), (other, there))]
+    assert len(set(addresses)) == 2
+    other_ec2.inv("local.reset", "--yes")
+    assert there not in docker("ps", "--all", "--format", "{{.Names}}")
+    assert machines.ssh(one, "echo still here") == "still here"
+
+
+def test_a_docker_engine_that_goes_away(other_ec2: LocalEc2, tmp_path: Path) -> None:
+    """When Docker fails, calls are refused with an EC2 error code and the cause, and none hangs."""
+    with tempfile.TemporaryDirectory() as short:
+        proxy = DockerProxy(Path(short) / "docker.sock")
+        other_ec2.environ["DOCKER_HOST"] = proxy.host
+        other_ec2.up()
+        ec2 = other_ec2.client("ec2")
+        base = ec2.describe_images(Owners=["136693071363"])["Images"][0]["ImageId"]
+        one = ec2.run_instances(ImageId=base, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+        wait(lambda: status_of(ec2, one) == "ok")
+        proxy.close()
+    begun = time.monotonic()
+    with pytest.raises(ClientError, match="the Docker engine does not answer") as refused:
+        ec2.run_instances(ImageId=base, MinCount=1, MaxCount=1)
+    assert refused.value.response["Error"]["Code"] == "InsufficientInstanceCapacity"
+    image = ec2.create_image(InstanceId=one, Name="of-nothing", NoReboot=True)["ImageId"]
+    wait(lambda: ec2.describe_images(ImageIds=[image])["Images"][0]["State"] == "failed")
+    why = ec2.describe_images(ImageIds=[image])["Images"][0]["StateReason"]["Message"]
+    assert "the Docker engine does not answer" in why
+    assert "the Docker engine does not answer" in ec2.get_console_output(InstanceId=one)["Output"]
+    assert time.monotonic() - begun < 20
+
+
+def test_the_server_idles(local_ec2: LocalEc2) -> None:
+    """The server takes under 250 MB, and no CPU that can be measured while nobody asks."""
+    pid = json.loads((local_ec2.folder / "server.json").read_text())["pid"]
+    status = Path(f"/proc/{pid}/status").read_text()
+    kilobytes = int(status[status.index("VmRSS:") :].split()[1])
+    before = ticks(pid)
+    time.sleep(5)
+    used = (ticks(pid) - before) / os.sysconf("SC_CLK_TCK")
+    assert kilobytes < 250_000
+    assert used < 0.05
+
+
+def ticks(pid: int) -> int:
+    """Return the CPU time that a process has used, in clock ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,10 +62,10 @@ def test_run_does_not_wait_for_a_daemon() -> None:
     assert time.monotonic() - begun < 5
 
 
-def test_run_uncut_ends_in_peace(tmp_path: Path) -> None:
+def test_run_uncut_ends_in_peace(tmp_path: Path, ctrl_c: Callable[[], None]) -> None:
     """Ctrl-C acts when the command has ended, and the command never hears of it."""
     done = tmp_path / "done"
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    threading.Timer(0.5, ctrl_c).start()
 
     with pytest.raises(KeyboardInterrupt):
         system.run("sh", "-c", f"sleep 1.5; cut -d ' ' -f 5 /proc/$$/stat >{done}", uncut=True)

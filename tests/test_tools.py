@@ -71,6 +71,7 @@ def test_find_packer(
         ("mmdebstrap", "mmdebstrap 1.3.5", (1, 3)),
         ("ssh", "OpenSSH_9.2p1 Debian-2+deb12u7, OpenSSL 3.0.17 1 Jul 2025", (9, 2)),
         ("ssh", "OpenSSH_6.6.1p1 Debian-4", ()),
+        ("gpg", "gpg (GnuPG) 2.2.40\nlibgcrypt 1.10.1", (2, 2)),
         ("git", "git version 2.39.5", (2, 39)),
         ("git", "git version 2.50.1 (Apple Git-155)", (2, 50)),
     ],
@@ -261,7 +262,7 @@ def test_doctor_where_nothing_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     rows = [row for row in tools.doctor() if row.tool != "ansible-playbook"]
 
-    assert ["packer", "docker", "docker engine", "mmdebstrap", "ssh", "git"] == [row.tool for row in rows]
+    assert ["packer", "docker", "docker engine", "mmdebstrap", "ssh", "gpg", "git"] == [row.tool for row in rows]
     assert {"missing"} == {row.found for row in rows}
     assert ["git"] == [row.tool for row in rows if not row.blocking]
     assert all(row.remedy for row in rows)

@@ -84,7 +84,7 @@ class Gate:
     def _complaint(self) -> str:
         assert self._process is not None and self._process.stderr is not None
         self._process.wait(timeout=20)
-        return self._process.stderr.read().strip().rpartition("\n")[2] or f"exit code {self._process.returncode}"
+        return self._process.stderr.read().strip().partition("\n")[0] or f"exit code {self._process.returncode}"
 
     def _start(self, image: str) -> None:
         subprocess.run(["docker", "rm", "-f", self._name], capture_output=True, check=False)

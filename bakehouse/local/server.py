@@ -90,7 +90,7 @@ class Server:
             else:
                 with self.lifecycle.changing():
                     body = ask()
-                self.lifecycle.open_ports()
+                self._follow()
         except Exception as error:  # moto's own faults arrive here
             log.exception("%s failed", action)
             body = _internal_error(f"{type(error).__name__}: {error}", keep)
@@ -99,6 +99,13 @@ class Server:
             body = _internal_error(f"{action} is not possible in the local EC2", keep)
         respond(*told)
         return body
+
+    def _follow(self) -> None:
+        """Let the ports follow; where Docker is away they do so when it's back, and the answer stands."""
+        try:
+            self.lifecycle.open_ports()
+        except GateError as error:
+            log.warning("%s", error)
 
     def _answer_own(self, what: Callable[[Environ], Any], environ: Environ, respond: Respond) -> Iterable[bytes]:
         try:
