@@ -96,8 +96,9 @@ class Cloud:
         """
         if not self.endpoint or _answers(url):
             return None
-        from bakehouse import local
+        from bakehouse import local, tools
 
+        tools.ensure("gpg")
         with step(f"{url} can't be reached from here: prepare a stand-in for {package}"):
             return local.ask(self.endpoint, "stand-in", seconds=_STAND_IN_SECONDS, package=package)
 

@@ -156,6 +156,7 @@ def verify(settings: Settings, found: Sequence[Machine]) -> dict[str, list[Findi
             limit=",".join(machine.id for machine in found),
             envvars=_environment(settings),
             event_handler=see,
+            cancel_callback=lambda: False,  # without one it takes SIGINT and SIGTERM away from us for good
             quiet=True,
         )
         with run.stdout as told:
