@@ -248,5 +248,5 @@ def test_an_interruption(engine: Any, scratch: Path, ctrl_c: Callable[[], None])
     with pytest.raises(KeyboardInterrupt):
         bases.make(engine, "debian-13", LABELS, say)
 
-    assert "  extracting archives" == told[-1]
+    assert "  extracting archives" in told
     assert [] == made(engine)
