@@ -237,7 +237,7 @@ def _engine_row(client: Found) -> Row:
         found, remedy = engine.trouble or _dotted(engine.version), _engine_remedy(engine.trouble)
         blocking = bool(remedy)
         if engine.trouble and not remedy:
-            remedy = "the kit starts it when it needs it"
+            remedy = f"the kit {'starts' if _dockerd() else 'installs'} it when it needs it"
     return Row("docker engine", found, ">= 20.10", "runs local machines", remedy, blocking)
 
 
@@ -249,6 +249,7 @@ def _ansible_row() -> Row:
 
 _ENGINE_LOG = "/var/log/docker.log"
 _ENGINE_SECONDS = 30
+_SBIN = "/usr/sbin:/sbin"  # an ordinary user's PATH lacks them
 
 
 def _engine(docker: Path) -> Found:
@@ -268,8 +269,8 @@ def _engine_remedy(trouble: str) -> str:
         return "sudo usermod -aG docker $USER, then log in again"
     if host := os.environ.get("DOCKER_HOST"):
         return f"DOCKER_HOST is {host}: start the engine there, or unset DOCKER_HOST"
-    if not _dockerd():
-        return TOOLS["docker"].home
+    if not _dockerd():  # a client alone
+        return "" if _obtainable(TOOLS["docker"]) else _remedy(TOOLS["docker"])
     if system.become_root() is None:
         return "sudo systemctl start docker" if system.has_systemd() else "sudo service docker start"
     return ""
@@ -278,6 +279,8 @@ def _engine_remedy(trouble: str) -> str:
 def _ensure_engine(docker: Path) -> None:
     trouble = _engine(docker).trouble
     if trouble and not _engine_remedy(trouble):
+        if not _dockerd():
+            _install(TOOLS["docker"], "its engine is missing")
         say("starting the Docker engine ...")
         log = _start_engine()
         deadline = time.monotonic() + _ENGINE_SECONDS
@@ -303,7 +306,7 @@ def _start_engine() -> str:
 
 
 def _dockerd() -> str:
-    return shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
+    return shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:{_SBIN}") or ""
 
 
 def _parsed(version: str) -> Version:

@@ -162,6 +162,7 @@ DOWN = (
 )
 FORBIDDEN = "echo permission denied while trying to connect to the Docker daemon socket >&2; exit 1"
 UP = "echo 26.1.5"
+APT = {"apt-get": "exit", "apt-cache": POLICY}
 
 
 @pytest.mark.parametrize(
@@ -179,6 +180,9 @@ UP = "echo 26.1.5"
         ),
         (DOWN, 1000, "", {"dockerd": "exit"}, "docker daemon running?", "sudo service docker start"),
         (DOWN, 0, "", {"dockerd": "exit"}, "docker daemon running?", "the kit starts it when it needs it"),
+        (DOWN, 0, "", {}, "docker daemon running?", "https://docs.docker.com/engine/install/"),
+        (DOWN, 1000, "", APT, "docker daemon running?", "sudo apt-get install docker.io docker-cli ca-certificates"),
+        (DOWN, 0, "", APT, "docker daemon running?", "the kit installs it when it needs it"),
     ],
 )
 def test_doctor_on_the_engine(
@@ -192,6 +196,7 @@ def test_doctor_on_the_engine(
     remedy: str,
 ) -> None:
     """The engine's row says what it answers, and what to do where it does not answer and the kit can't start it."""
+    monkeypatch.setattr(tools, "_SBIN", "")
     have(tmp_path, monkeypatch, {"docker": CLIENT.format(answer=answer), **programs})
     monkeypatch.setattr(os, "geteuid", lambda: user)
     monkeypatch.setattr("bakehouse.system.has_systemd", lambda: False)
@@ -239,6 +244,31 @@ def test_ensure_starts_the_engine(
         "dockerd": ["service docker start", "dockerd "],
     }
     assert asked[way] == (tmp_path / "asked").read_text().splitlines()
+
+
+def test_ensure_gives_a_client_its_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A client that stands alone gets its engine from the distribution, which is then started."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bakehouse.system.has_systemd", lambda: False)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(tools, "_SBIN", "")
+    engine = tmp_path / "0" / "dockerd"
+    programs = {
+        "docker": CLIENT.format(answer=f"if [ -e up ]; then {UP}; else {DOWN}; fi"),
+        "apt-get": f"case $* in *install*) echo '#!/bin/sh' >{engine}; chmod +x {engine} ;; esac",
+        "apt-cache": POLICY,
+        "service": "touch up",
+    }
+    have(tmp_path, monkeypatch, programs)
+
+    assert tmp_path / "0" / "docker" == tools.ensure("docker")
+    assert [
+        "installing docker (it gives local machines their bodies) ...",
+        "starting the Docker engine ...",
+    ] == capsys.readouterr().err.splitlines()
 
 
 def test_ensure_names_the_log_of_an_engine_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
