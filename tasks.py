@@ -15,7 +15,7 @@ import invoke.parser.parser
 import invoke.tasks
 from invoke.collection import Collection
 from invoke.context import Context
-from invoke.exceptions import ParseError
+from invoke.exceptions import Exit, ParseError
 from invoke.parser.context import ParserContext
 
 from bakehouse.errors import InputError, ToolError, VerdictError
@@ -294,6 +294,17 @@ def test(c: Context, only: str = "") -> None:  # noqa: PT028, a task and no test
         raise VerdictError("the tests fail")
 
 
+@task(help={**JSON, "rounds": "how many rounds, each of three bakes; 3 by default"})
+def bench(c: Context, rounds: str = "3", json: bool = False) -> None:
+    """Measure a bake against one shell script over SSH."""
+    from bakehouse import settings
+
+    with c.cd(str(settings.ROOT)):
+        outcome = c.run(f"python -m tests.bench --rounds {shlex.quote(rounds)}{' --json' if json else ''}", warn=True)
+    if not outcome:
+        raise Exit(code=outcome.exited)
+
+
 @task(help={"base": "the base to make if it isn't there; the recipe's own by default"})
 def up(c: Context, base: str = "") -> None:
     """Start the local EC2, with a base to bake on, and print its endpoint."""
@@ -423,6 +434,7 @@ ns = Collection(
         doctor,
         lint,
         test,
+        bench,
     ),
     Collection("local", up, down, status, reset),
 )
