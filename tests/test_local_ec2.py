@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from ec2_fixtures import (
     ANYBODY,
     CALLER,
@@ -432,6 +433,27 @@ def inventory(ec2: Any) -> dict[str, Any]:
         "groups": ec2.describe_security_groups()["SecurityGroups"],
         "snapshots": ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"],
     }
+
+
+def test_what_was_answered_is_kept(ec2: Any, local_ec2: LocalEc2, group: str) -> None:
+    """A change that was answered is there after kill -9 in the middle of others, and the state file is whole."""
+    answered = []
+    with ThreadPoolExecutor() as pool:
+
+        def change(number: int) -> None:
+            with contextlib.suppress(BotoCoreError):
+                ec2.create_tags(Resources=[group], Tags=[{"Key": str(number), "Value": "answered"}])
+                answered.append(str(number))
+
+        changes = [pool.submit(change, number) for number in range(40)]
+        wait(lambda: len(answered) > 10, seconds=20)
+        local_ec2.kill()
+        for one in changes:
+            one.result()
+    assert "set aside" not in local_ec2.up()
+    kept = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["Tags"]
+    assert len(answered) < 40
+    assert set(answered) <= {tag["Key"] for tag in kept}
 
 
 def test_a_lost_state_loses_no_image(ec2: Any, local_ec2: Any, machines: Machines) -> None:
