@@ -217,13 +217,13 @@ def measure(bench: Bench, rounds: int) -> list[dict[str, Outcome]]:
         with ExitStack() as stack:
             for way in WAYS if number % 2 else reversed(WAYS):
                 busy, clock = busy_percent(), Clock()
+                if busy > _BUSY:
+                    console.say(f"the machine is not idle: {busy:.0f} % of its CPUs are busy")
                 with console.step(f"round {number}: {way}"):
                     made[way] = WAYS[way](bench, clock, stack)
                 clock.begin("rest")
                 stages = clock.stages()
                 outcomes[way] = Outcome(sum(stages.values()), stages, busy, os.getloadavg()[0])
-                if busy > _BUSY:
-                    console.say(f"not idle before that: {busy:.0f} % of the CPUs busy")
             if number == 1:
                 compare({way: contents(bench, image) for way, image in made.items()})
         done.append(outcomes)
@@ -319,4 +319,5 @@ def main() -> None:
         sys.exit(error.code)
 
 
-main()
+if __name__ == "__main__":
+    main()
