@@ -359,8 +359,8 @@ LINTERS = (
     "lint-imports",
     "yamllint --strict .",
     "ansible-lint",
-    "shellcheck inv .ci/run",
-    *(f"packer fmt -check {folder}" for folder in ("packer", "packer/plugins", "packer/recipes")),
+    "shellcheck inv .ci/run tests/bench/floor.sh",
+    *(f"packer fmt -check {folder}" for folder in ("packer", "packer/plugins", "packer/recipes", "tests/bench")),
 )
 
 

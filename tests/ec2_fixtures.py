@@ -160,22 +160,27 @@ _BASES = ("--filter", "label=bakehouse.kind=base")
 
 
 class DockerProxy:
-    """Stand before the Docker engine's socket, until it's closed: then the engine is gone for who asks here."""
+    """Stand before the Docker engine's socket and let through what ``passes``: all, pings alone, or nothing."""
 
     def __init__(self, path: Path) -> None:
         self.host = f"unix://{path}"
+        self._passes: Callable[[bytes], bool] = lambda _: True
         self._open: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def let(self, passes: Callable[[bytes], bool]) -> None:
+        """End every connection; on new ones each request that doesn't pass ends its connection."""
+        self._passes = passes
+        while self._open:
+            _end(self._open.pop())
+
     def close(self) -> None:
         """End every connection, and refuse new ones."""
-        for one in (self._listener, *self._open):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+        _end(self._listener)
+        self.let(lambda _: False)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -183,14 +188,22 @@ class DockerProxy:
                 outer, inner = self._listener.accept()[0], socket.socket(socket.AF_UNIX)
                 inner.connect("/var/run/docker.sock")
                 self._open += [inner, outer]
-                for source, sink in ((inner, outer), (outer, inner)):
-                    threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+                threading.Thread(target=self._carry, args=(inner, outer, lambda _: True), daemon=True).start()
+                threading.Thread(target=self._carry, args=(outer, inner, self._passes), daemon=True).start()
 
-    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+    def _carry(self, source: socket.socket, sink: socket.socket, passes: Callable[[bytes], bool]) -> None:
         with contextlib.suppress(OSError):
-            while chunk := source.recv(65536):
+            while (chunk := source.recv(65536)) and passes(chunk):
                 sink.sendall(chunk)
+            if chunk:
+                _end(source)
             sink.shutdown(socket.SHUT_WR)
+
+
+def _end(one: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+    one.close()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ec2_fixtures import (
     ANYBODY,
     CALLER,
+    ROOT,
     DockerProxy,
     LocalEc2,
     Machines,
@@ -32,6 +34,7 @@ from ec2_fixtures import (
     state_of,
     status_of,
     wait,
+    wait_for_state,
 )
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
@@ -494,27 +497,101 @@ def test_two_local_ec2s_do_not_meet(local_ec2: LocalEc2, other_ec2: LocalEc2, ma
     assert machines.ssh(one, "echo still here") == "still here"
 
 
-def test_a_docker_engine_that_goes_away(other_ec2: LocalEc2, tmp_path: Path) -> None:
-    """When Docker fails, calls are refused with an EC2 error code and the cause, and none hangs."""
+@pytest.fixture
+def behind_proxy(other_ec2: LocalEc2) -> Iterator[tuple[LocalEc2, DockerProxy]]:
+    """Give a local EC2 that is up, and the proxy through which it talks to the Docker engine."""
     with tempfile.TemporaryDirectory() as short:
         proxy = DockerProxy(Path(short) / "docker.sock")
         other_ec2.environ["DOCKER_HOST"] = proxy.host
         other_ec2.up()
-        ec2 = other_ec2.client("ec2")
-        base = ec2.describe_images(Owners=["136693071363"])["Images"][0]["ImageId"]
-        one = ec2.run_instances(ImageId=base, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
-        wait(lambda: status_of(ec2, one) == "ok")
+        yield other_ec2, proxy
         proxy.close()
+
+
+def test_a_docker_engine_that_goes_away(behind_proxy: tuple[LocalEc2, DockerProxy]) -> None:
+    """When Docker fails, calls are refused with an EC2 error code and the cause, and none hangs or half happens."""
+    started, proxy = behind_proxy
+    ec2 = started.client("ec2")
+    base = ec2.describe_images(Owners=["136693071363"])["Images"][0]
+    snapshot = base["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    one = ec2.run_instances(ImageId=base["ImageId"], MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+    wait(lambda: status_of(ec2, one) == "ok")
+    image = ec2.create_image(InstanceId=one, Name="of-something", NoReboot=True)["ImageId"]
+    wait(lambda: ec2.describe_images(ImageIds=[image])["Images"][0]["State"] == "available")
+    refused: dict[str, list[Callable[[], Any]]] = {
+        "InsufficientInstanceCapacity": [
+            lambda: ec2.run_instances(ImageId=base["ImageId"], MinCount=1, MaxCount=1),
+            lambda: ec2.start_instances(InstanceIds=[one]),
+        ],
+        "InternalError": [
+            lambda: ec2.stop_instances(InstanceIds=[one]),
+            lambda: ec2.reboot_instances(InstanceIds=[one]),
+            lambda: ec2.terminate_instances(InstanceIds=[one]),
+            lambda: ec2.create_image(InstanceId=one, Name="of-nothing"),
+            lambda: ec2.copy_image(SourceImageId=image, SourceRegion="us-east-1", Name="copy"),
+            lambda: ec2.delete_snapshot(SnapshotId=snapshot),
+            lambda: ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True),
+        ],
+    }
+    before = ec2.describe_images(), ec2.describe_snapshots()
+    proxy.let(lambda _: False)
     begun = time.monotonic()
-    with pytest.raises(ClientError, match="the Docker engine does not answer") as refused:
-        ec2.run_instances(ImageId=base, MinCount=1, MaxCount=1)
-    assert refused.value.response["Error"]["Code"] == "InsufficientInstanceCapacity"
-    image = ec2.create_image(InstanceId=one, Name="of-nothing", NoReboot=True)["ImageId"]
-    wait(lambda: ec2.describe_images(ImageIds=[image])["Images"][0]["State"] == "failed")
-    why = ec2.describe_images(ImageIds=[image])["Images"][0]["StateReason"]["Message"]
-    assert "the Docker engine does not answer" in why
+    for code, calls in refused.items():
+        for call in calls:
+            with pytest.raises(ClientError, match="the Docker engine does not answer") as error:
+                call()
+            assert error.value.response["Error"]["Code"] == code
     assert "the Docker engine does not answer" in ec2.get_console_output(InstanceId=one)["Output"]
     assert time.monotonic() - begun < 20
+    told = subprocess.run([ROOT / "inv", "images"], env=started.environ, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.startswith("error: the Docker engine does not answer")
+    after = ec2.describe_images(), ec2.describe_snapshots()
+    assert [answer.pop("ResponseMetadata") for answer in (*before, *after)]
+    assert after == before
+    assert state_of(ec2, one) == "running"
+
+
+def test_deletions_are_taken_up_again(behind_proxy: tuple[LocalEc2, DockerProxy]) -> None:
+    """What Docker fails to delete after the answer goes when the engine is back, also after the server's death."""
+    started, proxy = behind_proxy
+    ec2 = started.client("ec2")
+    base = ec2.describe_images(Owners=["136693071363"])["Images"][0]["ImageId"]
+    one = ec2.run_instances(ImageId=base, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+    wait(lambda: state_of(ec2, one) == "running")
+    images = [ec2.create_image(InstanceId=one, Name=name, NoReboot=True)["ImageId"] for name in ("first", "second")]
+    wait(lambda: {image["State"] for image in ec2.describe_images(ImageIds=images)["Images"]} == {"available"})
+    snapshots = [
+        ec2.describe_images(ImageIds=[image])["Images"][0]["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+        for image in images
+    ]
+
+    def body(name: str) -> bool:
+        found = docker("ps", "--all", "--format", "{{.Names}}") + docker("images", "--format", "{{.Tag}}")
+        return name in found
+
+    def only_pings() -> None:
+        proxy.let(lambda request: b"/_ping" in request or b"/version" in request)
+
+    only_pings()
+    assert ec2.terminate_instances(InstanceIds=[one])["TerminatingInstances"][0]["CurrentState"]["Name"] == (
+        "shutting-down"
+    )
+    ec2.deregister_image(ImageId=images[0], DeleteAssociatedSnapshots=True)
+    time.sleep(3)
+    assert state_of(ec2, one) == "shutting-down"
+    assert body(one)
+    assert body(snapshots[0])
+    proxy.let(lambda _: True)
+    wait_for_state(ec2, one, "terminated")
+    wait(lambda: not body(one) and not body(snapshots[0]))
+    only_pings()
+    ec2.deregister_image(ImageId=images[1], DeleteAssociatedSnapshots=True)
+    started.kill()
+    assert body(snapshots[1])
+    proxy.let(lambda _: True)
+    started.up()
+    wait(lambda: not body(snapshots[1]))
 
 
 def test_the_server_idles(local_ec2: LocalEc2) -> None:

@@ -30,11 +30,16 @@ _STOP_SECONDS = 40
 
 @dataclass(frozen=True)
 class Server:
-    """Hold where a running local EC2 is: pid, its process; endpoint, its URL; set_aside, an unreadable state file."""
+    """Hold where a running local EC2 is.
+
+    Attributes: pid, its process; endpoint, its URL; set_aside, an unreadable state file or empty; docker, whether the
+    Docker engine answers it.
+    """
 
     pid: int
     endpoint: str
     set_aside: str
+    docker: bool
 
 
 def up(settings: Settings, base: str = "") -> Server:
@@ -44,8 +49,9 @@ def up(settings: Settings, base: str = "") -> Server:
     """
     with _alone(settings):
         server = _find(settings)
-        if server is None:
+        if server is None or not server.docker:
             tools.ensure("docker")
+        if server is None:
             with console.step("start the local EC2"):
                 server = _start(settings)
             if server.set_aside:
@@ -59,7 +65,7 @@ def down(settings: Settings) -> None:
     """Shut the machines down and end the server; everything is kept."""
     with _alone(settings):
         _end(settings)
-        if _has_docker():
+        if _bodies(settings).answers():
             for container in _containers(settings):
                 container.stop(timeout=30)
 
@@ -68,7 +74,7 @@ def reset(settings: Settings) -> None:
     """Delete every container, image and file that the checkout's local EC2 has made, and nothing else."""
     with _alone(settings):
         _end(settings)
-        if _has_docker():
+        if _bodies(settings).answers():
             _remove_all(settings)
         shutil.rmtree(_folder(settings), ignore_errors=False)
 
@@ -84,7 +90,7 @@ def status(settings: Settings) -> dict[str, Any]:
         "images": 0,
         "machines": {},
     }
-    if not _has_docker():
+    if not _bodies(settings).answers():
         return found
     from bakehouse.local.bases import BASES
 
@@ -153,7 +159,7 @@ def _find(settings: Settings) -> Server | None:
         return None
     if health["checkout"] != checkout(settings):
         return None
-    return Server(health["pid"], endpoint, health["set_aside"])
+    return Server(health["pid"], endpoint, health["set_aside"], health["docker"])
 
 
 def _end(settings: Settings) -> None:
@@ -203,16 +209,6 @@ def _bodies(settings: Settings) -> Any:
     from bakehouse.local.machines import Bodies
 
     return Bodies(checkout(settings))
-
-
-def _has_docker() -> bool:
-    from bakehouse.local.machines import Bodies, BodyError
-
-    try:
-        Bodies("").ping()
-    except BodyError:
-        return False
-    return True
 
 
 def checkout(settings: Settings) -> str:

@@ -106,6 +106,10 @@ class Backend(EC2Backend):
 
     lifecycle: ClassVar[Lifecycle]
 
+    def __init__(self, region_name: str, account_id: str) -> None:
+        super().__init__(region_name, account_id)
+        self.forgetting: set[str] = set()  # deleted snapshots whose content is still there
+
     @property
     def _url_module(self) -> Any:
         """Return moto's URLs, which it would look for beside this class."""
@@ -124,6 +128,13 @@ class Backend(EC2Backend):
             raise EC2ClientError("InvalidAMIID.Unavailable", f"The image id '[{image_id}]' is in state {image.state}")
         return image
 
+    def refuse_without_docker(self, code: str = "InternalError") -> None:
+        """Raise EC2's error ``code``, with the cause, unless bodies can be moved."""
+        try:
+            self.lifecycle.bodies.ping()
+        except BodyError as error:
+            raise EC2ClientError(code, str(error)) from error
+
     def run_instances(
         self, image_id: str, count: int, user_data: Any, security_group_names: list[str], **kwargs: Any
     ) -> Any:
@@ -133,7 +144,7 @@ class Backend(EC2Backend):
         key = kwargs.get("key_name")
         if key and key not in self.key_pairs:
             raise EC2ClientError("InvalidKeyPair.NotFound", f"The key pair '{key}' does not exist")
-        self._refuse_without_room()
+        self.refuse_without_docker("InsufficientInstanceCapacity")
         self._refuse_taken_ports(security_group_names, kwargs.get("security_group_ids") or [])
         if not (template and template.data.get("BlockDeviceMappings")):
             kwargs["block_device_mappings"] = _root_first(image, kwargs.get("block_device_mappings") or [])
@@ -149,6 +160,7 @@ class Backend(EC2Backend):
 
     def stop_instances(self, instance_ids: list[str]) -> list[tuple[Any, InstanceState]]:
         """Shut machines down; stopped ones stay as they are."""
+        self.refuse_without_docker()
         return [
             self._turn(instance, "stopping", self.lifecycle.stop, skip=("stopped", "stopping"))
             for instance in self._in(instance_ids, "be stopped", "running", "stopped", "stopping")
@@ -156,6 +168,7 @@ class Backend(EC2Backend):
 
     def start_instances(self, instance_ids: list[str]) -> list[tuple[Any, InstanceState]]:
         """Switch machines on; running ones stay as they are."""
+        self.refuse_without_docker("InsufficientInstanceCapacity")
         return [
             self._turn(instance, "pending", self.lifecycle.start, skip=("running", "pending"))
             for instance in self._in(instance_ids, "be started", "stopped", "running", "pending")
@@ -163,6 +176,7 @@ class Backend(EC2Backend):
 
     def reboot_instances(self, instance_ids: list[str]) -> list[Any]:
         """Restart machines; their state stays running, as EC2's does."""
+        self.refuse_without_docker()
         found = self._in(instance_ids, "be rebooted", "running")
         for instance in found:
             instance.health = "initializing"
@@ -171,6 +185,7 @@ class Backend(EC2Backend):
 
     def terminate_instances(self, instance_ids: list[str]) -> list[tuple[Any, InstanceState]]:
         """Remove machines with their disks; terminated ones stay as they are."""
+        self.refuse_without_docker()
         found = self.get_multi_instances_by_id(instance_ids)
         for instance in found:
             if instance.disable_api_termination:
@@ -188,6 +203,7 @@ class Backend(EC2Backend):
     ) -> Any:
         """Register a pending image at once and have its snapshot taken."""
         self._refuse_name(name)
+        self.refuse_without_docker()
         instance = self._in([instance_id], "be imaged", "running", "stopped")[0]
         tags = convert_tag_spec(tag_specifications) if tag_specifications else {}
         image: Any = super().create_image(instance_id, name, description, [])
@@ -208,6 +224,7 @@ class Backend(EC2Backend):
         elsewhere: Any = ec2_backends[self.account_id][source_region]
         source = elsewhere.usable_image(source_image_id)
         self._refuse_name(name or "")
+        self.refuse_without_docker()
         image: Any = super().copy_image(source_image_id, source_region, name, description)
         image.root_device_name, image.root_device_type = source.root_device_name, source.root_device_type
         image.source_image_id, image.source_image_region = source.id, source_region
@@ -219,8 +236,9 @@ class Backend(EC2Backend):
 
     def delete_snapshot(self, snapshot_id: str) -> Any:
         """Delete a snapshot with its content; raises InvalidSnapshot.InUse while an image needs it."""
+        self.refuse_without_docker()
         snapshot = super().delete_snapshot(snapshot_id)
-        self.lifecycle.forget(snapshot_id)
+        self.lifecycle.forget(self, snapshot_id)
         return snapshot
 
     def delete_security_group(self, name: str | None = None, group_id: str | None = None) -> None:
@@ -230,12 +248,6 @@ class Backend(EC2Backend):
             if group in instance.security_groups and instance.state not in ("terminated", "shutting-down"):
                 raise EC2ClientError("DependencyViolation", f"resource {group.id} has a dependent object")
         super().delete_security_group(name, group_id)
-
-    def _refuse_without_room(self) -> None:
-        try:
-            self.lifecycle.bodies.ping()
-        except BodyError as error:
-            raise EC2ClientError("InsufficientInstanceCapacity", f"No machine can be started: {error}") from error
 
     def _refuse_taken_ports(self, names: list[str], ids: list[Any]) -> None:
         groups = [self.get_security_group_by_name_or_id(name) for name in names]
@@ -340,9 +352,12 @@ class Response(EC2Response):
         self.error_on_dryrun()
         image_id = self._get_param("ImageId")
         image = self.ec2_backend.amis.get(image_id)
+        with_snapshots = self._get_bool_param("DeleteAssociatedSnapshots", False)
+        if with_snapshots:
+            self.ec2_backend.refuse_without_docker()
         self.ec2_backend.deregister_image(image_id)
         results = []
-        if self._get_bool_param("DeleteAssociatedSnapshots", False):
+        if with_snapshots:
             self.ec2_backend.delete_snapshot(image.ebs_snapshot.id)
             results.append({"SnapshotId": image.ebs_snapshot.id, "ReturnCode": "success"})
         return ActionResult({"Return": True, "DeleteSnapshotResults": results})

@@ -119,13 +119,15 @@ class Lifecycle:
             lambda: self._fill(image, lambda: self.bodies.copy(source.ebs_snapshot.id, image.ebs_snapshot.id)),
         )
 
-    def forget(self, snapshot_id: str) -> None:
-        """Remove a snapshot's content."""
-        self._pool.submit(self._logged, lambda: self.bodies.forget(snapshot_id))
+    def forget(self, backend: Any, snapshot_id: str) -> None:
+        """Remove a deleted snapshot's content; what can't be removed yet is when Docker is back."""
+        backend.forgetting.add(snapshot_id)
+        self._pool.submit(self._logged, lambda: self._forget(backend, snapshot_id))
 
     def console(self, instance_id: str) -> bytes:
         """Return what a machine wrote to its console; nothing when Docker doesn't answer."""
         try:
+            self.bodies.ping()
             return self.bodies.console(instance_id)
         except BodyError as error:
             return f"no console: {error}\n".encode()
@@ -154,6 +156,8 @@ class Lifecycle:
     def _logged(self, move: Callable[[], None]) -> None:
         try:
             move()
+        except (BodyError, GateError) as error:
+            log.warning("%s; taken up again when the Docker engine is back", error)
         except Exception:
             log.exception("a move failed")
 
@@ -163,8 +167,6 @@ class Lifecycle:
             self._come_up(instance)
         except (BodyError, GateError) as error:
             log.warning("%s: %s", instance.id, error)
-            with self.changing():
-                instance.become("shutting-down")
             self._end(instance, StateReason(f"Server.InternalError: {error}", "Server.InternalError"))
 
     def _come_up(self, instance: Any) -> None:
@@ -199,10 +201,7 @@ class Lifecycle:
 
     def _halt(self, instance: Any) -> None:
         self.open_ports()
-        try:
-            self.bodies.stop(instance.id)
-        except BodyError as error:
-            log.warning("%s: %s", instance.id, error)
+        self.bodies.stop(instance.id)
         with self.changing():
             if instance.state == "stopping":
                 self._now_stopped(instance, instance.state_reason)
@@ -222,25 +221,36 @@ class Lifecycle:
         self._come_up(instance)
 
     def _end(self, instance: Any, reason: StateReason | None = None) -> None:
+        if reason:
+            with self.changing():
+                instance.become("shutting-down", reason)
         self.open_ports()
-        try:
-            self.bodies.remove(instance.id)
-        except BodyError as error:
-            log.warning("%s: %s", instance.id, error)
+        self.bodies.remove(instance.id)
         with self.changing():
-            why = reason or instance.state_reason
+            why = instance.state_reason
             instance.terminate()
             instance.become("terminated", why)
             instance.ended = time.time()
+
+    def _forget(self, backend: Any, snapshot_id: str) -> None:
+        self.bodies.forget(snapshot_id)
+        with self.changing():
+            backend.forgetting.discard(snapshot_id)
 
     def _image(self, instance: Any, image: Any, reboot: bool) -> None:
         def take() -> None:
             self._fill(image, lambda: self.bodies.commit(instance.id, image.ebs_snapshot.id, record(image)))
 
-        if reboot:
-            self._restart(instance, while_off=take)
-        else:
-            take()
+        try:
+            if reboot:
+                self._restart(instance, while_off=take)
+            else:
+                take()
+        except (BodyError, GateError) as error:
+            with self.changing():
+                if image.state == "pending":
+                    _failed(image, str(error))
+            raise
 
     def _fill(self, image: Any, fill: Callable[[], None]) -> None:
         try:
@@ -267,13 +277,15 @@ class Lifecycle:
             time.sleep(2)  # the engine is away: look again until it's back
 
     def adopt(self) -> None:
-        """Let the backends agree with what is there: bases, finished or lost snapshots, machines on, off or gone."""
+        """Let the backends agree with what is there: finished, lost or deleted snapshots, machines on, off or gone."""
         pids = self.bodies.running()
         with self.changing():
             for instance in self.instances():
                 self._adopt(instance, pids.get(instance.id))
             for backend in self.backends():
                 _forget_ended(backend)
+                for snapshot_id in backend.forgetting:
+                    self.forget(backend, snapshot_id)
                 for image in backend.amis.values():
                     if image.state == "pending":
                         self._settle(image)

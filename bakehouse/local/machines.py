@@ -80,6 +80,7 @@ class Bodies:
         self.checkout = checkout
         self.repository = f"bakehouse/{checkout}"
         self.docker: Any = docker.from_env(timeout=300)
+        self._impatient: Any = docker.from_env(timeout=5)
         self._network = f"bakehouse-{checkout}"
         self._subnet = ""
 
@@ -88,9 +89,17 @@ class Bodies:
         return {CHECKOUT: self.checkout, KIND: kind, **more}
 
     def ping(self) -> None:
-        """Raise BodyError unless the Docker engine answers."""
+        """Raise BodyError unless the Docker engine answers within 5 s."""
         with _docker_errors("Docker"):
-            self.docker.ping()
+            self._impatient.ping()
+
+    def answers(self) -> bool:
+        """Tell whether the Docker engine answers within 5 s."""
+        try:
+            self.ping()
+        except BodyError:
+            return False
+        return True
 
     def network(self) -> Any:
         """Return the checkout's Docker network, made if missing, with a subnet that Docker found free."""

@@ -120,6 +120,7 @@ class Server:
             "checkout": self.lifecycle.bodies.checkout,
             "unopened": dict(self.lifecycle.unopened),
             "set_aside": str(self.set_aside or ""),
+            "docker": self.lifecycle.bodies.answers(),
             "operations": sorted(self._operations),
         }
 
