@@ -278,15 +278,34 @@ def test_rules_open_and_close_ports_at_once(ec2: Any, machines: Machines) -> Non
     ec2.delete_security_group(GroupId=made)
 
 
-def test_a_port_in_use_everywhere_is_refused(ec2: Any, machines: Machines) -> None:
-    """A port on which a program of this host listens at all addresses can't be a machine's: nothing is launched."""
-    made = ec2.create_security_group(GroupName="taken", Description="taken")["GroupId"]
-    with socket.create_server(("0.0.0.0", 0)) as listener:
-        port = listener.getsockname()[1]
+def test_a_machine_has_its_ports_whoever_else_has_them(ec2: Any, machines: Machines) -> None:
+    """Where a program of this host listens at all addresses, a machine's port is its own, open or closed."""
+    made = ec2.create_security_group(GroupName="shared", Description="shared")["GroupId"]
+    ec2.authorize_security_group_ingress(GroupId=made, IpPermissions=permission(22, CALLER))
+    with socket.create_server(("0.0.0.0", 0)) as host:
+        port = host.getsockname()[1]
+        one = machines.launch(SecurityGroupIds=[made])[0]
+        address = describe(ec2, one)[0]["PublicIpAddress"]
+        assert connects("127.0.0.1", port)
+        assert not connects(address, port)
+        machines.ssh(one, f"echo machine >hello; nohup python3 -m http.server {port} >/dev/null 2>&1 & sleep 1")
+        assert not connects(address, port)
         ec2.authorize_security_group_ingress(GroupId=made, IpPermissions=permission(port, CALLER))
-        launch = {"ImageId": machines.base, "MinCount": 1, "MaxCount": 1, "SecurityGroupIds": [made]}
-        assert code_of(ec2.run_instances, **launch) == "InvalidIPAddress.InUse"
+        with wait(lambda: answer(f"http://{address}:{port}/hello")) as page:
+            assert page.read() == b"machine\n"
+        ec2.revoke_security_group_ingress(GroupId=made, IpPermissions=permission(port, CALLER))
+        assert not connects(address, port)
+        assert connects("127.0.0.1", port)
+    ec2.terminate_instances(InstanceIds=[one])
+    wait_for_state(ec2, one, "terminated")
     ec2.delete_security_group(GroupId=made)
+
+
+def answer(url: str) -> Any:
+    """Return the answer to a GET, None where nobody answers."""
+    with contextlib.suppress(OSError):
+        return urllib.request.urlopen(url, timeout=3)
+    return None
 
 
 def test_calls_that_make_nothing_are_quick(ec2: Any, shared: tuple[Machines, str]) -> None:

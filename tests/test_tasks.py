@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -239,27 +238,6 @@ def test_an_image_of_another_recipe(local_ec2: Any, ec2: Any, base: str) -> None
             assert (2, expected) == (outcome.returncode, outcome.stderr)
     finally:
         ec2.delete_tags(Resources=[base], Tags=[tag])
-
-
-@pytest.mark.docker
-@pytest.mark.timeout(300)
-def test_a_port_in_use(local_ec2: Any, ec2: Any, base: str) -> None:
-    """Where a program of this host has the service's port, nothing is launched and the port is named."""
-    before = ec2.describe_instances()["Reservations"]
-    tag = {"Key": "bakehouse:recipe", "Value": "jenkins"}
-    ec2.create_tags(Resources=[base], Tags=[tag])
-    try:
-        with socket.create_server(("0.0.0.0", 8080)):
-            argv = [sys.executable, "-m", "invoke", "launch", "--image", base]
-            outcome = subprocess.run(argv, cwd=ROOT, env=local_ec2.environ, capture_output=True, text=True, check=False)
-    finally:
-        ec2.delete_tags(Resources=[base], Tags=[tag])
-
-    assert (2, "") == (outcome.returncode, outcome.stdout), outcome.stderr
-    told = outcome.stderr.splitlines()[-2:]
-    assert "port 8080 is in use" in told[0]
-    assert told[1] == "hint: end that program, or have it listen at 127.0.0.1 alone"
-    assert before == ec2.describe_instances()["Reservations"]
 
 
 def _things(ec2: Any) -> tuple[Any, ...]:

@@ -39,7 +39,8 @@ def restore(lifecycle: Lifecycle, lost: bool) -> None:
 def bases(lifecycle: Lifecycle) -> list[str]:
     """Register each base that isn't yet; returns the new ones' image IDs."""
     new = []
-    for docker_id, labels, _ in lifecycle.bodies.images():
+    # Debian's last: the gate takes the last one, and of Debian's it is known to have nft
+    for docker_id, labels, _ in sorted(lifecycle.bodies.images(), key=lambda one: one[1].get(BASE) == "debian-13"):
         if labels.get(KIND) != "base":
             continue
         lifecycle.use_gate_image(docker_id)

@@ -125,7 +125,7 @@ def _prepare() -> str:
 
 _DEBIAN_PACKAGES = (
     *("systemd-sysv", "dbus", "openssh-server", "cloud-init", "python3", "python3-apt", "sudo", "ca-certificates"),
-    *("iproute2", "iputils-ping", "netbase", "procps", "curl", "less", "vim-tiny"),
+    *("iproute2", "iputils-ping", "netbase", "nftables", "procps", "curl", "less", "vim-tiny"),
 )
 
 _SOURCES = """\

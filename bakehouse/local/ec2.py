@@ -250,6 +250,8 @@ class Backend(EC2Backend):
         super().delete_security_group(name, group_id)
 
     def _refuse_taken_ports(self, names: list[str], ids: list[Any]) -> None:
+        if not self.lifecycle.unfenced:
+            return
         groups = [self.get_security_group_by_name_or_id(name) for name in names]
         groups += [self.get_security_group_from_id(one) for one in ids if isinstance(one, str)]
         rules = rules_of(group for group in groups if group)
@@ -257,7 +259,8 @@ class Backend(EC2Backend):
         if busy:
             raise EC2ClientError(
                 "InvalidIPAddress.InUse",
-                f"port {busy[0]} is in use: a program on this host listens there at all addresses",
+                f"port {busy[0]} is in use: a program on this host listens there at all addresses "
+                f"({self.lifecycle.unfenced})",
             )
 
     def _refuse_name(self, name: str) -> None:

@@ -1,17 +1,24 @@
 """Let callers in at the machines' public addresses: the ports that a rule opens and that the machine listens on.
 
 This file is run by ``ports.py`` inside a container that shares the host's network and process view, so it stands
-alone. It reads tables as JSON lines on stdin and answers each with one JSON line on stdout, after it took effect:
+alone. Its arguments are a name and the block of the machines' public addresses. It reads tables as JSON lines on stdin
+and answers each with one JSON line on stdout, after it took effect:
 
-    {"127.9.8.7": {"to": "172.19.0.10", "pid": 4711, "rules": [[22, 22, ["127.0.0.1/32"]]]}}  ->  {"failed": {}}
+    {"127.9.8.7": {"to": "172.19.0.10", "pid": 4711, "rules": [[22, 22, ["127.0.0.1/32"]]]}}
+    {"failed": {}, "unfenced": ""}
 
-``failed`` maps "address:port" to why it could not be opened. The end of stdin is the end of the gate.
+``failed`` maps "address:port" to why it could not be opened. A program of the host that listens at all addresses, an
+sshd say, would have its port at the machines' addresses too: so a fence is put around the block, a table of nftables,
+which turns a machine's port to another one where the gate listens and lets nothing else of the host be reached there.
+``unfenced`` tells why that isn't possible. The end of stdin is the end of the gate and of its fence.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import functools
 import ipaddress
 import json
 import socket
@@ -57,13 +64,71 @@ def reachable(rules: list[Any], port: int) -> bool:
     return any(net.version == 4 and net.overlaps(here) for net in networks(rules, port))
 
 
+Door = tuple[str, int]
+
+
+def ruleset(name: str, block: str, doors: dict[Door, int]) -> str:
+    """Return nft's script that replaces the fence: only doors, each with the port of its socket, let a caller in."""
+    own = [f"ip daddr {address} tcp dport {port} accept" for (address, port), at in doors.items() if at == port]
+    moved = [
+        f"ip daddr {address} tcp dport {port} dnat to {address}:{at}"
+        for (address, port), at in doors.items()
+        if at != port
+    ]
+    lines = [
+        f"table ip {name}",
+        f"delete table ip {name}",
+        f"table ip {name} {{",
+        "chain turn { type nat hook output priority -100;",
+        *moved,
+        "}",
+        "chain guard { type filter hook output priority 0;",
+        "ct state established accept",
+        "ct status dnat accept",
+        *own,
+        f"ip daddr {block} meta l4proto tcp reject with tcp reset",
+        "}",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+class Fence:
+    """Keep what else listens on the host from being reached at the machines' addresses."""
+
+    def __init__(self, name: str, block: str) -> None:
+        self.name, self.block = name, block
+        self.lacking = ""
+        self._doors: dict[Door, int] | None = None
+
+    async def follow(self, doors: dict[Door, int]) -> None:
+        """Let callers through to these doors alone; ``lacking`` then says why there is no fence, if there is none."""
+        if doors != self._doors:
+            self.lacking = await self._nft(ruleset(self.name, self.block, doors))
+            self._doors = doors
+
+    async def remove(self) -> None:
+        """Take the fence away."""
+        await self._nft(f"table ip {self.name}\ndelete table ip {self.name}\n")
+
+    async def _nft(self, script: str) -> str:
+        pipe = asyncio.subprocess.PIPE
+        try:
+            nft = await asyncio.create_subprocess_exec("nft", "-f", "-", stdin=pipe, stdout=pipe, stderr=pipe)
+        except OSError as error:
+            return f"nft: {error.strerror}"
+        _, complaint = await nft.communicate(script.encode())
+        return complaint.decode(errors="replace").strip().partition("\n")[0] if nft.returncode else ""
+
+
 class Gate:
     """Hold the open doors: one listening socket for each address and port."""
 
-    def __init__(self) -> None:
+    def __init__(self, fence: Fence) -> None:
         self.table: dict[str, Any] = {}
-        self.doors: dict[tuple[str, int], asyncio.Server] = {}
+        self.doors: dict[Door, asyncio.Server] = {}
         self.failed: dict[str, str] = {}
+        self.fence = fence
 
     async def converge(self) -> None:
         """Open and close doors until they are what the table and the machines say."""
@@ -76,15 +141,25 @@ class Gate:
         for door in set(self.doors) - wanted:
             self.doors.pop(door).close()
         self.failed = {}
-        for address, port in wanted - set(self.doors):
+        for door in wanted - set(self.doors):
             try:
-                self.doors[address, port] = await asyncio.start_server(self.enter, address, port)
+                self.doors[door] = await self.open(*door)
             except OSError as error:
-                self.failed[f"{address}:{port}"] = error.strerror or str(error)
+                self.failed[f"{door[0]}:{door[1]}"] = error.strerror or str(error)
+        await self.fence.follow({door: socket_port(server) for door, server in self.doors.items()})
 
-    async def enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def open(self, address: str, port: int) -> asyncio.Server:
+        """Open a door, behind a port of its own where a program of the host has the right one and there is a fence."""
+        enter = functools.partial(self.enter, address, port)
+        try:
+            return await asyncio.start_server(enter, address, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or self.fence.lacking:
+                raise
+            return await asyncio.start_server(enter, address, 0)
+
+    async def enter(self, address: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection to its machine, if a rule lets this caller in."""
-        address, port = writer.get_extra_info("sockname")[:2]
         caller = ipaddress.ip_address(writer.get_extra_info("peername")[0])
         machine = self.table.get(address)
         if machine is None or not any(caller in net for net in networks(machine["rules"], port)):
@@ -98,6 +173,12 @@ class Gate:
         await asyncio.gather(carry(reader, outer), carry(inner, writer))
         for end in (outer, writer):
             end.close()
+
+
+def socket_port(server: asyncio.Server) -> int:
+    """Return the port on which a server listens."""
+    port: int = server.sockets[0].getsockname()[1]
+    return port
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
@@ -116,9 +197,11 @@ async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
             sink.write_eof()
 
 
-async def main() -> None:
+async def main(name: str, block: str) -> None:
     """Follow the tables on stdin and the machines' own listening ports until stdin ends."""
-    gate = Gate()
+    fence = Fence(name, block)
+    await fence.follow({})
+    gate = Gate(fence)
     stdin = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
     line = asyncio.ensure_future(stdin.readline())
@@ -127,14 +210,14 @@ async def main() -> None:
         told = line.done()
         if told:
             if not line.result():
-                return
+                return await fence.remove()
             gate.table = json.loads(line.result())
             line = asyncio.ensure_future(stdin.readline())
         await gate.converge()
         if told:
-            sys.stdout.write(json.dumps({"failed": gate.failed}) + "\n")
+            sys.stdout.write(json.dumps({"failed": gate.failed, "unfenced": fence.lacking}) + "\n")
             sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*sys.argv[1:]))

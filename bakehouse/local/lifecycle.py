@@ -59,6 +59,11 @@ class Lifecycle:
         """Return every instance that isn't forgotten."""
         return [instance for backend in self.backends() for instance in backend.all_instances()]
 
+    @property
+    def unfenced(self) -> str:
+        """Say why a machine can't have a port that a program has at all addresses of the host; empty when it can."""
+        return self._gate.unfenced
+
     def open_ports(self) -> None:
         """Let the open ports follow the rules and the machines; on return they do."""
         self.unopened = self._gate.follow(self._table, self._gate_image)
@@ -292,7 +297,7 @@ class Lifecycle:
         self.open_ports()
 
     def use_gate_image(self, docker_image: str) -> None:
-        """Say from which Docker image the gate takes its Python."""
+        """Say from which Docker image the gate takes its Python and its nft."""
         self._gate_image = docker_image
 
     def _adopt(self, instance: Any, pid: int | None) -> None:
@@ -357,9 +362,14 @@ class Lifecycle:
 
     def _give_public_address(self, instance: Any) -> None:
         taken = {one.public_ip for one in self.instances() if one.state != "terminated"}
-        seed = hashlib.sha256(self.bodies.checkout.encode()).digest()
-        block = ipaddress.ip_network(f"127.{seed[0] % 254 + 1}.{seed[1]}.0/24")
+        block = ipaddress.ip_network(public_block(self.bodies.checkout))
         instance.nics[0].public_ip = next(str(one) for one in list(block.hosts())[1:] if str(one) not in taken)
+
+
+def public_block(checkout: str) -> str:
+    """Return the CIDR block of a checkout's public addresses, on loopback."""
+    seed = hashlib.sha256(checkout.encode()).digest()
+    return f"127.{seed[0] % 254 + 1}.{seed[1]}.0/24"
 
 
 _BY_HOST = ("Server.InternalError: the machine went off while the local EC2 was away", "Server.InternalError")

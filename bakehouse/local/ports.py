@@ -1,12 +1,13 @@
 """The machines' public ports: who may connect to which, as the security groups say at this moment.
 
 A gate (``gate.py``) in a container of its own holds the listening sockets, because an ordinary user may not open
-port 22 on the host and because it has to see what the machines listen on.
+port 22 on the host, nor turn a port that another program has, and because it has to see what the machines listen on.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from threading import Lock
 from typing import Any
 
 from bakehouse.local.gate import LISTEN
+
+log = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).with_name("gate.py")
 
@@ -26,7 +29,7 @@ class GateError(Exception):
 
 
 def taken(ports: Iterable[int]) -> list[int]:
-    """Return those ports on which something listens at all addresses of this host: no machine can have them."""
+    """Return those ports on which something listens at all addresses of this host."""
     everywhere = set()
     for table in ("tcp", "tcp6"):
         with open(f"/proc/net/{table}") as lines:
@@ -39,8 +42,10 @@ def taken(ports: Iterable[int]) -> list[int]:
 class Gate:
     """Drive the gate's container: started with the first table, ended with this process."""
 
-    def __init__(self, name: str, labels: Mapping[str, str]) -> None:
+    def __init__(self, name: str, block: str, labels: Mapping[str, str]) -> None:
+        self.unfenced = ""  # why no machine can have a port that something listens on at all addresses
         self._name = name
+        self._block = block
         self._labels = labels
         self._lock = Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -48,16 +53,19 @@ class Gate:
     def follow(self, look: Callable[[], Table], image: str) -> Mapping[str, str]:
         """Make the open ports equal to the table that ``look`` returns now; returns "address:port" -> why not.
 
-        ``image`` is any machine's Docker image: the gate needs its Python. Raises GateError when it doesn't run.
+        ``image`` is a base's Docker image: the gate needs its Python and nft. Raises GateError when it doesn't run.
         """
         with self._lock:
             table = look()
-            alive = self._process is not None and self._process.poll() is None
-            if not table and not alive:
-                return {}
-            if not alive:
+            if self._process is None or self._process.poll() is not None:
+                if not image:
+                    return {}
                 self._start(image)
-            failed: dict[str, str] = self._ask(table)["failed"]
+            told = self._ask(table)
+            if told["unfenced"] != self.unfenced:
+                log.warning("no fence around the machines' ports: %s", told["unfenced"])
+            self.unfenced = told["unfenced"]
+            failed: dict[str, str] = told["failed"]
             return failed
 
     def close(self) -> None:
@@ -99,12 +107,21 @@ class Gate:
 
     def _command(self, image: str) -> Sequence[str]:
         labels = [part for key, value in self._labels.items() for part in ("--label", f"{key}={value}")]
-        rights = ["--cap-drop", "ALL", "--cap-add", "NET_BIND_SERVICE", "--security-opt", "apparmor=unconfined"]
+        rights = [
+            "--cap-drop",
+            "ALL",
+            "--cap-add",
+            "NET_BIND_SERVICE",
+            "--cap-add",
+            "NET_ADMIN",
+            "--security-opt",
+            "apparmor=unconfined",
+        ]
         place = ["--network", "host", "--pid", "host", "--read-only", "--workdir", "/"]
         return [
             *("docker", "run", "--interactive", "--rm", "--name", self._name),
             *labels,
             *rights,
             *place,
-            *("--entrypoint", "python3", image, "-I", "-c", _SOURCE.read_text()),
+            *("--entrypoint", "python3", image, "-I", "-c", _SOURCE.read_text(), self._name, self._block),
         ]

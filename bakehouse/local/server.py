@@ -33,7 +33,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server  # noqa: E402
 
 from bakehouse.local import adoption, ec2  # noqa: E402
-from bakehouse.local.lifecycle import Lifecycle  # noqa: E402
+from bakehouse.local.lifecycle import Lifecycle, public_block  # noqa: E402
 from bakehouse.local.machines import Bodies, BodyError  # noqa: E402
 from bakehouse.local.ports import Gate, GateError  # noqa: E402
 from bakehouse.local.state import State  # noqa: E402
@@ -126,7 +126,9 @@ class Server:
 
     def _adopt(self, _: Environ) -> dict[str, Any]:
         with self.lifecycle.changing():
-            return {"adopted": adoption.bases(self.lifecycle)}
+            adopted = adoption.bases(self.lifecycle)
+        self._follow()
+        return {"adopted": adopted}
 
     def _stand_in(self, environ: Environ) -> dict[str, Any]:
         package = parse_qs(environ.get("QUERY_STRING", "")).get("package", [""])[0]
@@ -163,7 +165,7 @@ def main(folder: Path, checkout: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     bodies = Bodies(checkout)
-    gate = Gate(f"bakehouse-{checkout}-gate", bodies.labels("gate"))
+    gate = Gate(f"bakehouse-{checkout}-gate", public_block(checkout), bodies.labels("gate"))
     state = State(folder / "state.pickle")
     lifecycle = Lifecycle(bodies, gate, state)
     ec2.install(lifecycle)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -43,6 +45,16 @@ def kit(local_ec2: LocalEc2) -> Iterator[LocalEc2]:
     """Give the command line; whatever a broken chapter leaves is cleared away."""
     yield local_ec2
     local_ec2.inv("terminate", "--all", "--yes")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def busy() -> Iterator[None]:
+    """Have programs of this host listen at all addresses on the ports that the machines have, as an sshd does."""
+    with contextlib.ExitStack() as listeners:
+        for port in (22, 8080):
+            with contextlib.suppress(OSError):  # not root, or somebody does already
+                listeners.enter_context(socket.create_server(("0.0.0.0", port)))
+        yield
 
 
 @pytest.fixture(scope="module")
