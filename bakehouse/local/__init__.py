@@ -189,8 +189,14 @@ def _remove_all(settings: Settings) -> None:
     for container in _containers(settings):
         try:
             container.remove(force=True, v=True)
-        except docker.errors.NotFound:  # the gate goes by itself
-            continue
+        except docker.errors.APIError as error:
+            if error.status_code not in (404, 409):  # the gate goes by itself
+                raise
+    deadline = time.monotonic() + _STOP_SECONDS
+    while left := _containers(settings):  # while there is one its Docker image would lose but its name
+        if time.monotonic() > deadline:
+            raise ToolError(f"Docker does not remove {', '.join(one.name for one in left)}", "./inv local.reset again")
+        time.sleep(0.1)
     for docker_id, _, tags in bodies.images():
         for name in tags or [docker_id]:
             bodies.docker.images.remove(name, force=True)
