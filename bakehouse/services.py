@@ -27,7 +27,7 @@ class Service:
     """Hold what a recipe's machines offer.
 
     Attributes: unit, systemd's name for it; port, where it answers over HTTP; password_file, the file on the machine
-    with its first password; pages, what a stranger gets from it.
+    with its first password, empty where it has none; pages, what a stranger gets from it.
     """
 
     unit: str
@@ -67,7 +67,7 @@ def parse(read: Any, where: str) -> Service:
     pages = tuple(
         Page(**_record(Page, page, f"{where}: page {number}")) for number, page in enumerate(values["pages"], 1)
     )
-    return Service(**{**values, "pages": pages})
+    return Service(**{"password_file": "", **values, "pages": pages})
 
 
 _KINDS: Mapping[str, type] = {"port": int, "status": int, "pages": list}
@@ -82,7 +82,7 @@ def _record(kind: type, read: Any, where: str) -> dict[str, Any]:
             raise InputError(f"{where}: unknown key {key}", f"known: {', '.join(known)}")
     for key in known:
         wanted = _KINDS.get(key, str)
-        if key not in read and key != "header":
+        if key not in read and key not in ("header", "password_file"):
             raise InputError(f"{where}: {key} is missing", f"its keys: {', '.join(known)}")
         if not isinstance(read.get(key, ""), wanted) or isinstance(read.get(key), bool):
             raise InputError(f"{where}: {key} is {read[key]!r}", "the kit reads plain values, no expressions")

@@ -12,6 +12,9 @@ from bakehouse.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: the folder that holds tasks.py, packer, playbooks, roles and inventory."""
 
+RECIPE = "jenkins"
+"""The recipe where none is named."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -37,7 +40,7 @@ def load(account: str = "", recipe: str = "", root: Path = ROOT) -> Settings:
     Raises InputError when a name is malformed or when another user owns the state folder.
     """
     account = account or os.environ.get("BAKEHOUSE_ACCOUNT", "") or "local"
-    recipe = recipe or os.environ.get("BAKEHOUSE_RECIPE", "") or "jenkins"
+    recipe = recipe or os.environ.get("BAKEHOUSE_RECIPE", "") or RECIPE
     region = os.environ.get("AWS_REGION", "") or os.environ.get("AWS_DEFAULT_REGION", "")
     for kind, name in (("account", account), ("recipe", recipe)):
         if not _NAME.fullmatch(name):

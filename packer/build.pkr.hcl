@@ -2,13 +2,16 @@ build {
   sources = ["source.amazon-ebs.machine"]
 
   provisioner "ansible" {
-    playbook_file       = "${var.root}/${var.playbook}"
+    playbook_file       = "${var.root}/playbooks/bake.yml"
     inventory_directory = "${var.run_folder}/inventory" # Packer writes a file here, beside a link to group_vars
     groups              = [var.recipe]
     user                = local.user
     use_proxy           = false # the proxy is five to ten times slower
     skip_version_check  = true
-    extra_arguments     = ["--extra-vars", "@${var.run_folder}/vars.json"]
+    extra_arguments = [
+      "--extra-vars", "@${var.run_folder}/vars.json",
+      "--extra-vars", jsonencode({ bakehouse_recipe = var.recipe, bakehouse_playbook = var.playbook }),
+    ]
     ansible_env_vars = [
       "ANSIBLE_CONFIG=${var.root}/ansible.cfg",
       "ANSIBLE_LOCAL_TEMP=${var.scratch}",

@@ -24,7 +24,7 @@ variable "volume_size" {
 
 variable "playbook" {
   type        = string
-  description = "The playbook that bakes, from the root of the checkout."
+  description = "The recipe's own playbook, from the root of the checkout; playbooks/bake.yml runs it."
 }
 
 variable "packages" {

@@ -199,7 +199,14 @@ def checkout(root: Path, bases: str) -> Path:
     """Make a checkout that can bake the recipe tiny, and return its folder."""
     shutil.copytree(ROOT / "packer", root / "packer")
     shutil.copy(ROOT / "ansible.cfg", root)
-    for path, text in (("packer/recipes/tiny.pkrvars.hcl", RECIPE), ("playbooks/tiny.yml", PLAYBOOK)):
+    # Without sysprep and the rest of the kit's own: what a bake does is not theirs.
+    alone = "- ansible.builtin.import_playbook: '../{{ bakehouse_playbook }}'\n"
+    texts = {
+        "packer/recipes/tiny.pkrvars.hcl": RECIPE,
+        "playbooks/tiny.yml": PLAYBOOK,
+        "playbooks/bake.yml": alone,
+    }
+    for path, text in texts.items():
         (root / path).parent.mkdir(exist_ok=True)
         (root / path).write_text(text)
     if bases:
