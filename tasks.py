@@ -19,6 +19,7 @@ from invoke.exceptions import Exit, ParseError
 from invoke.parser.context import ParserContext
 
 from bakehouse.errors import InputError, ToolError, VerdictError
+from bakehouse.settings import RECIPE
 
 if TYPE_CHECKING:
     from bakehouse.settings import Settings
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 task = partial(invoke.tasks.task, auto_shortflags=False)
 
 ACCOUNT = {"account": "where: local (the default) or the name of an AWS profile"}
-WHICH = {"recipe": "a recipe's name: jenkins (the default) or another file of packer/recipes", **ACCOUNT}
+WHICH = {"recipe": f"a recipe's name: {RECIPE} (the default) or another file of packer/recipes", **ACCOUNT}
 MACHINE = {"machine": "a machine's ID; the newest one by default", **WHICH}
 JSON = {"json": "print JSON instead"}
 CHANGE = {"dry-run": "only say what would be done", "yes": "don't ask"}
@@ -59,8 +60,9 @@ def bake(
 
     if debug:
         os.environ["BAKEHOUSE_DEBUG"] = "1"
+    settings = _settings(account, recipe)
     image = bakes.bake(
-        _settings(account, recipe),
+        settings,
         base=base,
         package_files={"jenkins": Path(jenkins_package)} if jenkins_package else {},
         keep_on_failure=_one_of("on-failure", on_failure, "cleanup", "keep") == "keep",
@@ -70,7 +72,7 @@ def bake(
         console.data_json(images.as_data(image))
     else:
         console.data(image.id)
-    console.say("next: ./inv launch")
+    console.say(f"next: ./inv launch{_same(settings)}")
 
 
 @task(
@@ -108,9 +110,11 @@ def launch(
         user_data=user_data,
         terminate=_one_of("on-failure", on_failure, "keep", "terminate") == "terminate",
     )
+    service = services.load(settings)
     for machine in launched:
-        console.data(f"{machine.id}\t{services.load(settings).url(machine.address)}")
-    console.say("next: ./inv password, ./inv ssh, ./inv probe")
+        console.data(f"{machine.id}\t{service.url(machine.address)}")
+    first = ["password"] if service.password_file else []
+    console.say(f"next: {', '.join(f'./inv {name}{_same(settings)}' for name in (*first, 'ssh', 'probe'))}")
 
 
 @task(
@@ -138,6 +142,23 @@ def probe(
     if junit:
         probes.write_junit(junit, verdicts)
     probes.insist(verdicts)
+
+
+@task(
+    name="new-recipe",
+    help={
+        "name": "the new recipe's name; its machines are in the Ansible group of this name",
+        "roles": "what is baked, with commas between: names of roles, or paths",
+        "base": "the base to start from; the first of packer/bases.auto.pkrvars.hcl by default",
+    },
+)
+def new_recipe(c: Context, name: str, roles: str, base: str = "") -> None:
+    """Write the three files of a new recipe, and print their names."""
+    from bakehouse import console, drafts
+
+    for path in drafts.write(_settings(), name, roles, base):
+        console.data(str(path))
+    console.say(f"next: fill in inventory/group_vars/{name}.yml, then ./inv bake --recipe {name}")
 
 
 @task(help=MACHINE)
@@ -370,6 +391,11 @@ def _settings(account: str = "", recipe: str = "") -> Settings:
     return settings.load(account, recipe)
 
 
+def _same(settings: Settings) -> str:
+    """Return the flag by which the next task means the same recipe."""
+    return "" if settings.recipe == RECIPE else f" --recipe {settings.recipe}"
+
+
 def _one_of(flag: str, word: str, *words: str) -> str:
     if word not in words:
         raise InputError(f"--{flag} {word} is not known", f"known: {', '.join(words)}")
@@ -423,6 +449,7 @@ ns = Collection(
         bake,
         launch,
         probe,
+        new_recipe,
         ssh,
         password,
         open_,

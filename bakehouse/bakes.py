@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from bakehouse import cleanups, console, images, orders, recipes, runs, tools
+from bakehouse import cleanups, console, images, orders, recipes, requirements, runs, tools
 from bakehouse.cloud import TAG, Cloud, connect, tag_list, tag_specifications, wait
 from bakehouse.errors import BakeError, BakehouseError
 from bakehouse.images import Image
@@ -44,6 +44,7 @@ def bake(
     recipe = recipes.load(settings)
     ground = recipes.base(settings.root, base or recipe.base)
     files = orders.check_files(recipe, package_files or {})
+    requirements.ensure(settings.root, recipe)
     packer = tools.packer()
     tools.ensure("ssh")
     cloud = connect(settings, base=ground.name)

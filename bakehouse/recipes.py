@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -63,8 +63,9 @@ def path(root: Path, name: str) -> Path:
 def load(settings: Settings, name: str = "") -> Recipe:
     """Return a recipe, by default the one that the settings name.
 
-    Raises NotFoundError when there is no such recipe, or its playbook or one of its roles isn't there, and InputError
-    when its file has a syntax error (with file and line) or a key that is unknown, missing or of the wrong kind.
+    Raises NotFoundError when there is no such recipe or its playbook isn't there, and InputError when one of the two
+    has a syntax error (with file and line), its data a key that is unknown, missing or of the wrong kind, or its
+    playbook nothing to do on the recipe's machines.
     """
     name = name or settings.recipe
     file = path(settings.root, name)
@@ -73,7 +74,7 @@ def load(settings: Settings, name: str = "") -> Recipe:
     recipe = Recipe(**_checked(Recipe, _read(file, settings.root), f"{_FOLDER}/{file.name}"))
     if recipe.name != name:
         raise InputError(f'{_FOLDER}/{file.name}: it calls itself "{recipe.name}"', f'write recipe = "{name}"')
-    _find_roles(recipe, settings.root)
+    _check_playbook(recipe, settings.root)
     return recipe
 
 
@@ -141,45 +142,39 @@ def _is(wanted: Any, value: Any) -> bool:
     return isinstance(value, dict) and all(_is(str, one) for one in value.values())
 
 
-def _find_roles(recipe: Recipe, root: Path) -> None:
-    """Raise NotFoundError unless the playbook and each of the roles it names are there."""
+def _check_playbook(recipe: Recipe, root: Path) -> None:
+    """Raise unless the playbook is there, can be read, and has something for the recipe's machine to do."""
     import yaml
 
-    playbook = root / recipe.playbook
-    if not playbook.is_file():
+    if not (root / recipe.playbook).is_file():
         raise NotFoundError(
             f"recipe {recipe.name}: there is no playbook {recipe.playbook}",
             "write it, or name another in the recipe's file",
         )
     try:
-        plays = yaml.safe_load(playbook.read_text())
+        plays = parsed(root / recipe.playbook)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(
             f"{recipe.playbook}:{line}: syntax error: {error.problem}", "ansible-lint shows more"
         ) from error
-    for role in _roles(plays):
-        if not (root / "roles" / role).is_dir():
-            raise NotFoundError(
-                f"recipe {recipe.name}: {recipe.playbook} names the role {role}, which is not in roles/",
-                "put the role there, or take it out of the playbook",
-            )
+    if not any(_is_for(recipe.name, play) for play in plays if isinstance(play, dict)):
+        raise InputError(f"{recipe.playbook}: no play of it is for hosts: {recipe.name}", "Ansible would do nothing")
 
 
-def _roles(plays: Any) -> Iterator[str]:
-    """Yield the roles that plays name anywhere, without collections' own and templated names."""
-    if isinstance(plays, list):
-        for entry in plays:
-            yield from _roles(entry)
-    elif isinstance(plays, dict):
-        for key, value in plays.items():
-            if key == "roles":
-                yield from filter(_plain, [entry.get("role") if isinstance(entry, dict) else entry for entry in value])
-            elif key.rpartition(".")[2] in ("import_role", "include_role"):
-                yield from filter(_plain, [value.get("name")])
-            else:
-                yield from _roles(value)
+def _is_for(group: str, play: Mapping[str, Any]) -> bool:
+    """Tell whether a play is for a group; of a pattern or another playbook only Ansible knows."""
+    hosts = play.get("hosts", group)
+    names = hosts.split(",") if isinstance(hosts, str) else list(map(str, hosts or ()))
+    return any(name.strip() in (group, "all") or set(name) & set("*:&!~{[") for name in names)
 
 
-def _plain(role: Any) -> bool:
-    return isinstance(role, str) and "." not in role and "{{" not in role
+def parsed(file: Path) -> Any:
+    """Return what a YAML file of Ansible's holds, with None for what has a tag of Ansible's own, such as a vault's."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_multi_constructor("!", lambda *_: None)
+    return yaml.load(file.read_text(), Loader)  # noqa: S506, it makes plain values only

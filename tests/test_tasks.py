@@ -17,7 +17,7 @@ import pytest
 
 from bakehouse.settings import ROOT
 
-PARTS = ("bakehouse", "inventory", "packer", "playbooks", "roles", "ansible.cfg", "tasks.py")
+PARTS = ("bakehouse", "inventory", "packer", "playbooks", "roles", "ansible.cfg", "requirements.yml", "tasks.py")
 
 
 @dataclass
@@ -38,6 +38,12 @@ class Place:
             text=True,
             timeout=120,
             check=False,
+        )
+
+    def files(self) -> list[Path]:
+        """Return the files of a recipe, whichever."""
+        return sorted(
+            file for part in ("inventory", "packer", "playbooks") for file in (self.folder / part).rglob("*.*ml")
         )
 
     def write(self, path: str, text: str) -> Path:
@@ -147,6 +153,9 @@ BAD_INPUT = {
     "a recipe with an unknown key": ("bake", _in_file(RECIPE, "volume_size", "volume"), "unknown key volume"),
     "a playbook that isn't there": ("bake", _gone("playbooks/jenkins.yml"), "no playbook playbooks/jenkins.yml"),
     "a role that isn't there": ("bake", _gone("roles/java"), "role java"),
+    "a playbook for nobody": ("bake", _in_file("playbooks/jenkins.yml", "hosts: jenkins", "hosts: x"), "no play "),
+    "a new recipe that is there": ("new-recipe jenkins --roles nginx", _nothing, f"there is {RECIPE} already"),
+    "a new recipe of an unknown role": ("new-recipe web --roles nginx,x", _nothing, "there is no role x"),
     "unknown base": ("bake --base nope", _nothing, "there is no base nope"),
     "no Packer": ("bake", _tools(), "packer 1.6.6 or later is needed (it drives the bake): missing"),
     "a Packer that is too old": ("bake", _tools(packer="Packer v1.5.4"), "packer is 1.5.4"),
@@ -182,6 +191,7 @@ def test_bad_input(
     change(place)
     if "BAKEHOUSE_STATE" in place.environment:
         place.environment["BAKEHOUSE_STATE"] = _theirs(place.folder)
+    before = place.files()
 
     outcome = place.inv(*line.split())
 
@@ -190,6 +200,7 @@ def test_bad_input(
     assert told[0].startswith("error: ") and words in told[0]
     assert told[1].startswith("hint: ")
     assert [] == [path for path in place.folder.glob(".bakehouse/**/*") if path.is_file() and path.stat().st_size]
+    assert before == place.files()
 
 
 @pytest.mark.docker

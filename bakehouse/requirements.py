@@ -1,0 +1,251 @@
+"""Requirements: where the roles are that a recipe uses, and getting those that others keep."""
+
+from __future__ import annotations
+
+import configparser
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bakehouse import console, recipes
+from bakehouse.errors import InputError, NotFoundError
+from bakehouse.recipes import Recipe
+
+FILE = "requirements.yml"
+"""Names the roles and collections of others, as ansible-galaxy takes them."""
+
+_FOLDER = ".bakehouse/galaxy"  # ansible.cfg names it too
+_BESIDE = "playbooks/x.yml"  # any of the kit's own playbooks
+_SECONDS = 600
+_HOOKS = ("bake_roles_before", "bake_roles_after", "verify_roles")
+_LISTS_OF_TASKS = ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always")
+
+# A module, filter, test or lookup of a collection, where Ansible looks for one.
+_OF_A_COLLECTION = re.compile(
+    r"""(?: ^[\s-]*(?=[\w.]+:(?:\s|$)) | \|\s* | \bis\s+(?:not\s+)? | \b(?:lookup|query|q)\(\s*['"] )
+        ([a-z_]\w*\.[a-z_]\w*)\.[a-z_]\w*""",
+    re.MULTILINE | re.VERBOSE,
+)
+_OF_ANSIBLE_ITSELF = ("ansible.builtin", "ansible.legacy")
+
+
+def ensure(root: Path, recipe: Recipe) -> None:
+    """Have every role that a recipe uses, installing what requirements.yml names if it needs more than roles/ holds.
+
+    Raises NotFoundError for a role that is nowhere, InputError when requirements.yml can't be installed.
+    """
+    roles, collections = used(root, recipe, thoroughly=any(_listed(root).values()))
+    if missing := get(root, roles, collections, recipe.playbook):
+        raise NotFoundError(
+            f"recipe {recipe.name} uses the role {missing[0]}, which is neither in roles/ nor from {FILE}",
+            f"put it there, name it in {FILE}, or take it out of {recipe.playbook}",
+        )
+
+
+def get(root: Path, roles: Collection[str], collections: Collection[str] = (), playbook: str = _BESIDE) -> list[str]:
+    """Install what requirements.yml names if some of these are others', and return the roles that are nowhere."""
+    listed = _listed(root)
+    found = [*(find(root, name, playbook) for name in roles), *(_collection(root, name) for name in collections)]
+    if any(listed.values()) and any(_is_others(root, one) for one in found):
+        with _alone(root):
+            if not _is_fresh(root):
+                _install(root, listed)
+    return [name for name in roles if not find(root, name, playbook)]
+
+
+def used(root: Path, recipe: Recipe, *, thoroughly: bool) -> tuple[list[str], list[str]]:
+    """Return the names of the roles and of the collections that a recipe uses.
+
+    That is what its playbook and its hooks name; ``thoroughly``, also what our own ones of these roles use in turn.
+    """
+    roles = dict.fromkeys(_hooks(root, recipe))
+    collections: dict[str, None] = {}
+    files = [
+        root / recipe.playbook,
+        *(file for name in roles for file in _files(root, name, recipe.playbook) if thoroughly),
+    ]
+    for file in files:  # it grows on the way
+        tree = _tree(file)
+        new = [name for name in dict.fromkeys(_roles(tree)) if name not in roles]
+        roles |= dict.fromkeys(new)
+        collections |= dict.fromkeys(_OF_A_COLLECTION.findall(file.read_text(errors="replace")))
+        files += [one for one in _playbooks(tree, file.parent) if one not in files]
+        files += [one for name in new for one in _files(root, name, recipe.playbook) if thoroughly]
+    return list(roles), [name for name in collections if name not in _OF_ANSIBLE_ITSELF]
+
+
+def _files(root: Path, role: str, playbook: str) -> Iterator[Path]:
+    """Yield the files of a role of ours in which it may use others."""
+    folder = find(root, role, playbook)
+    if folder and not _is_others(root, folder):
+        for place in ("meta", "defaults", "vars", "tasks", "handlers", "templates"):
+            yield from sorted(path for path in (folder / place).rglob("*") if path.suffix in (".yml", ".yaml", ".j2"))
+
+
+def _tree(file: Path) -> Any:
+    """Return what a file holds; None when that isn't YAML, for Ansible says best where it is not."""
+    import yaml
+
+    try:
+        return None if file.suffix == ".j2" else recipes.parsed(file)
+    except (UnicodeDecodeError, yaml.YAMLError):
+        return None
+
+
+def find(root: Path, name: str, playbook: str = _BESIDE) -> Path | None:
+    """Return the folder of the role that a playbook calls so, or None: a name, a path, or one in a collection."""
+    beside = (root / playbook).parent
+    if name.count(".") > 1 and "/" not in name:
+        namespace, collection, *role = name.split(".")
+        return _first(
+            found / Path("roles", *role) for found in [_collection(root, f"{namespace}.{collection}")] if found
+        )
+    return _first(path / name for path in (beside / "roles", *_paths(root, "roles_path"), beside))
+
+
+def _collection(root: Path, name: str) -> Path | None:
+    return _first(Path(path, "ansible_collections", *name.split(".")) for path in _paths(root, "collections_path"))
+
+
+def _first(places: Iterable[Path]) -> Path | None:
+    return next((place.resolve() for place in places if place.is_dir()), None)
+
+
+def _is_others(root: Path, found: Path | None) -> bool:
+    return found is None or (root / _FOLDER).resolve() in found.parents
+
+
+def _paths(root: Path, key: str) -> list[Path]:
+    """Return the folders in which Ansible looks for roles or collections, as ansible.cfg says."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(root / "ansible.cfg")
+    return [root / Path(path).expanduser() for path in config.get("defaults", key, fallback="roles").split(":")]
+
+
+def _hooks(root: Path, recipe: Recipe) -> Iterator[str]:
+    for group in ("all", recipe.name):
+        file = root / f"inventory/group_vars/{group}.yml"
+        read = _tree(file) if file.is_file() else None
+        if isinstance(read, dict):
+            yield from (name for hook in _HOOKS for name in read.get(hook) or () if _is_plain(name))
+
+
+def _roles(entries: Any) -> Iterator[str]:
+    """Yield the roles that plays, tasks or a role's dependencies name, but for templated names."""
+    for entry in entries if isinstance(entries, list) else [entries]:
+        for key, value in entry.items() if isinstance(entry, dict) else ():
+            if key in ("roles", "dependencies"):
+                named = [_name(one, "role", "name") for one in value or ()]
+            elif key.rpartition(".")[2] in ("import_role", "include_role"):
+                named = [_name(value, "name", "role")]
+            else:
+                named = list(_roles(value)) if key in _LISTS_OF_TASKS else []
+            yield from filter(_is_plain, named)
+
+
+def _name(value: Any, *keys: str) -> Any:
+    return next((value[key] for key in keys if key in value), None) if isinstance(value, dict) else value
+
+
+def _is_plain(name: Any) -> bool:
+    return isinstance(name, str) and "{{" not in name and "=" not in name
+
+
+def _playbooks(tree: Any, folder: Path) -> Iterator[Path]:
+    """Yield the playbooks that a playbook imports."""
+    for play in tree if isinstance(tree, list) else ():
+        for key, value in play.items() if isinstance(play, dict) else ():
+            if key.rpartition(".")[2] == "import_playbook" and _is_plain(value) and (folder / value).is_file():
+                yield folder / value
+
+
+def _listed(root: Path) -> Mapping[str, list[Any]]:
+    """Return what requirements.yml lists, by kind; raises InputError when it can't be read."""
+    import yaml
+
+    try:
+        read = recipes.parsed(root / FILE) if (root / FILE).exists() else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{FILE} can't be read: {' '.join(str(error).split())}", "it is YAML") from error
+    listed = {"roles": read} if isinstance(read, list) else read or {}  # a list is of roles
+    if not isinstance(listed, dict):
+        raise InputError(f"{FILE} holds neither roles nor collections", "its keys: roles, collections")
+    return {kind: listed.get(f"{kind}s") or [] for kind in ("role", "collection")}
+
+
+def _digest(root: Path) -> str:
+    return hashlib.sha256((root / FILE).read_bytes()).hexdigest()
+
+
+def _is_fresh(root: Path) -> bool:
+    stamp = root / _FOLDER / "digest"
+    return stamp.is_file() and stamp.read_text() == _digest(root)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Let one bake at a time install."""
+    folder = (root / _FOLDER).parent
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with (folder / "galaxy.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _install(root: Path, wanted: Mapping[str, list[Any]]) -> None:
+    """Install what requirements.yml lists, all or nothing, in place of what was installed before."""
+    folder = root / _FOLDER
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="galaxy-") as scratch:
+        fresh = Path(scratch, folder.name)
+        fresh.mkdir()
+        for kind in [kind for kind, listed in wanted.items() if listed]:
+            with console.step(f"install the {kind}s that {FILE} names"):
+                _run_galaxy(root, kind, fresh / f"{kind}s")
+        (fresh / "digest").write_text(_digest(root))
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+
+
+def _run_galaxy(root: Path, kind: str, into: Path) -> None:
+    """Run ansible-galaxy, which sees nothing but what it installs, where nobody can be asked for a password."""
+    call = [kind, "install", "--role-file" if kind == "role" else "--requirements-file", FILE]
+    paths = {f"ANSIBLE_{kind.upper()}S_PATH": str(into), "ANSIBLE_CONFIG": str(root / "ansible.cfg")}
+    environment = {**os.environ, **paths, "ANSIBLE_NOCOLOR": "1", "GIT_TERMINAL_PROMPT": "0"}
+    program = Path(sys.executable).with_name("ansible-galaxy")
+    try:
+        done = subprocess.run(
+            [program, *call],
+            cwd=root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"{FILE}: its {kind}s were not there in {_SECONDS} s", _again(call)) from error
+    if done.returncode:
+        complaint = _complaint(done.stdout + done.stderr)
+        raise InputError(f"{FILE}: its {kind}s can't be installed: {complaint}", _again(call))
+
+
+def _again(call: Iterable[str]) -> str:
+    return f"see what it says: ansible-galaxy {' '.join(call)} --force"
+
+
+def _complaint(told: str) -> str:
+    """Return the first line in which ansible-galaxy complains, without its marks."""
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    telling = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-1:] or ["it says nothing"]
+    return re.sub(r"^\[?(?:WARNING|ERROR)\]?!?:?\s*-?\s*", "", telling[0])

@@ -1,0 +1,125 @@
+"""The kit with other things than its own Jenkins: a second recipe, and roles of others, with no change to the kit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ec2_fixtures import LocalEc2, docker
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_nginx(local_ec2: LocalEc2) -> None:
+    """The second recipe bakes, launches, is healthy and serves, and goes: all with the tasks of the first."""
+    which = ("--recipe", "nginx")
+    image = local_ec2.inv("bake", *which).stdout.strip()
+    machine, url = local_ec2.inv("launch", *which).stdout.strip().split("\t")
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        assert answer.read() == b"<h1>It serves</h1>\n"
+    [verdict] = json.loads(local_ec2.inv("probe", *which, "--json").stdout)
+    assert {"No unit has failed", "Nginx serves its page", "GET /missing"} <= {
+        one["name"] for one in verdict["findings"]
+    }
+    local_ec2.inv("ssh", *which, "--", "sudo systemctl stop nginx")
+    probe = [str(local_ec2.program), "probe", *which, "--json"]
+    done = subprocess.run(probe, env=local_ec2.environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, verdict["machine"]) == (1, machine)
+    assert "nginx.service is inactive" in done.stdout
+    local_ec2.inv("terminate", *which, "--machine", machine, "--yes")
+    local_ec2.inv("retire", *which, image, "--yes")
+
+
+HOOKS = {
+    "bake_roles_before": ["their.own.first"],
+    "bake_roles_after": ["last"],
+}
+NOTE = """
+- name: Write what is known
+  ansible.builtin.shell: echo {word} {{{{ ansible_facts['distribution'] }}}} >>/etc/order
+  changed_when: true
+"""
+
+
+class Checkout:
+    """Hold a copy of this checkout, on the tests' local EC2."""
+
+    def __init__(self, folder: Path, local_ec2: LocalEc2) -> None:
+        self.folder, self.environ = folder, local_ec2.environ
+        listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        for file in git(ROOT, *listed[1:]).splitlines():
+            if (ROOT / file).is_file() and not file.startswith("tests/"):
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / file, folder / file)
+
+    def inv(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a task, in this checkout's venv; fail with all that was said when it fails."""
+        line = [sys.executable, "-m", "invoke", *words]
+        path = f"{Path(sys.executable).parent}:{self.environ['PATH']}"
+        environ = {**self.environ, "PATH": path}
+        done = subprocess.run(line, cwd=self.folder, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+
+def git(folder: Path, *words: str) -> str:
+    """Run git in a folder, as somebody, and return what it printed."""
+    line = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *words]
+    return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file into a folder that may have to be made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def repository(folder: Path, word: str) -> Path:
+    """Make a git repository that holds a role, which notes a word."""
+    write(folder / "tasks/main.yml", NOTE.format(word=word))
+    write(
+        folder / "meta/main.yml", "galaxy_info: {author: x, description: x, license: x, min_ansible_version: '2.9'}\n"
+    )
+    git(folder, "init", "-q", "-b", "main")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "first")
+    return folder
+
+
+def test_roles_of_others(local_ec2: LocalEc2, tmp_path: Path) -> None:
+    """Roles from git and from a collection are installed and bake, before, as and after the recipe's own."""
+    kit = Checkout(tmp_path / "checkout", local_ec2)
+    theirs = tmp_path / "theirs"
+    write(
+        theirs / "own/galaxy.yml", "{namespace: their, name: own, version: 1.0.0, readme: README.md, authors: [they]}\n"
+    )
+    write(theirs / "own/README.md", "x")
+    write(theirs / "own/roles/first/tasks/main.yml", NOTE.format(word="before"))
+    required: dict[str, Any] = {
+        "roles": [
+            {"name": name, "src": f"git+file://{repository(theirs / name, word)}", "version": "main"}
+            for name, word in (("author.greeting", "greeting"), ("last", "after"))
+        ],
+        "collections": [{"name": str(theirs / "own"), "type": "dir"}],
+    }
+    write(kit.folder / "requirements.yml", yaml.safe_dump(required))
+    kit.inv("new-recipe", "mine", "--roles", "author.greeting")
+    with (kit.folder / "inventory/group_vars/mine.yml").open("a") as variables:
+        variables.write(yaml.safe_dump(HOOKS))
+    image = kit.inv("bake", "--recipe", "mine").stdout.strip()
+    ec2 = local_ec2.client("ec2")
+    snapshot = ec2.describe_images(ImageIds=[image])["Images"][0]["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    [body] = docker("images", "--filter", f"reference=bakehouse/*:{snapshot}", "--quiet").split()
+    noted = docker("run", "--rm", "--entrypoint", "cat", body, "/etc/order")
+    assert noted.split("\n") == ["before Debian", "greeting Debian", "after Debian", ""]
+    kit.inv("retire", "--recipe", "mine", image, "--yes")
