@@ -90,6 +90,13 @@ class Machines:
             wait_for_state(self.ec2, one, until)
         return ids
 
+    def terminate(self) -> None:
+        """Terminate what was launched."""
+        if self.launched:
+            self.ec2.terminate_instances(InstanceIds=self.launched)
+            for one in self.launched:
+                wait_for_state(self.ec2, one, "terminated")
+
     def ssh(self, instance_id: str, command: str, key: Path | None = None) -> str:
         """Run a command on a machine as its default user and return what it printed."""
         address = describe(self.ec2, instance_id)[0]["PublicIpAddress"]
@@ -276,10 +283,7 @@ def machines(ec2: Any, key: tuple[str, Path], group: str, base: str) -> Iterator
     """Give a launcher whose machines are terminated after the test."""
     made = Machines(ec2, key[1], key[0], group, base)
     yield made
-    if made.launched:
-        ec2.terminate_instances(InstanceIds=made.launched)
-        for one in made.launched:
-            wait_for_state(ec2, one, "terminated")
+    made.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -287,8 +291,7 @@ def shared(ec2: Any, key: tuple[str, Path], group: str, base: str) -> Iterator[t
     """Give one running machine that the tests which only look may share."""
     made = Machines(ec2, key[1], key[0], group, base)
     yield made, made.launch()[0]
-    ec2.terminate_instances(InstanceIds=made.launched)
-    wait(lambda: state_of(ec2, made.launched[0]) == "terminated")
+    made.terminate()
 
 
 def private_key(path: Path, material: str) -> Path:
