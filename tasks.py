@@ -38,7 +38,7 @@ CHANGE = {"dry-run": "only say what would be done", "yes": "don't ask"}
         **WHICH,
         **JSON,
         "base": "start from this base of packer/bases.auto.pkrvars.hcl instead of the recipe's own",
-        "jenkins-package": "install this Debian package instead of one from Jenkins's repository",
+        "jenkins-package": "install this .deb or .rpm instead of one from Jenkins's repository",
         "on-failure": "what to do with the machine of a bake that fails: cleanup (the default) or keep",
         "debug": "have Packer log everything, and show the traceback of an error",
     }

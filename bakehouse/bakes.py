@@ -43,7 +43,7 @@ def bake(
     """
     recipe = recipes.load(settings)
     ground = recipes.base(settings.root, base or recipe.base)
-    files = orders.check_files(recipe, package_files or {})
+    files = orders.check_files(recipe, ground, package_files or {})
     requirements.ensure(settings.root, recipe)
     packer = tools.packer()
     tools.ensure("ssh")

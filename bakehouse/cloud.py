@@ -89,8 +89,10 @@ class Cloud:
         others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         return {**others, **self.variables}
 
-    def stand_in(self, package: str, url: str) -> dict[str, str] | None:
+    def stand_in(self, package: str, family: str, url: str) -> dict[str, str] | None:
         """Return the repository that stands in for a package's own at ``url``; None on AWS, or when that answers.
+
+        ``family`` is the system's that wants it: an apt repository for ``debian``, one for dnf for ``redhat``.
 
         The repository is {"url", "key_url", "fingerprint", "version", "stands_in_for"}, as seen from a machine.
         """
@@ -100,7 +102,7 @@ class Cloud:
 
         tools.ensure("gpg")
         with step(f"{url} can't be reached from here: prepare a stand-in for {package}"):
-            return local.ask(self.endpoint, "stand-in", seconds=_STAND_IN_SECONDS, package=package)
+            return local.ask(self.endpoint, "stand-in", seconds=_STAND_IN_SECONDS, package=package, family=family)
 
     def caller(self) -> str:
         """Return the caller's own address as a /32, as the account's machines see it."""

@@ -14,7 +14,11 @@ from bakehouse.errors import InputError
 from bakehouse.images import Image
 from bakehouse.recipes import Base, Recipe
 
-_DEB = b"!<arch>\ndebian-binary"
+_PACKAGES = {
+    "debian": (b"!<arch>\ndebian-binary", "a Debian package", "{}_2.555.1_all.deb"),
+    "redhat": (b"\xed\xab\xee\xdb", "an RPM package", "{}-2.555.1-1.noarch.rpm"),
+}
+"""Of each family how a package's file begins, what it is called, and how one is named."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,9 @@ class Order:
     @property
     def notices(self) -> list[str]:
         """Return a line for each package that is not the real one."""
+        urls = self.recipe.repositories(self.base)
         return [
-            f"STAND-IN: {self.recipe.packages[package]} can't be reached from here: the image's {package} is"
+            f"STAND-IN: {urls[package]} can't be reached from here: the image's {package} is"
             f" {repository['version']}, which only stands in for the real one"
             for package, repository in self.stand_ins.items()
         ]
@@ -68,17 +73,17 @@ class Order:
         return {f"{TAG}{key}": value for key, value in told.items()}
 
 
-def check_files(recipe: Recipe, files: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the whole path of each package's file; raises InputError for one that isn't a Debian package."""
-    return {package: _checked(recipe, package, file) for package, file in files.items()}
+def check_files(recipe: Recipe, base: Base, files: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the whole path of each package's file; raises InputError for one that the base can't install."""
+    return {package: _checked(recipe, base, package, file) for package, file in files.items()}
 
 
 def place(cloud: Cloud, recipe: Recipe, base: Base, files: Mapping[str, Path], packer: tools.Packer) -> Order:
     """Resolve the base to an image, look which packages can't be had, say both, and return the order."""
     start = images.base(cloud, base)
     console.say(f"base {base.name}: {start.id} ({start.name})")
-    wanted = {package: url for package, url in recipe.packages.items() if package not in files}
-    found = {package: cloud.stand_in(package, url) for package, url in wanted.items()}
+    wanted = {package: url for package, url in recipe.repositories(base).items() if package not in files}
+    found = {package: cloud.stand_in(package, base.family, url) for package, url in wanted.items()}
     order = Order(recipe, base, start, {name: one for name, one in found.items() if one}, files, packer)
     for notice in order.notices:
         console.say(notice)
@@ -100,16 +105,19 @@ def commit_of(root: Path) -> str:
         return "none"
 
 
-def _checked(recipe: Recipe, package: str, file: Path) -> Path:
+def _checked(recipe: Recipe, base: Base, package: str, file: Path) -> Path:
     if package not in recipe.packages:
         raise InputError(f"recipe {recipe.name} has no package {package}", f"known: {', '.join(recipe.packages)}")
+    magic, kind, example = _PACKAGES[base.family]
     try:
         with file.open("rb") as opened:
-            begin = opened.read(len(_DEB))
+            begin = opened.read(len(magic))
     except OSError as error:
         raise InputError(f"package {file} can't be read: {error.strerror}", "give a file that is there") from error
-    if begin != _DEB:
-        raise InputError(f"{file} is not a Debian package", f"its name ends in .deb, as {package}_2.555.1_all.deb does")
+    if begin != magic:
+        raise InputError(
+            f"{file} is not {kind}, which base {base.name} needs", f"it is named like {example.format(package)}"
+        )
     return file.resolve()
 
 

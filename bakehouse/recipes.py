@@ -10,6 +10,9 @@ from typing import Any, get_type_hints
 from bakehouse.errors import InputError, NotFoundError
 from bakehouse.settings import Settings
 
+FAMILIES = ("debian", "redhat")
+"""Systems by their kind of packages, in Ansible's words."""
+
 _FOLDER = "packer/recipes"
 _SUFFIX = ".pkrvars.hcl"
 _BASES = "packer/bases.auto.pkrvars.hcl"
@@ -21,8 +24,8 @@ class Recipe:
 
     Attributes: recipe, its name, which is also its Ansible group; base, the name of the base it starts from;
     instance_type, the EC2 type it is baked on; volume_size, of the root volume in GiB; playbook, from the root of the
-    checkout; boot_budget, the seconds from launch until a machine serves; packages, each with the URL of the
-    repository it comes from.
+    checkout; boot_budget, the seconds from launch until a machine serves; packages, the URLs of the repositories that
+    each comes from, by base or family of bases.
     """
 
     recipe: str
@@ -31,19 +34,28 @@ class Recipe:
     volume_size: int
     playbook: str
     boot_budget: int
-    packages: Mapping[str, str]
+    packages: Mapping[str, Mapping[str, str]]
 
     @property
     def name(self) -> str:
         """Return the recipe's name."""
         return self.recipe
 
+    def repositories(self, base: Base) -> dict[str, str]:
+        """Return for each package its repository's URL on a base, without those that need none there."""
+        found = {name: at.get(base.name) or at.get(base.family, "") for name, at in self.packages.items()}
+        return {name: url for name, url in found.items() if url}
+
 
 @dataclass(frozen=True)
 class Base:
-    """Hold one base: its image's name pattern and owner, the user it lets in over SSH, its root volume's device."""
+    """Hold one base: its family, its image's name pattern and owner, the user it lets in, its root volume's device.
+
+    The family is one of FAMILIES.
+    """
 
     name: str
+    family: str
     image_name: str
     owner: str
     user: str
@@ -83,11 +95,16 @@ def bases(root: Path) -> dict[str, Base]:
     table = _read(root / _BASES, root).get("bases")
     if not isinstance(table, dict):
         raise InputError(
-            f"{_BASES}: there is no map named bases", "bases = { NAME = { image_name, owner, user, root_device } }"
+            f"{_BASES}: there is no map named bases",
+            "bases = { NAME = { family, image_name, owner, user, root_device } }",
         )
-    return {
+    found = {
         name: Base(**_checked(Base, {"name": name, **entry}, f"{_BASES}: base {name}")) for name, entry in table.items()
     }
+    for name, one in found.items():
+        if one.family not in FAMILIES:
+            raise InputError(f"{_BASES}: base {name}: there is no family {one.family}", f"known: {', '.join(FAMILIES)}")
+    return found
 
 
 def base(root: Path, name: str) -> Base:
@@ -131,7 +148,7 @@ def _checked(kind: type, read: Mapping[str, Any], where: str) -> dict[str, Any]:
     return dict(read)
 
 
-_WANTED = {str: "a string", int: "a whole number", Mapping[str, str]: "a map of strings"}
+_WANTED = {str: "a string", int: "a whole number", Mapping[str, Mapping[str, str]]: "a map of maps of strings"}
 
 
 def _is(wanted: Any, value: Any) -> bool:
@@ -139,7 +156,9 @@ def _is(wanted: Any, value: Any) -> bool:
         return isinstance(value, str) and "${" not in value
     if wanted is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, dict) and all(_is(str, one) for one in value.values())
+    return isinstance(value, dict) and all(
+        isinstance(inner, dict) and all(_is(str, one) for one in inner.values()) for inner in value.values()
+    )
 
 
 def _check_playbook(recipe: Recipe, root: Path) -> None:

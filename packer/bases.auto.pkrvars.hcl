@@ -1,15 +1,25 @@
-# The images that a bake can start from: how each is found, and who is its first user.
+# The images that a bake can start from: of which family each is, how it is found, and who is its first user.
 # The same name pattern and owner find it on AWS and on the local EC2.
 bases = {
   debian-13 = {
+    family      = "debian"
     image_name  = "debian-13-amd64-*"
     owner       = "136693071363"
     user        = "admin"
     root_device = "/dev/xvda"
   }
   amazon-linux-2023 = {
+    family      = "redhat"
     image_name  = "al2023-ami-2023.*-kernel-6.1-x86_64"
     owner       = "amazon"
+    user        = "ec2-user"
+    root_device = "/dev/xvda"
+  }
+  # On the local EC2 alone: Debian 13 with rpm and dnf, which presents itself as Amazon Linux 2023.
+  rpm-stand-in = {
+    family      = "redhat"
+    image_name  = "rpm-stand-in-x86_64-*"
+    owner       = "self"
     user        = "ec2-user"
     root_device = "/dev/xvda"
   }

@@ -28,8 +28,8 @@ variable "playbook" {
 }
 
 variable "packages" {
-  type        = map(string)
-  description = "Package to the repository it comes from. Packer has no use for it; bakehouse/bakes.py looks for stand-ins."
+  type        = map(map(string))
+  description = "Package to its repository, by base or family. Packer has no use for it; bakehouse/orders.py looks for stand-ins."
 }
 
 variable "boot_budget" {
@@ -40,7 +40,7 @@ variable "boot_budget" {
 # The bases: packer/bases.auto.pkrvars.hcl
 
 variable "bases" {
-  type        = map(object({ image_name = string, owner = string, user = string, root_device = string }))
+  type        = map(object({ family = string, image_name = string, owner = string, user = string, root_device = string }))
   description = "Base to how its image is found and entered."
 }
 

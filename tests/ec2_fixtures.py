@@ -77,6 +77,7 @@ class Machines:
     def __init__(self, ec2: Any, key_file: Path, key_name: str, group: str, base: str) -> None:
         self.ec2, self.key_file, self.key_name, self.group, self.base = ec2, key_file, key_name, group, base
         self.launched: list[str] = []
+        self.user = "admin"
 
     def launch(self, image: str = "", count: int = 1, until: str = "running", **more: Any) -> list[str]:
         """Launch machines and wait until they are in a state."""
@@ -103,7 +104,7 @@ class Machines:
         options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes"]
         argv = ["ssh", "-i", str(key or self.key_file), *(part for o in options for part in ("-o", o))]
         done = subprocess.run(
-            [*argv, f"admin@{address}", command], capture_output=True, text=True, timeout=60, check=False
+            [*argv, f"{self.user}@{address}", command], capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -259,6 +260,15 @@ def base(ec2: Any) -> str:
     found = ec2.describe_images(Owners=["136693071363"], Filters=[{"Name": "name", "Values": ["debian-13-amd64-*"]}])
     assert len(found["Images"]) == 1
     return str(found["Images"][0]["ImageId"])
+
+
+@pytest.fixture(scope="session")
+def rpm_base(local_ec2: LocalEc2) -> str:
+    """Give the image ID of the base that stands in for Amazon Linux, made once for the test run."""
+    local_ec2.inv("local.up", "--base", "rpm-stand-in")
+    ours = [{"Name": "name", "Values": ["rpm-stand-in-*"]}]
+    [found] = local_ec2.client("ec2").describe_images(Owners=["self"], Filters=ours)["Images"]
+    return str(found["ImageId"])
 
 
 @pytest.fixture(scope="module")

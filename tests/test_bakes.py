@@ -354,7 +354,9 @@ os.kill(os.getppid(), signal.SIGINT)
 time.sleep(60)
 """
 BASES = """
-bases = { debian-13 = { image_name = "amzn-*", owner = "amazon", user = "me", root_device = "/dev/xvda" } }
+bases = {
+  debian-13 = { family = "debian", image_name = "amzn-*", owner = "amazon", user = "me", root_device = "/dev/xvda" }
+}
 """
 
 

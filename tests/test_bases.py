@@ -19,9 +19,11 @@ from ec2_fixtures import docker as run_docker
 from bakehouse import recipes
 from bakehouse.errors import InputError, NotFoundError, ToolError
 from bakehouse.local import bases
+from bakehouse.local.bases import containers, debian
 
 ROOT = Path(__file__).parent.parent
 WORDS = {"ec2": "x86_64", "debian": "amd64"}
+OWN = {"123456789012": "self"}  # moto's account
 NOW = datetime(2026, 11, 22, 8, 15, tzinfo=UTC)
 
 
@@ -30,6 +32,7 @@ NOW = datetime(2026, 11, 22, 8, 15, tzinfo=UTC)
     [
         ("debian-13", "debian-13-amd64-20261122-0815"),
         ("amazon-linux-2023", "al2023-ami-2023.0.20261122.0-kernel-6.1-x86_64"),
+        ("rpm-stand-in", "rpm-stand-in-x86_64-20261122-0815"),
     ],
 )
 def test_one_filter_finds_a_base_here_and_on_aws(name: str, image_name: str) -> None:
@@ -39,7 +42,7 @@ def test_one_filter_finds_a_base_here_and_on_aws(name: str, image_name: str) -> 
 
     assert image_name == shown["image_name"]
     assert fnmatch(shown["image_name"], looked_for.image_name)
-    assert looked_for.owner in (shown["owner"], shown["owner_alias"])
+    assert looked_for.owner in (shown["owner"], shown["owner_alias"], OWN.get(shown["owner"]))
     assert looked_for.user == shown["user"]
     assert "x86_64" == shown["architecture"]
 
@@ -66,16 +69,16 @@ def test_every_base_is_known_on_both_sides() -> None:
 )
 def test_mirrors(targets: str, mirrors: dict[str, str]) -> None:
     """The machine's own mirrors are taken when they are Debian's and a machine can reach them."""
-    assert mirrors == bases._mirrors(targets)
+    assert mirrors == debian._mirrors(targets)
 
 
 def test_unknown_base() -> None:
     """A base that isn't known is refused with the names of those that are."""
     with pytest.raises(NotFoundError) as raised:
-        bases.make(None, "debian-12", {}, print)  # type: ignore[arg-type]
+        bases.make(None, "plan-9", {}, print)  # type: ignore[arg-type]
 
-    assert "the local EC2 has no base debian-12" == raised.value.text
-    assert "known: debian-13, amazon-linux-2023" == raised.value.hint
+    assert "the local EC2 has no base plan-9" == raised.value.text
+    assert f"known: {', '.join(bases.BASES)}" == raised.value.hint
 
 
 # With the Docker engine
@@ -103,7 +106,7 @@ def made(engine: Any) -> list[str]:
 
 
 @pytest.fixture
-def debian(local_ec2: LocalEc2) -> str:
+def debian_base(local_ec2: LocalEc2) -> str:
     """Give the Docker image of the Debian base that the test run's local EC2 has made."""
     labels = (f"bakehouse.checkout={mark(local_ec2.state)}", "bakehouse.base=debian-13")
     filters = (part for label in labels for part in ("--filter", f"label={label}"))
@@ -111,7 +114,7 @@ def debian(local_ec2: LocalEc2) -> str:
 
 
 @pytest.mark.docker
-def test_the_debian_base_holds_nothing_of_its_making(engine: Any, debian: str) -> None:
+def test_the_debian_base_holds_nothing_of_its_making(engine: Any, debian_base: str) -> None:
     """No identity, no lists, no logs; Debian's own sources; what its AMI shows is on its label."""
     look = (
         "cat /etc/machine-id; ls /etc/ssh | grep host_key; ls /var/lib/apt/lists | grep -v -e lock -e partial;"
@@ -119,9 +122,9 @@ def test_the_debian_base_holds_nothing_of_its_making(engine: Any, debian: str) -
         "cat /etc/apt/sources.list.d/debian.sources"
     )
 
-    said = engine.containers.run(debian, ["sh", "-c", look], remove=True).decode()
+    said = engine.containers.run(debian_base, ["sh", "-c", look], remove=True).decode()
     rest, _, sources = said.partition("--\n")
-    labels = engine.images.get(debian).labels
+    labels = engine.images.get(debian_base).labels
 
     assert "" == rest
     assert ["trixie", "trixie-updates", "trixie-security"] == [
@@ -149,7 +152,7 @@ def test_a_machine_of_the_debian_base(machines: Machines) -> None:
 @pytest.mark.docker
 def test_amazon_linux_needs_a_registry(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no registry answers one line says so, at once."""
-    monkeypatch.setattr(bases, "_AMAZON_IMAGE", "127.0.0.1:1/amazonlinux:2023")
+    monkeypatch.setattr(containers, "_IMAGES", {"amazon-linux-2023": ("127.0.0.1:1/amazonlinux:2023", "")})
 
     with pytest.raises(ToolError) as raised:
         bases.make(engine, "amazon-linux-2023", LABELS, lambda line: None)
@@ -162,10 +165,10 @@ def test_amazon_linux_needs_a_registry(engine: Any, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.docker
-def test_a_registry_image_is_made_a_base(engine: Any, debian: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_image_is_made_a_base(engine: Any, debian_base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bare image gets what a machine needs and the labels; Debian's own stands in for Amazon's here."""
-    monkeypatch.setattr(bases, "_AMAZON_IMAGE", debian)
-    monkeypatch.setattr(bases, "_AMAZON_INSTALL", "rm /etc/cloud/cloud.cfg.d/20-bakehouse.cfg\n")
+    install = "rm /etc/cloud/cloud.cfg.d/20-bakehouse.cfg\n"
+    monkeypatch.setattr(containers, "_IMAGES", {"amazon-linux-2023": (debian_base, install)})
 
     image = bases.make(engine, "amazon-linux-2023", LABELS, lambda line: None)
 
@@ -181,11 +184,11 @@ def test_a_registry_image_is_made_a_base(engine: Any, debian: str, monkeypatch: 
 
 @pytest.mark.docker
 def test_a_registry_image_that_can_not_be_made_a_base(
-    engine: Any, debian: str, monkeypatch: pytest.MonkeyPatch
+    engine: Any, debian_base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the package manager said last is passed on, and no container stays."""
-    monkeypatch.setattr(bases, "_AMAZON_IMAGE", debian)
-    monkeypatch.setattr(bases, "_AMAZON_INSTALL", "echo Error: no such package >&2; exit 1\n")
+    install = "echo Error: no such package >&2; exit 1\n"
+    monkeypatch.setattr(containers, "_IMAGES", {"amazon-linux-2023": (debian_base, install)})
 
     with pytest.raises(ToolError, match=r"^base amazon-linux-2023 can't be made: Error: no such package$"):
         bases.make(engine, "amazon-linux-2023", LABELS, lambda line: None)
@@ -207,7 +210,7 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_mirror_that_does_not_answer(engine: Any, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What apt complains of is passed on in one line, and nothing is left."""
     nowhere = {"main": "http://127.0.0.1:1/debian", "security": "http://127.0.0.1:1/security"}
-    monkeypatch.setattr(bases, "_mirrors", lambda targets: nowhere)
+    monkeypatch.setattr(debian, "_mirrors", lambda targets: nowhere)
 
     with pytest.raises(ToolError) as raised:
         bases.make(engine, "debian-13", LABELS, lambda line: None)

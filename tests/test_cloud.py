@@ -109,7 +109,7 @@ def test_a_profile_wins_over_keys_in_the_environment(tmp_path: Path, monkeypatch
 @pytest.mark.usefixtures("profile", "sts")
 def test_aws_has_no_stand_in(tmp_path: Path) -> None:
     """On AWS nothing stands in for a package, whether its repository answers here or not."""
-    assert cloud.connect(settings(tmp_path, "mine")).stand_in("jenkins", "http://127.0.0.1:9/no") is None
+    assert cloud.connect(settings(tmp_path, "mine")).stand_in("jenkins", "debian", "http://127.0.0.1:9/no") is None
 
 
 @pytest.mark.parametrize(

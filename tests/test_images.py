@@ -30,7 +30,7 @@ ANSWER = {
 
 NUMBERS = count()
 
-DEBIAN = Base("debian-13", "debian-13-amd64-*", "136693071363", "admin", "/dev/xvda")
+DEBIAN = Base("debian-13", "debian", "debian-13-amd64-*", "136693071363", "admin", "/dev/xvda")
 
 
 def image(**changes: Any) -> Image:
@@ -136,7 +136,7 @@ def test_get_refuses(cloud: Cloud, image_id: str, kind: type[BakehouseError], wo
 @pytest.mark.local
 def test_base_is_the_newest_match(cloud: Cloud) -> None:
     """A base is found by its name pattern and its owner, whatever moto's images of other names are."""
-    ubuntu = Base("ubuntu", "ubuntu/images/*", "099720109477", "ubuntu", "/dev/sda1")
+    ubuntu = Base("ubuntu", "debian", "ubuntu/images/*", "099720109477", "ubuntu", "/dev/sda1")
 
     found = images.base(cloud, ubuntu)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from bakehouse.images import Image
 from bakehouse.orders import Order
 from bakehouse.recipes import Base, Recipe
 
-RECIPE = Recipe("web", "debian-13", "t3.small", 8, "playbooks/web.yml", 30, {"nginx-light": "https://example.com/x"})
-BASE = Base("debian-13", "debian-13-amd64-*", "136693071363", "admin", "/dev/xvda")
+RECIPE = Recipe(
+    "web", "debian-13", "t3.small", 8, "playbooks/web.yml", 30, {"nginx-light": {"debian": "https://example.com/x"}}
+)
+BASE = Base("debian-13", "debian", "debian-13-amd64-*", "136693071363", "admin", "/dev/xvda")
 START = Image.from_aws({"ImageId": "ami-1", "State": "available", "CreationDate": "2026-01-01T00:00:00.000Z"})
 PACKER = tools.Packer(Path("/usr/bin/packer"), (1, 6, 6))
 REPOSITORY = {
@@ -69,12 +72,30 @@ def test_provenance() -> None:
     assert {**told, "bakehouse:nginx-light": "stand-in"} == order(stand_in=True).provenance("r-1", "abc-dirty")
 
 
-def test_check_files(tmp_path: Path) -> None:
-    """A Debian package is taken, under its whole path."""
-    deb = tmp_path / "a.deb"
-    deb.write_bytes(b"!<arch>\ndebian-binary   1700000000  0     0     100644  4         `\n2.0\n")
+DEB = b"!<arch>\ndebian-binary   1700000000  0     0     100644  4         `\n2.0\n"
+RPM = b"\xed\xab\xee\xdb\x03\x00\x00\x00"
 
-    assert {"nginx-light": deb.resolve()} == orders.check_files(RECIPE, {"nginx-light": deb})
+
+@pytest.mark.parametrize(("family", "content"), [("debian", DEB), ("redhat", RPM)])
+def test_check_files(tmp_path: Path, family: str, content: bytes) -> None:
+    """A package of the base's family is taken, under its whole path."""
+    file = tmp_path / "a.package"
+    file.write_bytes(content)
+
+    assert {"nginx-light": file.resolve()} == orders.check_files(
+        RECIPE, replace(BASE, family=family), {"nginx-light": file}
+    )
+
+
+def test_a_package_of_the_other_family(tmp_path: Path) -> None:
+    """An rpm isn't for Debian, and a deb isn't for what has rpm; the base is named."""
+    (tmp_path / "a.rpm").write_bytes(RPM)
+    (tmp_path / "a.deb").write_bytes(DEB)
+
+    with pytest.raises(InputError, match=r"a\.rpm is not a Debian package, which base debian-13 needs"):
+        orders.check_files(RECIPE, BASE, {"nginx-light": tmp_path / "a.rpm"})
+    with pytest.raises(InputError, match=r"a\.deb is not an RPM package"):
+        orders.check_files(RECIPE, replace(BASE, family="redhat"), {"nginx-light": tmp_path / "a.deb"})
 
 
 @pytest.mark.parametrize(
@@ -94,7 +115,7 @@ def test_refused_files(tmp_path: Path, package: str, content: bytes | None, mess
         file.write_bytes(content)
 
     with pytest.raises(InputError, match=message):
-        orders.check_files(RECIPE, {package: file})
+        orders.check_files(RECIPE, BASE, {package: file})
 
 
 def test_commit_of(tmp_path: Path) -> None:
@@ -118,7 +139,7 @@ def test_commit_of(tmp_path: Path) -> None:
 @pytest.mark.local
 def test_place(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The base becomes an image, and a stand-in is looked for, unless there is a file; both are said."""
-    base = Base("any", "amzn-*", "amazon", "admin", "/dev/xvda")
+    base = Base("any", "debian", "amzn-*", "amazon", "admin", "/dev/xvda")
     monkeypatch.setattr(Cloud, "stand_in", lambda *_: REPOSITORY)
 
     placed = orders.place(cloud, RECIPE, base, {}, PACKER)

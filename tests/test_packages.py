@@ -24,6 +24,7 @@ import pytest
 from bakehouse.errors import BakehouseError
 from bakehouse.local import bases, packages
 from bakehouse.local.packages import apt
+from bakehouse.local.packages.keys import Key
 
 BOOT = (
     '[ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ] && mount -o remount,rw /sys/fs/cgroup'
@@ -117,7 +118,9 @@ def new_site(engine: Any, base: str, state: Path) -> Iterator[Site]:
     """Make a network, and take it down with all that carries its label."""
     name = f"p-test-{os.urandom(4).hex()}"
     engine.networks.create(name)
-    site = Site(engine, {"image": base, "network": name, "labels": {"bakehouse.checkout": name}, "state": state})
+    told: dict[str, Any] = {"package": "jenkins", "family": "debian", "images": {"debian": base}}
+    told |= {"network": name, "labels": {"bakehouse.checkout": name}, "state": state}
+    site = Site(engine, told)
     try:
         yield site
     finally:
@@ -259,7 +262,7 @@ def agents() -> list[str]:
 def test_the_key_stays_in_its_folder(tmp_path: Path) -> None:
     """A key is made once, readable by nobody else, at any depth of folders, and no agent outlives its use."""
     home = tmp_path / ("deep" * 20) / ("deeper" * 15) / "gnupg"
-    key = apt.Key(home)
+    key = Key(home)
 
     fingerprint = key.make()
     key.sign(b"something")
@@ -306,7 +309,7 @@ def test_up_builds_only_what_changed(engine: Any, base: str, tiny: Path, tmp_pat
         first = site.up(said)
         container = site.container().id
         assert [
-            "building the package that stands in for jenkins",
+            "building the package that stands in for jenkins (debian)",
             "starting the repository of stand-ins",
         ] == said
 
@@ -327,7 +330,7 @@ def test_up_builds_only_what_changed(engine: Any, base: str, tiny: Path, tmp_pat
         changed = site.up()
         assert "2" == changed.version
         assert first.fingerprint == changed.fingerprint
-        assert b"jenkins_2_all.deb" in site.container().exec_run("ls /srv/packages/deb/binary").output
+        assert b"jenkins_2_all.deb" in site.container().exec_run("ls /srv/packages/jenkins-debian/binary").output
 
 
 @pytest.mark.docker
@@ -380,11 +383,11 @@ def test_the_repository_has_no_rights_and_no_secret(site: Site) -> None:
     assert not limits["PortBindings"]
     assert not limits["Binds"]
     assert "65534" == container.exec_run(["id", "-u"]).output.decode().strip()
-    assert container.exec_run(["touch", "/srv/packages/deb/jenkins.asc"]).exit_code != 0
+    assert container.exec_run(["touch", "/srv/packages/jenkins-debian/jenkins.asc"]).exit_code != 0
     assert sorted(
-        ["packages/repository.json", "packages/deb/jenkins.asc"]
-        + [f"packages/deb/binary/{name}" for name in ("Packages", "Packages.gz", "Release", "Release.gpg")]
-        + [f"packages/deb/binary/jenkins_{version}_all.deb"]
+        [f"packages/jenkins-debian/{name}" for name in ("repository.json", "jenkins.asc")]
+        + [f"packages/jenkins-debian/binary/{name}" for name in ("Packages", "Packages.gz", "Release", "Release.gpg")]
+        + [f"packages/jenkins-debian/binary/jenkins_{version}_all.deb"]
     ) == sorted(names)
 
 
@@ -392,7 +395,7 @@ def test_the_repository_has_no_rights_and_no_secret(site: Site) -> None:
 def test_apt_trusts_the_key_and_nothing_else(bare: Machine, site: Site, tmp_path: Path) -> None:
     """Apt takes the repository with its key, refuses it with another, and refuses a changed index."""
     clear = "rm -rf /var/lib/apt/lists/packages.*"
-    stranger = apt.Key(tmp_path / "gnupg")
+    stranger = Key(tmp_path / "gnupg")
     stranger.make()
     text = shlex.quote(stranger.public().decode())
     bare.run(f"cp {KEYRING} /root/kept; printf %s {text} >{KEYRING}; {clear}")
@@ -402,7 +405,7 @@ def test_apt_trusts_the_key_and_nothing_else(bare: Machine, site: Site, tmp_path
         bare.run(f"mv /root/kept {KEYRING}")
     assert "not signed" in refused
 
-    forge = "import gzip, pathlib; f = pathlib.Path('/srv/packages/deb/binary/Packages')\n"
+    forge = "import gzip, pathlib; f = pathlib.Path('/srv/packages/jenkins-debian/binary/Packages')\n"
     forge += "f.write_bytes(f.read_bytes().replace(b'stand-in', b'standing'))\n"
     forge += "f.with_suffix('.gz').write_bytes(gzip.compress(f.read_bytes(), mtime=0))"
     assert 0 == site.container().exec_run(["python3", "-c", forge], user="0").exit_code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ instance_type = "t3.small"
 volume_size   = 8
 playbook      = "playbooks/web.yml"
 boot_budget   = 30
-packages      = { nginx-light = "https://example.com/debian" }
+packages      = { nginx-light = { debian = "https://example.com/debian" } }
 """
 
 
@@ -51,7 +52,7 @@ def test_load(given: Settings) -> None:
         recipe.playbook,
         recipe.boot_budget,
     )
-    assert {"nginx-light": "https://example.com/debian"} == recipe.packages
+    assert {"nginx-light": {"debian": "https://example.com/debian"}} == recipe.packages
 
 
 REFUSED = {
@@ -66,7 +67,14 @@ REFUSED = {
         "boot_budget is not a whole number: '30'",
     ),
     "truth as number": ("= 30", "= true", InputError, "boot_budget is not a whole number: True"),
-    "string as map": ("packages ", 'packages = "nginx" #', InputError, "packages is not a map of strings: 'nginx'"),
+    "string as map": ("packages ", 'packages = "nginx" #', InputError, "packages is not a map of maps of strings"),
+    "string as inner map": (
+        '{ debian = "https://example.com/debian" }',
+        '"nginx"',
+        InputError,
+        "packages is not a map of maps of strings",
+    ),
+    "number in a map": ('"https://example.com/debian"', "1", InputError, "packages is not a map of maps of strings"),
     "an expression": ('"t3.small"', "lower(T3)", InputError, "instance_type is not a string"),
     "another's name": ('"web"', '"mail"', InputError, 'web.pkrvars.hcl: it calls itself "mail"'),
     "no playbook": ("playbooks/web.yml", "playbooks/nowhere.yml", NotFoundError, "no playbook playbooks/nowhere.yml"),
@@ -132,12 +140,37 @@ def test_broken_playbook(given: Settings) -> None:
 
 def test_bases(given: Settings) -> None:
     """The bases are read from the map that Packer reads, and an unknown one is refused with the known ones."""
-    debian = Base("debian-13", "debian-13-amd64-*", "136693071363", "admin", "/dev/xvda")
+    debian = Base("debian-13", "debian", "debian-13-amd64-*", "136693071363", "admin", "/dev/xvda")
 
     assert debian == recipes.base(given.root, "debian-13")
     with pytest.raises(NotFoundError) as refused:
         recipes.base(given.root, "plan9")
-    assert "known: debian-13, amazon-linux-2023" == refused.value.hint
+    assert refused.value.hint.startswith("known: debian-13, amazon-linux-2023")
+
+
+def test_family(given: Settings) -> None:
+    """A base of a family that nothing knows how to install packages on is refused."""
+    file = given.root / "packer/bases.auto.pkrvars.hcl"
+    write(file, file.read_text().replace('family      = "redhat"', 'family      = "suse"', 1))
+
+    with pytest.raises(InputError, match="base amazon-linux-2023: there is no family suse"):
+        recipes.bases(given.root)
+
+
+REPOSITORIES = [
+    ("rocky-9", "redhat", {"one": "r"}),
+    ("debian-13", "debian", {"one": "d", "two": "13"}),
+    ("debian-12", "debian", {"one": "d"}),
+]
+
+
+@pytest.mark.parametrize(("base", "family", "expected"), REPOSITORIES)
+def test_repositories(given: Settings, base: str, family: str, expected: dict[str, str]) -> None:
+    """A package comes from where the recipe says for the base, else for its family, else from nowhere else."""
+    packages = {"one": {"debian": "d", "redhat": "r"}, "two": {"debian-13": "13"}}
+    recipe = replace(recipes.load(given), packages=packages)
+
+    assert expected == recipe.repositories(Base(base, family, "*", "1", "me", "/dev/xvda"))
 
 
 @pytest.mark.parametrize("name", recipes.names(ROOT))

@@ -114,8 +114,8 @@ def ask(endpoint: str, question: str, seconds: float = 10, **query: str) -> dict
             told: dict[str, Any] = json.load(answer)
             return told
     except HTTPError as error:
-        told = json.load(error).get("error", error)
-        raise ToolError(f"local EC2: {told}", "./inv local.status names its log") from error
+        no = json.load(error)
+        raise ToolError(f"local EC2: {no['error']}", no["hint"] or "./inv local.status names its log") from error
 
 
 def _have_base(settings: Settings, name: str, server: Server) -> None:
@@ -123,6 +123,8 @@ def _have_base(settings: Settings, name: str, server: Server) -> None:
 
     bodies = _bodies(settings)
     if not any(labels.get("bakehouse.base") == name for _, labels, _ in bodies.images()):
+        if ground := bases.get(name).ground:
+            _have_base(settings, ground, server)
         bases.make(bodies.docker, name, bodies.labels("base"), console.say)
         ask(server.endpoint, "adopt")
 

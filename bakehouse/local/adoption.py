@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from moto.core.models import DEFAULT_ACCOUNT_ID
@@ -55,22 +56,45 @@ def bases(lifecycle: Lifecycle) -> list[str]:
     return new
 
 
-def stand_in(bodies: Bodies, package: str, folder: Path) -> dict[str, Any]:
-    """Start the packages' repository and return where it is; raises KeyError for a package that none stands in for."""
+def stand_in(lifecycle: Lifecycle, package: str, family: str, folder: Path) -> dict[str, Any]:
+    """Have a package's repository served and return where it is.
+
+    ``family`` is that of the systems which want it. The base that packages are built on is made if it isn't there.
+    Raises NotFoundError for a package that nothing stands in for, and what ``bases.make`` and ``packages.up`` do.
+    """
     from bakehouse.local import packages
 
-    base = next(image for image, labels, _ in bodies.images() if labels.get(BASE) == "debian-13")
-    repository = packages.up(
-        bodies.docker,
-        image=base,
-        network=bodies.network().name,
-        labels=bodies.labels("packages"),
-        state=folder / "packages",
-        say=log.info,
-    )
-    if repository.stands_in_for != package:
-        raise KeyError(f"nothing stands in for {package}")
+    bodies = lifecycle.bodies
+    with _one_at_a_time:
+        debian = _base(bodies, "debian-13") or _make(lifecycle, "debian-13")
+        repository = packages.up(
+            bodies.docker,
+            package=package,
+            family=family,
+            images={"debian": debian, "redhat": _base(bodies, "rpm-stand-in") or debian},
+            network=bodies.network().name,
+            labels=bodies.labels("packages"),
+            state=folder / "packages",
+            say=log.info,
+        )
     return asdict(repository)
+
+
+_one_at_a_time = Lock()
+
+
+def _base(bodies: Bodies, name: str) -> str:
+    """Return the ID of a base's Docker image, empty when it isn't made yet."""
+    return next((image for image, labels, _ in bodies.images() if labels.get(BASE) == name), "")
+
+
+def _make(lifecycle: Lifecycle, name: str) -> str:
+    from bakehouse.local.bases import make
+
+    made = make(lifecycle.bodies.docker, name, lifecycle.bodies.labels("base"), log.info)
+    with lifecycle.changing():
+        bases(lifecycle)
+    return made
 
 
 def _images(bodies: Bodies) -> None:

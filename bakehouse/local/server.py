@@ -112,7 +112,7 @@ class Server:
             return _answer(respond, "200 OK", json.dumps(what(environ)).encode())
         except Exception as error:
             log.exception("%s failed", environ["PATH_INFO"])
-            return _answer(respond, "500 Internal Server Error", json.dumps({"error": str(error)}).encode())
+            return _answer(respond, "500 Internal Server Error", _told(error))
 
     def _health(self, _: Environ) -> dict[str, Any]:
         return {
@@ -131,8 +131,13 @@ class Server:
         return {"adopted": adopted}
 
     def _stand_in(self, environ: Environ) -> dict[str, Any]:
-        package = parse_qs(environ.get("QUERY_STRING", "")).get("package", [""])[0]
-        return adoption.stand_in(self.lifecycle.bodies, package, self.folder)
+        asked = parse_qs(environ.get("QUERY_STRING", ""))
+        package, family = asked.get("package", [""])[0], asked.get("family", ["debian"])[0]
+        return adoption.stand_in(self.lifecycle, package, family, self.folder)
+
+
+def _told(error: Exception) -> bytes:
+    return json.dumps({"error": str(error), "hint": getattr(error, "hint", "")}).encode()
 
 
 def _answer(respond: Respond, status: str, body: bytes, kind: str = "application/json") -> list[bytes]:

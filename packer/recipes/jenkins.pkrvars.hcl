@@ -6,7 +6,8 @@ volume_size   = 16 # GiB
 playbook      = "playbooks/jenkins.yml"
 boot_budget   = 120 # seconds from launch until a machine serves
 
-# Where the packages come from. Where one can't be reached, the local EC2 offers a package that stands in for it.
+# Where the packages come from that a base doesn't have itself: by base, or by family of bases.
+# Where a repository can't be reached, the local EC2 offers a package that stands in for it.
 packages = {
-  jenkins = "https://pkg.jenkins.io/debian-stable"
+  jenkins = { debian = "https://pkg.jenkins.io/debian-stable", redhat = "https://pkg.jenkins.io/rpm-stable" }
 }

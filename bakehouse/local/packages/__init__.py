@@ -1,7 +1,8 @@
-"""Build the package that stands in for one that can't be reached, and serve it signed to the machines.
+"""Build the packages that stand in for those that can't be reached, and serve them signed to the machines.
 
-A folder here is a package: its ``build``, run as root in a throwaway machine of the base, leaves the ``.deb``
-in the folder it is told. What is Jenkins's own stays in ``jenkins/``. Docker comes as an argument.
+Each repository holds one package for one family of systems, named as Ansible does: ``debian`` is an apt repository,
+``redhat`` one for dnf. A folder here is a package, whose ``build``, run as root in a throwaway machine of a base,
+leaves the ``.deb`` in the folder it is told; the rpm is made of that. Docker comes as an argument.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bakehouse.errors import BakehouseError
+from bakehouse.errors import BakehouseError, NotFoundError
+from bakehouse.local.archives import packed
 from bakehouse.local.packages import apt
+from bakehouse.local.packages.keys import Key
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 _HERE = Path(__file__).parent
-_PACKAGE = "jenkins"
 
 _KIND = "bakehouse.kind"
 _CONTENT = "bakehouse.content"  # the digest of what a container serves: another content, another container
@@ -38,7 +40,6 @@ _PORT = 8000
 _BUILD_SECONDS = 600
 _ANSWER_SECONDS = 30
 
-_BUILD = 'mkdir /out; sh build /out; for deb in /out/*.deb; do dpkg-deb --field "$deb" >"$deb.control"; done'
 _ANSWERS = """
 import sys, time, urllib.request
 deadline = time.monotonic() + float(sys.argv[2])
@@ -52,13 +53,16 @@ while True:
         time.sleep(0.05)
 """
 
+Files = dict[str, bytes]
+"""What a folder holds: path to content."""
+
 
 @dataclass(frozen=True)
 class Repository:
-    """Hold where the stand-in's apt repository is, as the machines on its network see it.
+    """Hold where a repository of stand-ins is, as the machines on its network see it.
 
-    Attributes: url, for ``URIs:`` with ``Suites: binary/``; key_url, its public key, armoured; fingerprint,
-    of that key, 40 hexadecimal digits; stands_in_for, the package's name; version, the package's.
+    Attributes: url, of an apt repository for ``URIs:``, of one for dnf the ``baseurl``; key_url, its public key,
+    armoured; fingerprint, of that key, 40 hexadecimal digits; stands_in_for, the package's name; version, of that.
     """
 
     url: str
@@ -70,53 +74,62 @@ class Repository:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where containers are made: of which image, on which network, with which labels."""
+    """Where containers are made: of which images, by family, on which network, with which labels; where files are."""
 
     docker: DockerClient
-    image: str
+    images: Mapping[str, str]
     network: str
     labels: Mapping[str, str]
+    state: Path
+    say: Callable[[str], None]
 
-    def create(self, command: list[str], kind: str, **more: Any) -> Any:
+    @property
+    def key(self) -> Key:
+        return Key(self.state / "gnupg")
+
+    def create(self, family: str, command: list[str], kind: str, **more: Any) -> Any:
         labels = {**self.labels, _KIND: kind, **more.pop("labels", {})}
-        return self.docker.containers.create(self.image, command, network=self.network, labels=labels, **more)
-
-    def found(self, kind: str) -> list[Any]:
-        wanted = [f"{name}={value}" for name, value in {**self.labels, _KIND: kind}.items()]
-        return list(self.docker.containers.list(all=True, filters={"label": wanted}))
+        return self.docker.containers.create(self.images[family], command, network=self.network, labels=labels, **more)
 
 
 def up(
     docker: DockerClient,
     *,
-    image: str,
+    package: str,
+    family: str,
+    images: Mapping[str, str],
     network: str,
     labels: Mapping[str, str],
     state: Path,
     say: Callable[[str], None],
 ) -> Repository:
-    """Serve the repository on a Docker network, built first when it is missing or its sources have changed.
+    """Serve a package's repository on a Docker network, built first when it is missing or its sources have changed.
 
-    ``image`` is a Debian 13 base; ``network`` one made by somebody (Docker's default network knows no names);
-    ``labels`` go on all that is made and tell what is ours; ``state`` keeps the key and what was built.
-    Raises BakehouseError when the package can't be built or the repository doesn't answer.
+    ``images`` names the base that a family's package is built on: Debian 13 for ``debian``, for ``redhat`` the same or
+    one that has rpm's tools; ``network`` is one made by somebody (Docker's default network knows no names); ``labels``
+    go on all that is made and tell what is ours; ``state`` keeps the key and what was built. Raises NotFoundError when
+    nothing stands in for the package, BakehouseError when it can't be built or the repository doesn't answer.
     """
-    place = _Place(docker, image, network, labels)
+    place = _Place(docker, images, network, labels, state, say)
+    if (package, family) not in _BUILDERS:
+        known = ", ".join(f"{one} ({of})" for one, of in _BUILDERS)
+        raise NotFoundError(f"nothing stands in for {package} on a system of the family {family}", f"known: {known}")
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone(state):
-        built = state / f"{_PACKAGE}-{_digest(_HERE)}"
-        if not built.is_dir():
-            say(f"building the package that stands in for {_PACKAGE}")
-            debs = _build(place, _HERE / _PACKAGE, log=state / "build.log")
-            _keep(debs, apt.Key(state / "gnupg"), built)
-        _serve(place, built, say)
-        return Repository(**json.loads((built / "repository.json").read_text()))
+        folder = _have(place, package, family)
+        _serve(place, folder.name)
+        return _about(folder)[0]
 
 
 def down(docker: DockerClient, *, labels: Mapping[str, str]) -> None:
     """Remove the container that serves the repository, if there is one; what was built stays."""
-    for container in _Place(docker, "", "", labels).found("packages"):
+    for container in _found(docker, labels):
         container.remove(force=True)
+
+
+def _found(docker: DockerClient, labels: Mapping[str, str]) -> list[Any]:
+    wanted = [f"{name}={value}" for name, value in {**labels, _KIND: "packages"}.items()]
+    return list(docker.containers.list(all=True, filters={"label": wanted}))
 
 
 @contextmanager
@@ -136,17 +149,86 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _build(place: _Place, folder: Path, log: Path) -> list[apt.Deb]:
-    container = place.create(["sh", "-euc", _BUILD], "packages-build", working_dir="/package")
+def _have(place: _Place, package: str, family: str) -> Path:
+    """Return the folder of a repository, signed and whole; built when it's missing or of older sources."""
+    folder = place.state / "served" / f"{package}-{family}"
+    sources = _digest(_HERE)
+    if folder.is_dir() and _about(folder)[1] == sources:
+        return folder
+    place.say(f"building the package that stands in for {package} ({family})")
+    version, files = _BUILDERS[package, family](place, package)
+    url = f"http://{_HOST}:{_PORT}/{folder.name}"
+    about = Repository(url, f"{url}/{package}.asc", place.key.make(), package, version)
+    told = json.dumps({"sources": sources, "repository": asdict(about)})
+    _keep(folder, {**files, f"{package}.asc": place.key.public(), _ABOUT: told.encode()})
+    return folder
+
+
+_ABOUT = "repository.json"
+
+
+def _about(folder: Path) -> tuple[Repository, str]:
+    """Return what a repository is, and the digest of the sources it was built of."""
+    told = json.loads((folder / _ABOUT).read_text())
+    return Repository(**told["repository"]), told["sources"]
+
+
+def _keep(folder: Path, files: Files) -> None:
+    """Write a folder aside and move it to its place whole."""
+    folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent.parent) as scratch:
+        for name, content in files.items():
+            path = Path(scratch, "new", name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        if folder.exists():
+            folder.rename(Path(scratch, "old"))
+        Path(scratch, "new").rename(folder)
+
+
+_DEB = 'mkdir /out; sh build /out; for deb in /out/*.deb; do dpkg-deb --field "$deb" >"$deb.control"; done'
+
+
+def _deb(place: _Place, package: str) -> tuple[str, Files]:
+    """Return a package's version and its apt repository, flat, with the suite ``binary/``."""
+    files = _built(place, "debian", package, _DEB, packed(_HERE / package, "package"))
+    place.key.make()
+    names = sorted(name for name in files if name.endswith(".deb"))
+    debs = [apt.Deb(name, files[f"{name}.control"].decode(), files[name]) for name in names]
+    return debs[0].field("Version"), apt.repository(debs, place.key, datetime.now(UTC))
+
+
+def _rpm(place: _Place, package: str) -> tuple[str, Files]:
+    """Return a package's version and its repository for dnf, made of its deb; the key signs in the container."""
+    debian = _have(place, package, "debian")
+    with tempfile.TemporaryDirectory(dir=place.state) as scratch:
+        for file in (_HERE / "rpm.sh", _HERE / package / f"{package}.spec", *debian.rglob("*.deb")):
+            shutil.copy(file, scratch)
+        Path(scratch, "key.asc").write_bytes(place.key.private())
+        folder = packed(Path(scratch), "package")
+    files = _built(place, "redhat", package, "mkdir /out; sh rpm.sh /out", folder)
+    return _about(debian)[0].version, files
+
+
+_BUILDERS: Mapping[tuple[str, str], Callable[[_Place, str], tuple[str, Files]]] = {
+    ("jenkins", "debian"): _deb,
+    ("jenkins", "redhat"): _rpm,
+}
+
+
+def _built(place: _Place, family: str, package: str, script: str, folder: bytes) -> Files:
+    """Run a script in a throwaway machine with a folder (a tar) at /package, and return what it left in /out."""
+    log = place.state / "build.log"
+    container = place.create(family, ["sh", "-euc", script], "packages-build", working_dir="/package")
     try:
-        container.put_archive("/", _tar(folder, "package"))
+        container.put_archive("/", folder)
         container.start()
         code = _ended(container)
         log.write_bytes(container.logs())
         if code:
             last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-            raise BakehouseError(f"{folder.name}'s stand-in can't be built: {last}", f"the whole log: {log}")
-        return _debs(b"".join(container.get_archive("/out")[0]))
+            raise BakehouseError(f"{package}'s stand-in can't be built: {last}", f"the whole log: {log}")
+        return _files(b"".join(container.get_archive("/out")[0]))
     finally:
         container.remove(force=True)
 
@@ -162,44 +244,25 @@ def _ended(container: Any) -> int:
     return code
 
 
-def _debs(archive: bytes) -> list[apt.Deb]:
-    files: dict[str, bytes] = {}
+def _files(archive: bytes) -> Files:
+    """Return the files of a folder's tar, named from that folder on."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        for member in tar:
-            if file := tar.extractfile(member):
-                files[Path(member.name).name] = file.read()
-    names = sorted(name for name in files if name.endswith(".deb"))
-    return [apt.Deb(name, files[f"{name}.control"].decode(), files[name]) for name in names]
+        found = ((member.name.partition("/")[2], tar.extractfile(member)) for member in tar)
+        return {name: file.read() for name, file in found if file}
 
 
-def _keep(debs: list[apt.Deb], key: apt.Key, built: Path) -> None:
-    """Write the signed repository aside and move it to its place whole; drop what older sources gave."""
-    url = f"http://{_HOST}:{_PORT}/deb"
-    key_name = f"{_PACKAGE}.asc"
-    field = debs[0].field
-    about = Repository(url, f"{url}/{key_name}", key.make(), field("Package"), field("Version"))
-    files = {key_name: key.public(), **apt.repository(debs, key, datetime.now(UTC))}
-    with tempfile.TemporaryDirectory(dir=built.parent) as scratch:
-        for name, content in files.items():
-            path = Path(scratch, "new", "deb", name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        Path(scratch, "new", "repository.json").write_text(json.dumps(asdict(about)))
-        for old in built.parent.glob(f"{_PACKAGE}-*"):
-            shutil.rmtree(old)
-        Path(scratch, "new").rename(built)
-
-
-def _serve(place: _Place, built: Path, say: Callable[[str], None]) -> None:
-    content = _digest(built)
+def _serve(place: _Place, name: str) -> None:
+    """Have a container serve all that was built, and wait until it serves the repository of this name."""
+    served = place.state / "served"
+    content = _digest(served)
     wanted = (content, place.docker.networks.get(place.network).id)
-    container = next((each for each in place.found("packages") if _served(each) == wanted), None)
+    container = next((each for each in _found(place.docker, place.labels) if _served(each) == wanted), None)
     if container is None:
         down(place.docker, labels=place.labels)
-        say("starting the repository of stand-ins")
-        container = _create(place, built, content)
+        place.say("starting the repository of stand-ins")
+        container = _create(place, served, content)
     container.start()  # no error where it runs already
-    url = f"http://127.0.0.1:{_PORT}/deb/{apt.SUITE}/Release"
+    url = f"http://127.0.0.1:{_PORT}/{name}/{_ABOUT}"
     code, told = container.exec_run(["python3", "-c", _ANSWERS, url, str(_ANSWER_SECONDS)])
     if code:
         reason = told.decode(errors="replace").strip()
@@ -215,11 +278,12 @@ def _served(container: Any) -> tuple[str, str]:
     return container.labels.get(_CONTENT, ""), network["NetworkID"]
 
 
-def _create(place: _Place, built: Path, content: str) -> Any:
+def _create(place: _Place, served: Path, content: str) -> Any:
     """Make the container with its files in it: no rights, no port on the host, nothing it could change."""
     whose = [value for label, value in place.labels.items() if label != _KIND]
     name = re.sub(r"[^a-zA-Z0-9_.-]", "-", "-".join(["bakehouse-packages", *whose]))
     container = place.create(
+        "debian",
         ["python3", "-m", "http.server", "--directory", "/srv/packages", str(_PORT)],
         "packages",
         name=name,
@@ -230,20 +294,5 @@ def _create(place: _Place, built: Path, content: str) -> Any:
         security_opt=["no-new-privileges"],
         stop_signal="SIGKILL",  # as PID 1 Python doesn't hear SIGTERM, and nothing is lost
     )
-    container.put_archive("/srv", _tar(built, "packages"))
+    container.put_archive("/srv", packed(served, "packages"))
     return container
-
-
-def _tar(folder: Path, name: str) -> bytes:
-    """Return a folder as a tar whose files belong to root and can be read by all."""
-
-    def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-        member.uid = member.gid = 0
-        member.uname = member.gname = "root"
-        member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
-        return member
-
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        tar.add(folder, name, filter=plain)
-    return packed.getvalue()

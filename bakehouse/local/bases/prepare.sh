@@ -33,7 +33,7 @@ ln -sf /dev/null /etc/systemd/system/systemd-firstboot.service
 ln -sf /dev/null /etc/systemd/system/sshd-keygen.service
 
 # Timers that would take the package manager's lock in the middle of a bake.
-for timer in apt-daily apt-daily-upgrade dpkg-db-backup fstrim; do
+for timer in apt-daily apt-daily-upgrade dnf-makecache dpkg-db-backup fstrim; do
     if [ -e "/usr/lib/systemd/system/$timer.timer" ]; then systemctl -q disable "$timer.timer"; fi
 done
 

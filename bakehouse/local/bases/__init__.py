@@ -1,0 +1,119 @@
+"""The bases: what the first machine of the local EC2 starts from, and how each is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+from bakehouse.errors import BakehouseError, InputError, NotFoundError, ToolError
+from bakehouse.local.bases import containers, debian
+from bakehouse.local.bases.containers import Failed, Say
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+
+@dataclass(frozen=True)
+class Base:
+    """Describe one base as its AMI is on AWS.
+
+    Attributes: image_name, with places for the architecture in Debian's or EC2's word and for the time it is made;
+    owner, an account's ID, and owner_alias, that account's name or empty; user, the machine's first user; root_device;
+    description; how, the way it comes about here; ground, the base that it is made of, or empty.
+    """
+
+    image_name: str
+    owner: str
+    owner_alias: str
+    user: str
+    root_device: str
+    description: str
+    how: str
+    ground: str = ""
+
+
+BASES: Mapping[str, Base] = {
+    "debian-13": Base(
+        image_name="debian-13-{debian}-{now:%Y%m%d-%H%M}",
+        owner="136693071363",
+        owner_alias="",
+        user="admin",
+        root_device="/dev/xvda",
+        description="Debian 13 for machines of the local EC2",
+        how="made here with mmdebstrap",
+    ),
+    "amazon-linux-2023": Base(
+        image_name="al2023-ami-2023.0.{now:%Y%m%d}.0-kernel-6.1-{ec2}",
+        owner="137112412989",
+        owner_alias="amazon",
+        user="ec2-user",
+        root_device="/dev/xvda",
+        description="Amazon Linux 2023 for machines of the local EC2",
+        how="made here of the registry's amazonlinux:2023",
+    ),
+    "rpm-stand-in": Base(
+        image_name="rpm-stand-in-{ec2}-{now:%Y%m%d-%H%M}",
+        owner="123456789012",  # the local account's own, which is what "self" means there
+        owner_alias="",
+        user="ec2-user",
+        root_device="/dev/xvda",
+        description="Stands in for Amazon Linux 2023: Debian 13 with rpm and dnf, for machines of the local EC2",
+        how="made here of debian-13; stands in for Amazon Linux 2023",
+        ground="debian-13",
+    ),
+}
+"""Every base by the name that it has in packer/bases.auto.pkrvars.hcl."""
+
+_MAKERS: Mapping[str, Callable[[DockerClient, Base, Mapping[str, str], Say], str]] = {
+    "debian-13": partial(debian.bootstrap, "trixie"),
+    "amazon-linux-2023": partial(containers.of_registry, "amazon-linux-2023"),
+    "rpm-stand-in": containers.of_ground,
+}
+
+_ARCHITECTURES = {"x86_64": {"ec2": "x86_64", "debian": "amd64"}, "aarch64": {"ec2": "arm64", "debian": "arm64"}}
+
+
+def get(name: str) -> Base:
+    """Return the base of this name; raises NotFoundError, which lists the known ones."""
+    if name not in BASES:
+        raise NotFoundError(f"the local EC2 has no base {name}", f"known: {', '.join(BASES)}")
+    return BASES[name]
+
+
+def make(docker: DockerClient, name: str, labels: Mapping[str, str], say: Say) -> str:
+    """Make a base, telling how it gets on, and return the ID of the Docker image.
+
+    The image has the labels, ``bakehouse.base`` (the name) and ``bakehouse.image`` (a JSON object: what its AMI shows);
+    it has no tag. A base that has a ground finds it by the same labels. What fails or is interrupted leaves nothing.
+    Raises NotFoundError when there is no such base, InputError when the disk is full, ToolError when a tool, a mirror
+    or a registry can't be had.
+    """
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    base = get(name)
+    say(f"making the base {name}: once, about a minute ...")
+    try:
+        words = _ARCHITECTURES[docker.info()["Architecture"]]
+        shown = json.dumps(shows(base, words, datetime.now(UTC)))
+        return _MAKERS[name](docker, base, {**labels, "bakehouse.base": name, "bakehouse.image": shown}, say)
+    except (Failed, DockerException, RequestException) as failure:
+        raise _refusal(name, failure) from failure
+
+
+def shows(base: Base, words: Mapping[str, str], now: datetime) -> dict[str, str]:
+    """Return what the AMI of a base shows that was made at that time on a machine of that architecture."""
+    return asdict(base) | {"image_name": base.image_name.format(now=now, **words), "architecture": words["ec2"]}
+
+
+def _refusal(name: str, failure: Exception) -> BakehouseError:
+    complaint = " ".join(str(getattr(failure, "explanation", None) or failure).split())
+    if "no space left on device" in complaint.lower():
+        return InputError(
+            f"base {name} can't be made: the disk is full", f"free 1 GB in {debian.scratch()} and in Docker's folder"
+        )
+    return ToolError(f"base {name} can't be made: {complaint}", getattr(failure, "hint", ""))

@@ -1,0 +1,116 @@
+"""Bases made in a container: of a registry's image, or of another base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bakehouse import system
+from bakehouse.errors import ToolError
+from bakehouse.local.archives import packed
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+    from bakehouse.local.bases import Base
+
+Say = Callable[[str], None]
+
+_HERE = Path(__file__).parent
+
+
+class Failed(Exception):  # noqa: N818  # what it says is no error of ours yet
+    """Carry what a program, a mirror, a registry or Docker complained of, and a hint."""
+
+    def __init__(self, complaint: str, hint: str = "") -> None:
+        super().__init__(complaint)
+        self.hint = hint
+
+
+def prepare() -> str:
+    """Return the script that makes a machine's base of a bare system; its argument is the first user's name."""
+    return (_HERE / "prepare.sh").read_text()
+
+
+def changes(labels: Mapping[str, str]) -> list[str]:
+    """Return what gives a Docker image its labels."""
+    return [f"LABEL {key}={json.dumps(value)}" for key, value in labels.items()]
+
+
+# A registry's image lacks what makes a machine of it.
+
+_DNF = """\
+dnf install -q -y systemd dbus openssh-server cloud-init python3 python3-dnf sudo \
+    iproute iputils procps-ng hostname less vim-minimal tar gzip
+dnf clean all
+systemctl -q enable sshd cloud-init-local cloud-init cloud-config cloud-final
+systemctl -q set-default multi-user.target
+"""
+
+_IMAGES: Mapping[str, tuple[str, str]] = {
+    "amazon-linux-2023": ("amazonlinux:2023", _DNF),
+}
+
+
+def of_registry(name: str, docker: DockerClient, base: Base, labels: Mapping[str, str], say: Say) -> str:
+    """Make a base of a registry's image, which is pulled if it isn't here; returns the Docker image's ID."""
+    image, install = _IMAGES[name]
+    return _extend(docker, _registered(docker, name, image, say), install, base.user, labels, say)
+
+
+def _registered(docker: DockerClient, name: str, image: str, say: Say) -> str:
+    from docker.errors import DockerException, ImageNotFound
+    from requests.exceptions import RequestException
+
+    try:
+        return str(docker.images.get(image).id)
+    except ImageNotFound:
+        say(f"  pulling {image} ...")
+    try:
+        return str(docker.images.pull(image).id)
+    except (DockerException, RequestException) as error:
+        cause = getattr(error, "explanation", None) or error
+        raise ToolError(
+            f"base {name} needs an image registry, and none can be reached: {cause}",
+            f"docker pull {image} has to work; or bring the image with docker load",
+        ) from error
+
+
+# Another base is a whole machine already.
+
+_STAND_IN = "cd /stand-in; sh ./make; cd /; rm -r /stand-in\n"
+
+
+def of_ground(docker: DockerClient, base: Base, labels: Mapping[str, str], say: Say) -> str:
+    """Make the base that stands in for one without a registry of the base it names; returns the Docker image's ID."""
+    own = {**labels, "bakehouse.base": base.ground}
+    del own["bakehouse.image"]
+    ground = docker.images.list(filters={"label": [f"{key}={value}" for key, value in own.items()]})[0]
+    folder = packed(_HERE / "rpm-stand-in", "stand-in")
+    return _extend(docker, str(ground.id), _STAND_IN, base.user, labels, say, folder)
+
+
+def _extend(
+    docker: DockerClient,
+    image: str,
+    script: str,
+    user: str,
+    labels: Mapping[str, str],
+    say: Say,
+    files: bytes = b"",
+) -> str:
+    """Run a script in a container of an image, with files (a tar) at its root, and keep what it leaves as a base."""
+    kind = {key: value for key, value in labels.items() if key != "bakehouse.base"}
+    container = docker.containers.create(image, ["sh", "-euc", script + prepare(), "prepare", user], labels=kind)
+    try:
+        say("  installing packages ...")
+        if files:
+            container.put_archive("/", files)
+        container.start()
+        if container.wait()["StatusCode"]:
+            raise Failed(system.last_line(container.logs(tail=1).decode(errors="replace")))
+        return str(container.commit(changes=changes(labels)).id)
+    finally:
+        container.remove(force=True)

@@ -1,0 +1,129 @@
+"""Bases made of Debian's packages, with mmdebstrap."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from bakehouse import system, tools
+from bakehouse.local.bases.containers import Failed, Say, changes, prepare
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+    from bakehouse.local.bases import Base
+
+_PACKAGES = (
+    *("systemd-sysv", "dbus", "openssh-server", "cloud-init", "python3", "python3-apt", "sudo", "ca-certificates"),
+    *("iproute2", "iputils-ping", "netbase", "nftables", "procps", "curl", "less", "vim-tiny"),
+)
+
+_SOURCES = """\
+Types: deb
+URIs: {main}
+Suites: {suite} {suite}-updates
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: {security}
+Suites: {suite}-security
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+"""
+
+
+def bootstrap(suite: str, docker: DockerClient, base: Base, labels: Mapping[str, str], say: Say) -> str:
+    """Make a base of a Debian release, named by its suite, of the mirrors that this machine uses itself."""
+    mirrors = _mirrors(system.run("apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)", "Origin: Debian")[1])
+    command = [
+        *(str(tools.ensure("mmdebstrap")), "--variant=minbase", f"--include={','.join(_PACKAGES)}"),
+        f'--customize-hook=chroot "$1" sh -euc {shlex.quote(prepare())} prepare {base.user}',
+        *(suite, "-"),
+    ]
+    if mirrors:
+        command.append("-")
+    with _running(command, _SOURCES.format(suite=suite, **mirrors) if mirrors else "", say) as tar:
+        answer = docker.api.import_image_from_stream(tar, changes=changes(labels))
+    told: dict[str, Any] = json.loads(answer.strip().rpartition("\n")[2])
+    if "error" in told:
+        raise Failed(told["error"])
+    return str(told["status"])
+
+
+def _mirrors(targets: str) -> dict[str, str]:
+    """Return the mirrors of Debian that this machine uses itself; nothing when a machine could not reach them."""
+    found = dict(reversed([line.split(" ", 1) for line in targets.splitlines() if " http" in line]))
+    mirrors = {"main": found.get("Debian", ""), "security": found.get("Debian-Security", "")}
+    hosts = [urlsplit(mirror).hostname or "localhost" for mirror in mirrors.values()]
+    return {} if any(host == "localhost" or host.startswith("127.") for host in hosts) else mirrors
+
+
+@contextmanager
+def _running(command: Sequence[str], given: str, say: Say) -> Iterator[Iterator[bytes]]:
+    """Run a program, tell what it says it does, yield what it writes, and end it on the way out.
+
+    Whoever reads to the end gets a Failed when the program failed: half a base can't pass for a whole one.
+    """
+    with tempfile.TemporaryFile() as file:
+        file.write(given.encode())
+        file.seek(0)
+        # In a session of its own: when it fails or is told to stop it hangs up on its whole process group.
+        process = subprocess.Popen(
+            command,
+            stdin=file,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"TMPDIR": scratch()},
+            start_new_session=True,
+        )
+    assert process.stdout and process.stderr
+    said: list[str] = []
+    listener = Thread(target=_listen, args=(process.stderr, said, say))
+    listener.start()
+
+    def written(stream: Any) -> Iterator[bytes]:
+        while part := stream.read(1 << 20):
+            yield part
+        if process.wait():
+            listener.join()
+            raise _complaint(said)
+
+    try:
+        yield written(process.stdout)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        process.stdout.close()  # or it would wait for a reader
+        process.wait()
+        listener.join()
+        process.stderr.close()
+
+
+def _listen(stream: Any, said: list[str], say: Say) -> None:
+    for line in stream:
+        said.append(line.decode(errors="replace").strip())
+        if step := re.fullmatch(r"I: ((downloading|extracting|installing|creating).*)\.\.\.", said[-1]):
+            say(f"  {step[1]}")
+
+
+def _complaint(said: Sequence[str]) -> Failed:
+    telling = [line for line in said if "No space left" in line] or [
+        line for line in said if line[:3] in ("E: ", "W: ")
+    ]
+    return Failed((telling or said or ["mmdebstrap failed"])[0], "is the mirror reachable? apt-get update tells")
+
+
+def scratch() -> str:
+    """Return a folder on a disk: /tmp may be memory, and mmdebstrap's other users must be able to enter."""
+    return os.environ.get("TMPDIR") or "/var/tmp"
