@@ -80,9 +80,13 @@ def test_only_modules_of_ansible_core_are_used(path: Path) -> None:
     assert [] == re.findall(r"lookup\('(?!ansible\.builtin\.)", path.read_text())
 
 
-def test_both_copies_of_the_listing_script_are_the_same() -> None:
+COPIES = [("list_existing.sh", "jenkins", "sysprep"), ("pin_signing_key.py", "jenkins", "java")]
+
+
+@pytest.mark.parametrize(("script", "one", "other"), COPIES)
+def test_both_copies_of_a_script_are_the_same(script: str, one: str, other: str) -> None:
     """Roles are used one by one, so two of them carry the script; neither has drifted."""
-    assert (ROOT / "roles/jenkins/files/list_existing.sh").read_text() == LIST.read_text()
+    assert (ROOT / f"roles/{one}/files/{script}").read_text() == (ROOT / f"roles/{other}/files/{script}").read_text()
 
 
 def test_existing_files_are_listed(tmp_path: Path) -> None:

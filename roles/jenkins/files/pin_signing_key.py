@@ -119,7 +119,7 @@ def main() -> None:
     except RefusedError as why:
         sys.exit(
             f"the signing key {told.url} {why}; nothing was trusted or installed\n"
-            "hint: find out why it differs before you change jenkins_repository_key_fingerprint"
+            "hint: find out why it differs before you change the pinned fingerprint"
         )
     print("changed" if put(text, told.path, told.check) else "unchanged")
 
