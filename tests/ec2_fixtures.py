@@ -263,6 +263,14 @@ def base(ec2: Any) -> str:
 
 
 @pytest.fixture(scope="session")
+def debian_base(local_ec2: LocalEc2) -> str:
+    """Give the Docker image of the Debian base that the test run's local EC2 has made."""
+    labels = (f"bakehouse.checkout={mark(local_ec2.state)}", "bakehouse.base=debian-13")
+    filters = (part for label in labels for part in ("--filter", f"label={label}"))
+    return docker("images", "--no-trunc", "--quiet", *filters).split()[0]
+
+
+@pytest.fixture(scope="session")
 def rpm_base(local_ec2: LocalEc2) -> str:
     """Give the image ID of the base that stands in for Amazon Linux, made once for the test run."""
     local_ec2.inv("local.up", "--base", "rpm-stand-in")

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ec2_fixtures import LocalEc2, Machines, mark
-from ec2_fixtures import docker as run_docker
+from ec2_fixtures import Machines
 
 from bakehouse import recipes
 from bakehouse.errors import InputError, NotFoundError, ToolError
@@ -103,14 +102,6 @@ def made(engine: Any) -> list[str]:
     mine = {"label": f"bakehouse.checkout={LABELS['bakehouse.checkout']}"}
     things = [*engine.images.list(all=True, filters=mine), *engine.containers.list(all=True, filters=mine)]
     return [str(thing.id) for thing in things]
-
-
-@pytest.fixture
-def debian_base(local_ec2: LocalEc2) -> str:
-    """Give the Docker image of the Debian base that the test run's local EC2 has made."""
-    labels = (f"bakehouse.checkout={mark(local_ec2.state)}", "bakehouse.base=debian-13")
-    filters = (part for label in labels for part in ("--filter", f"label={label}"))
-    return run_docker("images", "--no-trunc", "--quiet", *filters).split()[0]
 
 
 @pytest.mark.docker

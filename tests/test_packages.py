@@ -22,7 +22,7 @@ import docker
 import pytest
 
 from bakehouse.errors import BakehouseError
-from bakehouse.local import bases, packages
+from bakehouse.local import packages
 from bakehouse.local.packages import apt
 from bakehouse.local.packages.keys import Key
 
@@ -141,14 +141,9 @@ def engine() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def base(engine: Any) -> Iterator[str]:
-    """Return the Docker image of a Debian 13 base: one that is there, or else one made for these tests."""
-    if found := engine.images.list(filters={"label": ["bakehouse.base=debian-13", "bakehouse.kind=base"]}):
-        yield found[0].id
-        return
-    made = bases.make(engine, "debian-13", {}, print)
-    yield made
-    engine.images.remove(made, force=True)
+def base(debian_base: str) -> str:
+    """Return the Docker image of a Debian 13 base."""
+    return debian_base
 
 
 @pytest.fixture(scope="module")
