@@ -310,7 +310,7 @@ def test(c: Context, only: str = "") -> None:  # noqa: PT028, a task and no test
     if not only:
         lint(c)
     with c.cd(str(settings.ROOT)):
-        outcome = c.run(f"pytest -k {shlex.quote(only)}" if only else "pytest", warn=True)
+        outcome = c.run(f"pytest -k {shlex.quote(only)}" if only else ALL_TESTS, warn=True)
     if not outcome:
         raise VerdictError("the tests fail")
 
@@ -383,6 +383,9 @@ LINTERS = (
     "shellcheck inv .ci/run tests/bench/floor.sh",
     *(f"packer fmt -check {folder}" for folder in ("packer", "packer/plugins", "packer/recipes", "tests/bench")),
 )
+
+ALL_TESTS = "pytest --numprocesses=2 --dist=loadfile"
+"""Two workers, each with a local EC2 of its own: while one's machines boot the other computes."""
 
 
 def _settings(account: str = "", recipe: str = "") -> Settings:
