@@ -40,6 +40,7 @@ CHANGE = {"dry-run": "only say what would be done", "yes": "don't ask"}
         "base": "start from this base of packer/bases.auto.pkrvars.hcl instead of the recipe's own",
         "jenkins-package": "install this .deb or .rpm instead of one from Jenkins's repository",
         "on-failure": "what to do with the machine of a bake that fails: cleanup (the default) or keep",
+        "prove": "prove the image too, as ./inv prove does; it stays, whatever the verdict",
         "debug": "have Packer log everything, and show the traceback of an error",
     }
 )
@@ -50,13 +51,14 @@ def bake(
     base: str = "",
     jenkins_package: str = "",
     on_failure: str = "cleanup",
+    prove: bool = False,
     json: bool = False,
     debug: bool = False,
 ) -> None:
     """Bake an image of the recipe and print its ID."""
     from pathlib import Path
 
-    from bakehouse import bakes, console, images
+    from bakehouse import bakes, console, images, proofs
 
     if debug:
         os.environ["BAKEHOUSE_DEBUG"] = "1"
@@ -72,7 +74,25 @@ def bake(
         console.data_json(images.as_data(image))
     else:
         console.data(image.id)
+    if prove:
+        proofs.insist(settings, proofs.prove(settings, image.id))
     console.say(f"next: ./inv launch{_same(settings)}")
+
+
+@task(help={**WHICH, **JSON, "image": "the image's ID; the recipe's newest image by default"})
+def prove(c: Context, image: str = "", json: bool = False, recipe: str = "", account: str = "") -> None:
+    """Prove that an image is fit, on two machines of it."""
+    from bakehouse import console, proofs, reports
+
+    settings = _settings(account, recipe)
+    proof = proofs.prove(settings, image)
+    page = proofs.page(settings, proof)
+    if json:
+        console.data_json({**reports.as_data(proof), "page": page})
+    else:
+        for row in [*reports.as_rows(proof), [proof.verdict, str(page)]]:
+            console.data("\t".join(row))
+    proofs.insist(settings, proof)
 
 
 @task(
@@ -177,7 +197,7 @@ def password(c: Context, machine: str = "", recipe: str = "", account: str = "")
     from bakehouse import cloud, console, machines, services, shells
 
     settings = _settings(account, recipe)
-    path = services.load(settings).password_file
+    path = services.password_file(settings)
     found = machines.one(cloud.connect(settings), settings.recipe, machine)
     console.data(shells.read(settings, found, path))
 
@@ -255,7 +275,13 @@ def retire(
         images.apply(door, plan)
 
 
-@task(help={**ACCOUNT, **CHANGE, "leftovers": "what bakes that were killed, or failed and were kept, have left"})
+@task(
+    help={
+        **ACCOUNT,
+        **CHANGE,
+        "leftovers": "what bakes and proofs that were killed, or bakes that failed and were kept, have left",
+    }
+)
 def cleanup(c: Context, leftovers: bool = False, dry_run: bool = False, yes: bool = False, account: str = "") -> None:
     """Clear away what may go."""
     from bakehouse import cleanups, cloud
@@ -450,6 +476,7 @@ setattr(invoke.parser.parser, "ParseError", UsageError)  # noqa: B010, as mypy w
 ns = Collection(
     *(
         bake,
+        prove,
         launch,
         probe,
         new_recipe,

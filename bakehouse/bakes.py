@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from bakehouse.cloud import TAG, Cloud, connect, tag_list, tag_specifications, w
 from bakehouse.errors import BakeError, BakehouseError
 from bakehouse.images import Image
 from bakehouse.orders import Order
-from bakehouse.runs import Run
+from bakehouse.runs import Interrupted, Run
 from bakehouse.settings import Settings
 from bakehouse.transcripts import Began, Ended, Event, Failed, Named, Skipped, event, failure, plain
 
@@ -48,7 +48,7 @@ def bake(
     packer = tools.packer()
     tools.ensure("ssh")
     cloud = connect(settings, base=ground.name)
-    with _interruptible():
+    with runs.interruptible(_interrupted):
         _clear_leftovers(cloud, settings)
         order = orders.place(cloud, recipe, ground, files, packer)
         with runs.begin(settings) as run:
@@ -113,21 +113,21 @@ def _clear_leftovers(cloud: Cloud, settings: Settings) -> None:
 def _carry_out(cloud: Cloud, settings: Settings, order: Order, run: Run, keep: bool, debug: bool) -> Image:
     """Bake within a run, and clear away what the run made for itself however it ends."""
     console.say(f"bake {run.id}, log: {run.log}")
-    run.variables.write_text(json.dumps(order.variables))
+    run.variables.write_text(json.dumps({**order.variables, "bakehouse_packages_file": str(run.packages)}))
     try:
         group = _make_key_and_group(cloud, order, run)
         argv = command(settings, cloud, order, run, group, on_error="abort" if keep else "cleanup")
         code = _drive(cloud, argv, environment(cloud.environ(), run, debug), run, settings.root)
         if code != 0:
             raise _error(code, run)
-        return _finish(cloud, order, run, orders.commit_of(settings.root))
+        return _finish(cloud, settings, order, run)
     except BakeError:
         if keep:
             _keep(cloud, order, run)
         raise
     finally:
         if not run.kept:
-            _sweep(cloud, run)
+            cleanups.sweep(cloud, run)
 
 
 def _make_key_and_group(cloud: Cloud, order: Order, run: Run) -> str:
@@ -168,7 +168,7 @@ def _drive(cloud: Cloud, argv: list[str], env: Mapping[str, str], run: Run, root
             if happened is not None:
                 steps.see(happened)
         return process.wait()
-    except _Interrupted:
+    except Interrupted:
         with suppress(OSError):  # the terminal may be gone
             console.say("interrupted: Packer clears away ...")
         _cancel(process)
@@ -198,7 +198,7 @@ def _cancel(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(_CANCEL_SECONDS)
-    except (subprocess.TimeoutExpired, _Interrupted):
+    except (subprocess.TimeoutExpired, Interrupted):
         process.kill()
         process.wait()
 
@@ -210,12 +210,14 @@ def _claim(cloud: Cloud, image_id: str, run: Run) -> None:
         cloud.ec2.create_tags(Resources=[image_id], Tags=tag_list(tags))
 
 
-def _finish(cloud: Cloud, order: Order, run: Run, commit: str) -> Image:
+def _finish(cloud: Cloud, settings: Settings, order: Order, run: Run) -> Image:
     """Do with what Packer made what its oldest version can't, then stamp it an image; it was a bake's own till then."""
     builds = json.loads(run.manifest.read_text())["builds"]
     image_id = builds[-1]["artifact_id"].rpartition(":")[2]
     images.require_imdsv2(cloud, image_id)
-    return images.tag(cloud, image_id, order.provenance(run.id, commit))
+    if run.packages.exists():
+        images.keep_packages(settings, image_id, run.packages)
+    return images.tag(cloud, image_id, order.provenance(run.id, orders.commit_of(settings.root)))
 
 
 def _error(code: int, run: Run) -> BakeError:
@@ -240,13 +242,8 @@ def _keep(cloud: Cloud, order: Order, run: Run) -> None:
             console.say("clear it away when you are done: ./inv cleanup --leftovers")
 
 
-def _sweep(cloud: Cloud, run: Run) -> None:
-    """Clear away what a run made for itself; what can't be now is left to the next bake, and said."""
-    with _signals(lambda *_: None):
-        try:
-            cleanups.apply(cloud, cleanups.of_run(cloud, run))
-        except BakehouseError as error:
-            console.say(f"not all of bake {run.id} could be cleared away, the next bake tries again: {error.text}")
+def _interrupted(by: str) -> BakeError:
+    return BakeError(f"the bake was interrupted by {by} and came to nothing", "./inv bake starts anew")
 
 
 class _Steps:
@@ -283,36 +280,3 @@ class _Steps:
         if self._name:
             console.finished(self._name, time.monotonic() - self._begun, ok and self._ok)
         self._name, self._status = "", None
-
-
-class _Interrupted(KeyboardInterrupt):
-    """Carry the name of the signal that asks us to stop."""
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turn a signal that asks us to stop into an exception, and that into a BakeError when all is cleared away."""
-
-    def interrupt(number: int, _: object) -> None:
-        raise _Interrupted(signal.Signals(number).name)
-
-    try:
-        with _signals(interrupt):
-            yield
-    except _Interrupted as error:
-        text = f"the bake was interrupted by {error} and came to nothing"
-        raise BakeError(text, "./inv bake starts anew") from error
-
-
-@contextmanager
-def _signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Have the signals that ask us to stop call a handler meanwhile; nohup's SIGHUP stays ignored."""
-    asking = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        asking.append(signal.SIGHUP)
-    before = {number: signal.signal(number, handler) for number in asking}
-    try:
-        yield
-    finally:
-        for number, former in before.items():
-            signal.signal(number, former)

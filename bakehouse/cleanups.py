@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bakehouse import runs
+from bakehouse import console, runs
 from bakehouse.cloud import TAG, Cloud, tags_of, wait
-from bakehouse.errors import CloudError
+from bakehouse.errors import BakehouseError, CloudError
 from bakehouse.runs import Run
 from bakehouse.settings import Settings
 
@@ -28,7 +28,7 @@ _DELETIONS = {
 
 @dataclass(frozen=True)
 class Leftover:
-    """Hold one thing that a bake made for itself: its kind, its ID and the run that made it."""
+    """Hold one thing that a bake or proof made for itself: its kind, its ID and the run that made it."""
 
     kind: str
     id: str
@@ -50,13 +50,13 @@ class Plan:
     def lines(self) -> list[str]:
         """Return the plan as a person reads it."""
         return [
-            *(f"delete {one.kind} {one.id}, left by bake {one.run}" for one in self.leftovers),
+            *(f"delete {one.kind} {one.id}, left by run {one.run}" for one in self.leftovers),
             *self.notes,
         ]
 
 
 def decide(found: Iterable[Leftover], ended: Mapping[str, Run], staying: Mapping[str, str]) -> Plan:
-    """Say what of the bakes' own things may go: what the runs that have ended left.
+    """Say what of the runs' own things may go: what those that have ended left.
 
     ``staying`` maps the other runs of this checkout to why theirs stays, empty for what need not be said. A run in
     neither is another checkout's: its things are left alone and named.
@@ -67,7 +67,7 @@ def decide(found: Iterable[Leftover], ended: Mapping[str, Run], staying: Mapping
         if one.run not in ended and staying.get(one.run) != "":
             left.setdefault(one.run, []).append(one.id)
     notes = [
-        f"left alone: {', '.join(ids)} of bake {run}, {staying.get(run, 'which another checkout runs or ran')}"
+        f"left alone: {', '.join(ids)} of run {run}, {staying.get(run, 'which another checkout runs or ran')}"
         for run, ids in left.items()
     ]
     going = tuple(one for one in things if one.run in ended)
@@ -75,7 +75,7 @@ def decide(found: Iterable[Leftover], ended: Mapping[str, Run], staying: Mapping
 
 
 def leftovers(cloud: Cloud, settings: Settings, kept: bool = False) -> Plan:
-    """Say what bakes that were killed, and with ``kept`` those that failed and were kept, have left on the account."""
+    """Say what runs that were killed, and with ``kept`` bakes that failed and were kept, have left on the account."""
     ended, staying = {}, {}
     for run in runs.known(settings).values():
         if run.lives:
@@ -108,9 +108,21 @@ def apply(cloud: Cloud, plan: Plan) -> None:
         run.wipe()
 
 
+def sweep(cloud: Cloud, run: Run) -> None:
+    """Clear away undisturbed what a run made for itself; what can't be now is left to the next bake, and said."""
+    with runs.undisturbed():
+        try:
+            apply(cloud, of_run(cloud, run))
+        except BakehouseError as error:
+            console.say(f"not all of run {run.id} could be cleared away, the next bake tries again: {error.text}")
+
+
 def _made(cloud: Cloud) -> list[Leftover]:
-    """Return every resource on the account that carries the tags of a bake's own."""
-    ours = [{"Name": f"tag:{TAG}kind", "Values": ["bake"]}, {"Name": "tag-key", "Values": [f"{TAG}run"]}]
+    """Return every resource on the account that a run made for itself: a finished image isn't, a proof's machine is."""
+    ours = [
+        {"Name": f"tag:{TAG}kind", "Values": ["bake", "proof", "machine"]},
+        {"Name": "tag-key", "Values": [f"{TAG}run"]},
+    ]
     found = []
     for reservation in cloud.ec2.pages("describe_instances", "Reservations", Filters=ours):
         found += [_read("instance", "InstanceId", one) for one in reservation["Instances"] if _there(one)]

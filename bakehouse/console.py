@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,6 +15,19 @@ from rich.console import Console
 from rich.table import Table
 
 from bakehouse.errors import InputError
+
+
+@dataclass(frozen=True)
+class Step:
+    """Hold one step that has ended: its name, when it began by the monotonic clock, its seconds, whether it's good."""
+
+    name: str
+    begun: float
+    seconds: float
+    ok: bool
+
+
+_recorders: list[list[Step]] = []
 
 
 @cache
@@ -53,8 +67,21 @@ def step(name: str) -> Iterator[None]:
     finished(name, time.monotonic() - begun)
 
 
+@contextmanager
+def recorded() -> Iterator[list[Step]]:
+    """Give a list that takes up every step which ends meanwhile."""
+    steps: list[Step] = []
+    _recorders.append(steps)
+    try:
+        yield steps
+    finally:
+        _recorders.pop()
+
+
 def finished(name: str, seconds: float, ok: bool = True) -> None:
     """Say that a step has ended, with its time in seconds."""
+    for steps in _recorders:
+        steps.append(Step(name, time.monotonic() - seconds, seconds, ok))
     mark = "[green]✓[/]" if ok else "[red]✗[/]"
     if not talk().is_terminal:
         mark = "ok  " if ok else "FAIL"

@@ -36,9 +36,13 @@ def plan(present: Sequence[Permission], wanted: Sequence[Permission]) -> tuple[l
     return [one for one in wanted if one not in single], [one for one in single if one not in wanted]
 
 
-def group(cloud: Cloud, recipe: str, ports: Sequence[int], cidr: str) -> str:
-    """Return the ID of the recipe's security group, which opens these TCP ports to this network and nothing else."""
-    found = _group(cloud, recipe) or _new_group(cloud, recipe)
+def group(cloud: Cloud, recipe: str, ports: Sequence[int], cidr: str, run: str = "") -> str:
+    """Return the ID of the recipe's security group, which opens these TCP ports to this network and nothing else.
+
+    With ``run`` it is a group of that run's own, so that the rules of the recipe's other machines stay as they are.
+    """
+    tags = {f"{TAG}kind": "proof" if run else "group", f"{TAG}recipe": recipe, **({f"{TAG}run": run} if run else {})}
+    found = _group(cloud, tags) or _new_group(cloud, f"bakehouse-{run or recipe}", tags)
     group_id: str = found["GroupId"]
     missing, surplus = plan(found["IpPermissions"], [permission(port, cidr) for port in ports])
     if missing:
@@ -67,6 +71,11 @@ def key_pair(cloud: Cloud, settings: Settings, recipe: str) -> str:
     return name
 
 
+def public_key(settings: Settings, name: str) -> str:
+    """Return the public half of a key pair of ours, as type and base64; empty when its private key isn't here."""
+    return _public(keys(settings) / name)
+
+
 def keys(settings: Settings) -> Path:
     """Return the folder of the account's private keys."""
     return settings.state / "keys" / settings.account
@@ -83,22 +92,20 @@ def _single(permission: Permission, kind: str, source: Mapping[str, Any]) -> Per
     return {**ports, kind: [{key: value for key, value in source.items() if key != "Description"}]}
 
 
-def _group(cloud: Cloud, recipe: str) -> Mapping[str, Any] | None:
-    ours = {f"tag:{TAG}recipe": recipe, f"tag:{TAG}kind": "group"}
-    filters = [{"Name": name, "Values": [value]} for name, value in ours.items()]
+def _group(cloud: Cloud, tags: Mapping[str, str]) -> Mapping[str, Any] | None:
+    filters = [{"Name": f"tag:{key}", "Values": [value]} for key, value in tags.items()]
     found: list[Mapping[str, Any]] = cloud.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
     return found[0] if found else None
 
 
-def _new_group(cloud: Cloud, recipe: str) -> Mapping[str, Any]:
-    tags = {"Name": f"bakehouse-{recipe}", f"{TAG}kind": "group", f"{TAG}recipe": recipe}
+def _new_group(cloud: Cloud, name: str, tags: Mapping[str, str]) -> Mapping[str, Any]:
     cloud.ec2.create_security_group(
-        GroupName=f"bakehouse-{recipe}",
-        Description=f"Machines of recipe {recipe}: open to their caller alone",
-        TagSpecifications=tag_specifications(tags, "security-group"),
+        GroupName=name,
+        Description=f"Machines of recipe {tags[f'{TAG}recipe']}: open to their caller alone",
+        TagSpecifications=tag_specifications({"Name": name, **tags}, "security-group"),
     )
     # On AWS a group can be seen only some time after it was made.
-    return wait(f"security group bakehouse-{recipe} to be there", lambda: _group(cloud, recipe), seconds=60)
+    return wait(f"security group {name} to be there", lambda: _group(cloud, tags), seconds=60)
 
 
 def _new_key(folder: Path, prefix: str) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from bakehouse.cloud import TAG, Cloud, tag_list, tags_of, wait
 from bakehouse.errors import CloudError, InputError, NotFoundError
 from bakehouse.recipes import Base
+from bakehouse.settings import Settings
 
-COLUMNS = ("image", "state", "baked", "base", "commit", "stand-ins", "name")
+COLUMNS = ("image", "state", "baked", "verdict", "base", "commit", "stand-ins", "name")
 
 _ID = re.compile(r"ami-([0-9a-f]{8}|[0-9a-f]{17})")
 
@@ -70,6 +74,11 @@ class Image:
     def user(self) -> str:
         """Return the user that its machines are entered as over SSH."""
         return self.tags.get(f"{TAG}user", "")
+
+    @property
+    def verdict(self) -> str:
+        """Return ``pass`` or ``fail``, as its proof says; empty when there was none."""
+        return self.tags.get(f"{TAG}verdict", "").partition(" ")[0]
 
     @property
     def stand_ins(self) -> tuple[str, ...]:
@@ -150,6 +159,22 @@ def tag(cloud: Cloud, image_id: str, tags: Mapping[str, str]) -> Image:
     return _there(cloud, image_id)
 
 
+def keep_packages(settings: Settings, image_id: str, file: Path) -> None:
+    """Keep the record of the packages that are in an image: a JSON map of names to versions."""
+    kept = _packages(settings, image_id)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, kept)
+
+
+def packages(settings: Settings, image_id: str) -> dict[str, str] | None:
+    """Return the packages that were recorded when an image was baked, with their versions; None where none were."""
+    try:
+        read: dict[str, str] = json.loads(_packages(settings, image_id).read_text())
+    except FileNotFoundError:
+        return None
+    return read
+
+
 def require_imdsv2(cloud: Cloud, image_id: str) -> Image:
     """Have every machine of an image answer metadata requests with a token only; return the image as it is then."""
     cloud.ec2.modify_image_attribute(ImageId=image_id, ImdsSupport={"Value": "v2.0"})
@@ -163,6 +188,7 @@ def as_row(image: Image) -> list[str]:
         image.id,
         image.state,
         f"{image.created:%Y-%m-%d %H:%M}",
+        image.verdict,
         image.tags.get(f"{TAG}base", ""),
         commit[:7] + ("-dirty" if commit.endswith("-dirty") else ""),
         " ".join(image.stand_ins),
@@ -194,6 +220,10 @@ def apply(cloud: Cloud, retirement: Retirement) -> None:
     wait(f"image {image_id} to be gone", lambda: _look(cloud, image_id) is None or None, seconds=120)
     for snapshot in retirement.snapshots:
         cloud.ec2.delete_snapshot(SnapshotId=snapshot)
+
+
+def _packages(settings: Settings, image_id: str) -> Path:
+    return settings.state / "images" / image_id / "packages.json"
 
 
 def _filter(name: str, *values: str) -> dict[str, Any]:

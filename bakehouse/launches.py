@@ -38,7 +38,8 @@ def launch(
     launched = machines.launch(account, settings, image, wanted, [service.port])
     try:
         launched = machines.running(account, [machine.id for machine in launched])
-        verdicts = _settled(settings, service, launched, recipe.boot_budget)
+        settled(settings, service, launched, recipe.boot_budget)
+        verdicts = probes.probe(settings, service, launched)
         for verdict in verdicts:
             _explain(account, settings, service, verdict)
         probes.insist(verdicts, "--on-failure keep leaves the machines for a look" if terminate else "")
@@ -51,27 +52,37 @@ def launch(
     return launched
 
 
-def _settled(settings: Settings, service: Service, launched: Sequence[Machine], seconds: float) -> list[Verdict]:
-    """Wait until the machines have booted and serve, ``seconds`` at most from when the first may be entered.
+def settled(settings: Settings, service: Service, launched: Sequence[Machine], seconds: float) -> dict[str, float]:
+    """Wait until machines have booted and serve, ``seconds`` at most from when the first may be entered.
 
-    What doesn't come true is a finding like others, so that one machine doesn't hide what the others are.
+    Return for each that serves when it was first seen to, by the monotonic clock. What doesn't come true is not raised
+    but left to the probes, so that one machine doesn't hide what the others are.
     """
-    deadline = 0.0
+    deadline, booted, seen = 0.0, [], dict[str, float]()
     for machine in launched:
         with suppress(DeadlineError):
             shells.reachable(settings, machine)
-            shells.booted(settings, machine)
             deadline = deadline or time.monotonic() + seconds
-            _serving(service, machine, deadline - time.monotonic())
-    return probes.probe(settings, service, launched)
+            shells.booted(settings, machine)
+            booted.append(machine)
+    if booted:
+        with suppress(DeadlineError):
+            _serving(service, booted, deadline - time.monotonic(), seen)
+    return seen
 
 
-def _serving(service: Service, machine: Machine, seconds: float) -> None:
+def _serving(service: Service, launched: Sequence[Machine], seconds: float, seen: dict[str, float]) -> None:
+    """Note for each machine when the page that tells that its service is up is first there."""
+    serving = ", ".join(f"{machine.id} serves {service.url(machine.address)}" for machine in launched)
+
     def look() -> bool | None:
-        return all(probes.look(page).ok for page in probes.pages(service, machine)) or None
+        for machine in launched:
+            if machine.id not in seen and probes.look(probes.pages(service, machine)[0]).ok:
+                seen[machine.id] = time.monotonic()
+        return len(seen) == len(launched) or None
 
-    with console.step(f"{machine.id} serves {service.url(machine.address)}"):
-        cloud.wait(f"machine {machine.id} to serve {service.url(machine.address)}", look, seconds)
+    with console.step(serving):
+        cloud.wait(f"this to be seen: {serving}", look, seconds)
 
 
 def _explain(account: Cloud, settings: Settings, service: Service, verdict: Verdict) -> None:

@@ -167,15 +167,21 @@ def one(cloud: Cloud, recipe: str, machine_id: str = "") -> Machine:
     return found[0]
 
 
-def launch(cloud: Cloud, settings: Settings, image: Launchable, wanted: Order, ports: Sequence[int]) -> list[Machine]:
-    """Launch machines of an image, with SSH and ``ports`` open to the caller alone, and return them as they begin."""
+def launch(
+    cloud: Cloud, settings: Settings, image: Launchable, wanted: Order, ports: Sequence[int], run: str = ""
+) -> list[Machine]:
+    """Launch machines of an image, with SSH and ``ports`` open to the caller alone, and return them as they begin.
+
+    With ``run`` they are that run's own and go with it.
+    """
     key = doors.key_pair(cloud, settings, image.recipe)
-    group = doors.group(cloud, image.recipe, (22, *ports), wanted.allow or cloud.caller())
+    group = doors.group(cloud, image.recipe, (22, *ports), wanted.allow or cloud.caller(), run)
     tags = {
         "Name": f"bakehouse-{image.recipe}",
         f"{TAG}kind": "machine",
         f"{TAG}recipe": image.recipe,
         f"{TAG}user": image.user,
+        **({f"{TAG}run": run} if run else {}),
     }
     disk = {"SnapshotId": image.root_snapshot, "Encrypted": True, "DeleteOnTermination": True}
     answer = cloud.ec2.run_instances(
@@ -208,9 +214,13 @@ def running(cloud: Cloud, ids: Sequence[str]) -> list[Machine]:
         return wait(f"{' '.join(ids)} to run", look, seconds=300)
 
 
-def stop(cloud: Cloud, machine: Machine) -> Machine:
-    """Stop a machine and return it when it has stopped."""
+def stop(cloud: Cloud, machine: Machine) -> None:
+    """Have a machine stop; ``stopped`` waits for it."""
     cloud.ec2.stop_instances(InstanceIds=[machine.id])
+
+
+def stopped(cloud: Cloud, machine: Machine) -> Machine:
+    """Return a machine that was told to stop when it has."""
 
     def look() -> Machine | None:
         found = _look(cloud, machine.id)
@@ -218,6 +228,11 @@ def stop(cloud: Cloud, machine: Machine) -> Machine:
 
     with console.step(f"{machine.id} stopped"):
         return wait(f"machine {machine.id} to stop", look, seconds=300)
+
+
+def reboot(cloud: Cloud, machine: Machine) -> None:
+    """Have a machine reboot, which its state doesn't show; ``shells.rebooted`` waits for it."""
+    cloud.ec2.reboot_instances(InstanceIds=[machine.id])
 
 
 def start(cloud: Cloud, machine: Machine) -> Machine:

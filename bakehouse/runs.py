@@ -1,4 +1,4 @@
-"""Runs: one folder for each bake, which of them still live, and the end of the processes of those that don't."""
+"""Runs: one folder for each bake and proof, which of them still live, how they end when they are to stop."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bakehouse.cloud import wait
-from bakehouse.errors import DeadlineError
+from bakehouse.errors import BakehouseError, DeadlineError
 from bakehouse.settings import Settings
 
 VARIABLE = "BAKEHOUSE_RUN"
@@ -26,7 +27,7 @@ _LASTING = ("packer.log", "packer-debug.log", "manifest.json")
 
 @dataclass(frozen=True)
 class Run:
-    """Hold one bake's ID and its folder, which no one else can read.
+    """Hold the ID of one bake or proof and its folder, which no one else can read.
 
     A run lives while the process that began it holds the lock in the folder: the kernel takes it from a process that
     was killed, so that no run outlives its process.
@@ -59,6 +60,11 @@ class Run:
     def variables(self) -> Path:
         """Return the file of the variables that the run gives Ansible beyond the inventory's."""
         return self.folder / "vars.json"
+
+    @property
+    def packages(self) -> Path:
+        """Return the file in which Ansible lists the packages that are to be in the image."""
+        return self.folder / "packages.json"
 
     @property
     def inventory(self) -> Path:
@@ -133,6 +139,31 @@ def begin(settings: Settings) -> Iterator[Run]:
                 run.wipe()
 
 
+class Interrupted(KeyboardInterrupt):
+    """Carry the name of the signal that asks us to stop."""
+
+
+@contextmanager
+def interruptible(error: Callable[[str], BakehouseError]) -> Iterator[None]:
+    """Raise Interrupted at a signal that asks us to stop, and an error of its name once all is cleared away."""
+
+    def interrupt(number: int, _: object) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    try:
+        with _signals(interrupt):
+            yield
+    except Interrupted as interrupted:
+        raise error(str(interrupted)) from interrupted
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let no signal that asks us to stop disturb what is done meanwhile."""
+    with _signals(lambda *_: None):
+        yield
+
+
 def known(settings: Settings) -> dict[str, Run]:
     """Return the checkout's runs by their IDs."""
     return {path.parent.name: Run(path.parent.name, path.parent) for path in sorted(_folder(settings).glob("*/lock"))}
@@ -160,6 +191,20 @@ def processes(run: Run) -> list[tuple[int, list[str]]]:
                 line = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 found.append((int(entry.name), line))
     return found
+
+
+@contextmanager
+def _signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Have the signals that ask us to stop call a handler meanwhile; nohup's SIGHUP stays ignored."""
+    asking = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        asking.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in asking}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def _folder(settings: Settings) -> Path:

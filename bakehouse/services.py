@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from bakehouse.errors import InputError, NotFoundError
@@ -26,14 +26,16 @@ class Page:
 class Service:
     """Hold what a recipe's machines offer.
 
-    Attributes: unit, systemd's name for it; port, where it answers over HTTP; password_file, the file on the machine
-    with its first password, empty where it has none; pages, what a stranger gets from it.
+    Attributes: unit, systemd's name for it; port, where it answers over HTTP; pages, what a stranger gets from it, the
+    one first that tells that it is up; password_file, the file on the machine with its first password, empty where it
+    has none; secrets, the files that no two machines may have alike, as shell patterns.
     """
 
     unit: str
     port: int
-    password_file: str
     pages: tuple[Page, ...]
+    password_file: str = ""
+    secrets: tuple[str, ...] = ()
 
     def url(self, address: str, path: str = "") -> str:
         """Return the URL of the service, or of a path of it, at an address."""
@@ -59,31 +61,46 @@ def load(settings: Settings) -> Service:
     return parse(read.get(KEY) if isinstance(read, dict) else None, f"{where}: {KEY}")
 
 
+def password_file(settings: Settings) -> str:
+    """Return the file with the first password on machines of the settings' recipe; raises InputError without one."""
+    path = load(settings).password_file
+    if not path:
+        raise InputError(
+            f"machines of recipe {settings.recipe} have no first password",
+            f"if they do, name its file: password_file in inventory/group_vars/{settings.recipe}.yml: {KEY}",
+        )
+    return path
+
+
 def parse(read: Any, where: str) -> Service:
     """Return the service that was read; raises InputError saying where which key is wrong."""
     values = _record(Service, read, where)
-    if not isinstance(values["pages"], list):
-        raise InputError(f"{where}: pages is not a list")
     pages = tuple(
         Page(**_record(Page, page, f"{where}: page {number}")) for number, page in enumerate(values["pages"], 1)
     )
-    return Service(**{"password_file": "", **values, "pages": pages})
+    if not pages:
+        raise InputError(f"{where}: pages is empty", "name one that tells that the service is up")
+    secrets = tuple(values.get("secrets", ()))
+    for path in secrets:
+        if not isinstance(path, str) or not path.startswith("/"):
+            raise InputError(f"{where}: {path!r} of secrets is not a path on a machine", "one begins with /")
+    return Service(**{**values, "pages": pages, "secrets": secrets})
 
 
-_KINDS: Mapping[str, type] = {"port": int, "status": int, "pages": list}
+_KINDS: Mapping[str, type] = {"port": int, "status": int, "pages": list, "secrets": list}
 
 
 def _record(kind: type, read: Any, where: str) -> dict[str, Any]:
     if not isinstance(read, dict):
         raise InputError(f"{where} is not a map", f"its keys: {', '.join(field.name for field in fields(kind))}")
-    known = [field.name for field in fields(kind)]
+    known = {field.name: field.default is not MISSING for field in fields(kind)}
     for key in read:
         if key not in known:
             raise InputError(f"{where}: unknown key {key}", f"known: {', '.join(known)}")
-    for key in known:
+    for key, optional in known.items():
         wanted = _KINDS.get(key, str)
-        if key not in read and key not in ("header", "password_file"):
+        if key not in read and not optional:
             raise InputError(f"{where}: {key} is missing", f"its keys: {', '.join(known)}")
-        if not isinstance(read.get(key, ""), wanted) or isinstance(read.get(key), bool):
+        if key in read and (not isinstance(read[key], wanted) or isinstance(read[key], bool)):
             raise InputError(f"{where}: {key} is {read[key]!r}", "the kit reads plain values, no expressions")
     return dict(read)

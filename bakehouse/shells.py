@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from bakehouse import console, doors, machines
-from bakehouse.cloud import Cloud, wait
+from bakehouse.cloud import wait
 from bakehouse.errors import CloudError, InputError
 from bakehouse.machines import Machine
 from bakehouse.settings import Settings
@@ -83,16 +83,19 @@ def booted(settings: Settings, machine: Machine, seconds: float = 600) -> None:
         )
 
 
-def reboot(cloud: Cloud, settings: Settings, machine: Machine) -> None:
-    """Reboot a machine and return when it has booted anew, which its boot ID tells."""
+def boot(settings: Settings, machine: Machine) -> str:
+    """Return what tells a machine's present boot from every other; empty while it doesn't let us in.
 
-    def boot_id() -> str:
-        return enter(settings, machine, "cat /proc/sys/kernel/random/boot_id; stat -c %Z /proc/1", seconds=15).stdout
+    That is the kernel's boot ID with the start of init, for a container has its host's kernel.
+    """
+    command = "cat /proc/sys/kernel/random/boot_id; cut -d' ' -f22 /proc/1/stat"
+    return "/".join(enter(settings, machine, command, seconds=15).stdout.split())
 
-    before = boot_id()
-    cloud.ec2.reboot_instances(InstanceIds=[machine.id])
+
+def rebooted(settings: Settings, machine: Machine, before: str, seconds: float = 300) -> None:
+    """Return when a machine has booted anew since the boot that was ``before``; raises DeadlineError."""
     with console.step(f"{machine.id} rebooted"):
-        wait(f"machine {machine.id} to boot anew", lambda: boot_id() not in ("", before) or None, seconds=300)
+        wait(f"machine {machine.id} to boot anew", lambda: boot(settings, machine) not in ("", before) or None, seconds)
 
 
 def _path(file: Path) -> str:

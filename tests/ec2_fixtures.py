@@ -238,6 +238,12 @@ def local_ec2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEc2]:
         assert docker("images", "--all", "--quiet", "--filter", "label=bakehouse.checkout=" + mark(started.state)) == ""
 
 
+@pytest.fixture(scope="session")
+def baked(local_ec2: LocalEc2) -> subprocess.CompletedProcess[str]:
+    """Give what one bake of the recipe jenkins said, with its proof, for all tests; its stdout is the image's ID."""
+    return local_ec2.inv("bake", "--prove")
+
+
 def mark(state: Path) -> str:
     """Return the label's value that tells the things of one local EC2."""
     return hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:12]

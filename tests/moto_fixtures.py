@@ -9,7 +9,8 @@ from urllib.request import Request, urlopen
 import pytest
 
 from bakehouse import cloud as clouds
-from bakehouse.cloud import Cloud
+from bakehouse.cloud import TAG, Cloud, tag_list
+from bakehouse.images import Image
 from bakehouse.settings import Settings
 
 
@@ -38,3 +39,15 @@ def settings(tmp_path: Path) -> Settings:
     state = tmp_path / ".bakehouse"
     state.mkdir(mode=0o700)
     return Settings(root=tmp_path, state=state, account="local", region="", recipe="jenkins")
+
+
+@pytest.fixture
+def image(cloud: Cloud) -> Image:
+    """Return an image of recipe jenkins."""
+    volume = cloud.ec2.create_volume(Size=1, AvailabilityZone="us-east-1a")["VolumeId"]
+    disk = {"SnapshotId": cloud.ec2.create_snapshot(VolumeId=volume)["SnapshotId"], "VolumeSize": 1}
+    mappings = [{"DeviceName": "/dev/xvda", "Ebs": disk}]
+    made = cloud.ec2.register_image(Name="an image", RootDeviceName="/dev/xvda", BlockDeviceMappings=mappings)
+    tags = tag_list({f"{TAG}recipe": "jenkins", f"{TAG}kind": "image", f"{TAG}user": "admin"})
+    cloud.ec2.create_tags(Resources=[made["ImageId"]], Tags=tags)
+    return Image.from_aws(cloud.ec2.describe_images(ImageIds=[made["ImageId"]])["Images"][0])

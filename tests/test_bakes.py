@@ -317,7 +317,7 @@ def test_killed(bakery: Bakery) -> None:
     code, _, told = bakery.bake()
 
     assert 0 == code, told
-    assert f"left by bake {dead.id}" in told
+    assert f"left by run {dead.id}" in told
     assert {"image", "snapshot"} == set(bakery.left())
     assert ([], True) == (processes(dead), dead.wiped)
 

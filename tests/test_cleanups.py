@@ -1,4 +1,4 @@
-"""Cleanups: what dead bakes left goes, and nothing else does."""
+"""Cleanups: what dead runs left goes, and nothing else does."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def test_decide() -> None:
     assert (THINGS[0],) == plan.leftovers
     assert {"dead": DEAD} == plan.runs
     assert (
-        "left alone: i-kept of bake kept, which failed",
-        "left alone: i-foreign of bake foreign, which another checkout runs or ran",
+        "left alone: i-kept of run kept, which failed",
+        "left alone: i-foreign of run foreign, which another checkout runs or ran",
     ) == plan.notes
-    assert ["delete instance i-dead, left by bake dead", *plan.notes] == plan.lines
+    assert ["delete instance i-dead, left by run dead", *plan.notes] == plan.lines
 
 
 def test_decide_nothing() -> None:
@@ -102,11 +102,12 @@ def dead_run(given: Settings) -> Run:
 
 
 @pytest.mark.local
-def test_leftovers(cloud: Cloud, given: Settings) -> None:
+@pytest.mark.parametrize("kind", ["bake", "proof", "machine"])
+def test_leftovers(cloud: Cloud, given: Settings, kind: str) -> None:
     """All that a dead run made goes, its image's snapshots and its private key too, and then nothing is left."""
     before = there(cloud)
     run = dead_run(given)
-    made = make(cloud, run.id)
+    made = make(cloud, run.id, kind)
 
     plan = cleanups.leftovers(cloud, given)
     assert {(kind, one) for kind, one in made.items()} <= {(one.kind, one.id) for one in plan.leftovers}
@@ -120,11 +121,11 @@ def test_leftovers(cloud: Cloud, given: Settings) -> None:
 
 @pytest.mark.local
 def test_untouched(cloud: Cloud, given: Settings) -> None:
-    """Nothing goes that is of a living run, of another checkout's, a finished image or machine, or without our tags."""
+    """Nothing goes that is of a living run, of another checkout's, a finished image, or without our tags."""
     with runs.begin(given) as run:
         make(cloud, run.id)
         foreign = make(cloud, "20260101-000000-ffff")
-        make(cloud, dead_run(given).id, kind="machine")
+        make(cloud, dead_run(given).id, kind="image")
         cloud.ec2.create_key_pair(KeyName="bakehouse-mine")
         before = there(cloud)
 

@@ -59,6 +59,22 @@ def test_steps_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"FAIL break it  \d+\.\d s", second)
 
 
+def test_recorded_steps() -> None:
+    """Steps that end meanwhile are taken up with their times, and no others."""
+    with console.recorded() as steps:
+        console.finished("bake", 2.5, ok=False)
+        with console.step("launch"):
+            pass
+    with console.step("later"):
+        pass
+
+    assert [("bake", 2.5, False), ("launch", True)] == [
+        (steps[0].name, steps[0].seconds, steps[0].ok),
+        (steps[1].name, steps[1].ok),
+    ]
+    assert steps[0].begun + 2.5 <= steps[1].begun
+
+
 def test_a_step_on_a_terminal() -> None:
     """With a terminal the step is live, coloured, and ends with a mark."""
     seen = on_a_terminal("with console.step('make it'): pass")

@@ -54,6 +54,20 @@ def test_the_group_follows_the_caller(cloud: Cloud) -> None:
 
 
 @pytest.mark.local
+def test_a_runs_own_group(cloud: Cloud) -> None:
+    """A run has a group of its own, tagged so that it goes with the run; the recipe's keeps its rules."""
+    group = doors.group(cloud, "jenkins", [22], THERE)
+
+    own = doors.group(cloud, "jenkins", [22], HERE, run="20261122-080000-abcd")
+
+    [found] = cloud.ec2.describe_security_groups(GroupIds=[own])["SecurityGroups"]
+    assert ("20261122-080000-abcd", "proof") == (tags_of(found)[f"{TAG}run"], tags_of(found)[f"{TAG}kind"])
+    assert {(22, 22, HERE)} == opened(cloud, own)
+    assert {(22, 22, THERE)} == opened(cloud, group)
+    assert group == doors.group(cloud, "jenkins", [22], THERE)
+
+
+@pytest.mark.local
 def test_the_group_loses_what_others_opened(cloud: Cloud) -> None:
     """Rules that someone added by hand go, whether they open a range, to IPv6 or to another group."""
     group = doors.group(cloud, "jenkins", [22], HERE)

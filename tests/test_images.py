@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from bakehouse.cloud import TAG, Cloud, tag_list
 from bakehouse.errors import BakehouseError, InputError, NotFoundError
 from bakehouse.images import Image, Retirement
 from bakehouse.recipes import Base
+from bakehouse.settings import Settings
 
 ANSWER = {
     "ImageId": "ami-0a1b2c3d4e5f60718",
@@ -186,3 +188,13 @@ def test_retire_leaves_a_snapshot_without_our_tag(cloud: Cloud) -> None:
     cloud.ec2.delete_tags(Resources=list(found.snapshots), Tags=[{"Key": f"{TAG}recipe"}])
 
     assert Retirement(found, ()) == images.plan(cloud, found)
+
+
+def test_packages(settings: Settings, tmp_path: Path) -> None:
+    """The packages that a bake recorded are kept by image; of another image none are known."""
+    (tmp_path / "packages.json").write_text('{"zlib": "1"}')
+
+    images.keep_packages(settings, "ami-1", tmp_path / "packages.json")
+
+    assert {"zlib": "1"} == images.packages(settings, "ami-1")
+    assert images.packages(settings, "ami-2") is None

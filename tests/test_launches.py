@@ -126,8 +126,11 @@ def test_launch_and_live(cloud: Cloud, settings: Settings, capfd: pytest.Capture
     assert "secret" == shells.read(settings, machine, service.password_file)
     known = (settings.state / "known_hosts" / machine.id).read_text()
 
-    shells.reboot(cloud, settings, machine)
-    assert "stopped" == machines.stop(cloud, machine).state
+    before = shells.boot(settings, machine)
+    machines.reboot(cloud, machine)
+    shells.rebooted(settings, machine, before)
+    machines.stop(cloud, machine)
+    assert "stopped" == machines.stopped(cloud, machine).state
     machine = machines.start(cloud, machine)
     shells.reachable(settings, machine)
     shells.booted(settings, machine)

@@ -30,18 +30,6 @@ MACHINE = Machine(
 ONE = Order(1, "t3.medium", "192.0.2.7/32", b"")
 
 
-@pytest.fixture
-def image(cloud: Cloud) -> Image:
-    """Return an image of recipe jenkins."""
-    volume = cloud.ec2.create_volume(Size=1, AvailabilityZone="us-east-1a")["VolumeId"]
-    disk = {"SnapshotId": cloud.ec2.create_snapshot(VolumeId=volume)["SnapshotId"], "VolumeSize": 1}
-    mappings = [{"DeviceName": "/dev/xvda", "Ebs": disk}]
-    made = cloud.ec2.register_image(Name="an image", RootDeviceName="/dev/xvda", BlockDeviceMappings=mappings)
-    tags = tag_list({f"{TAG}recipe": "jenkins", f"{TAG}kind": "image", f"{TAG}user": "admin"})
-    cloud.ec2.create_tags(Resources=[made["ImageId"]], Tags=tags)
-    return Image.from_aws(cloud.ec2.describe_images(ImageIds=[made["ImageId"]])["Images"][0])
-
-
 def launch(cloud: Cloud, settings: Settings, image: Image, order: Order = ONE) -> list[Machine]:
     """Launch machines and return them when they run."""
     return machines.running(cloud, [one.id for one in machines.launch(cloud, settings, image, order, [8080])])
@@ -129,6 +117,18 @@ def test_launch(cloud: Cloud, settings: Settings, image: Image) -> None:
     ]
     assert (doors.keys(settings) / machine.key).is_file()
     assert ("running", "admin", "jenkins", image.id) == (machine.state, machine.user, machine.recipe, machine.image)
+
+
+@pytest.mark.local
+def test_launch_for_a_run(cloud: Cloud, settings: Settings, image: Image) -> None:
+    """A run's own machine carries its tag, and so does its volume, so that both go with the run."""
+    [machine] = machines.launch(cloud, settings, image, ONE, [8080], run="20261122-080000-abcd")
+
+    found = instance(cloud, machine.id)
+    volume = found["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]
+    [disk] = cloud.ec2.describe_volumes(VolumeIds=[volume])["Volumes"]
+    assert ["20261122-080000-abcd"] * 2 == [tags_of(one)[f"{TAG}run"] for one in (found, disk)]
+    assert "bakehouse-20261122-080000-abcd" == found["SecurityGroups"][0]["GroupName"]
 
 
 @pytest.mark.local
@@ -225,7 +225,8 @@ def test_stop_start_terminate(cloud: Cloud, settings: Settings, image: Image) ->
     known.parent.mkdir()
     known.write_text("a host key")
 
-    assert "stopped" == machines.stop(cloud, machine).state
+    machines.stop(cloud, machine)
+    assert "stopped" == machines.stopped(cloud, machine).state
     assert "running" == machines.start(cloud, machine).state
     machines.terminate(cloud, settings, [machine])
 

@@ -69,7 +69,7 @@ def here(**changes: Any) -> Machine:
 )
 def test_pages(served: int, page: Page, ok: bool, evidence: str) -> None:
     """A page is good when status and header are right; a redirect is not followed, and an open API is no health."""
-    [one] = probes.pages(Service("x", served, "", (page,)), here())
+    [one] = probes.pages(Service("x", served, (page,)), here())
 
     finding = probes.look(one)
 
@@ -80,7 +80,7 @@ def test_a_closed_port() -> None:
     """A port where nothing listens is a finding like any other, both for TCP and for HTTP."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        closed = Service("x", taken.getsockname()[1], "", (LOGIN,))
+        closed = Service("x", taken.getsockname()[1], (LOGIN,))
 
         [page] = [probes.look(one) for one in probes.pages(closed, here())]
 
@@ -93,7 +93,7 @@ def test_not_http() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = Thread(target=_greet, args=(server,))
         thread.start()
-        [page] = probes.pages(Service("x", server.getsockname()[1], "", (LOGIN,)), here())
+        [page] = probes.pages(Service("x", server.getsockname()[1], (LOGIN,)), here())
 
         finding = probes.look(page)
         thread.join()
@@ -114,7 +114,7 @@ def test_a_stopped_machine() -> None:
     """Of a machine that is stopped there is one finding, which says so."""
     settings = Settings(ROOT, ROOT, "local", "", "jenkins")
 
-    findings = [probes.look(one) for one in probes.outside(settings, Service("x", 1, "", ()), here(state="stopped"))]
+    findings = [probes.look(one) for one in probes.outside(settings, Service("x", 1, ()), here(state="stopped"))]
 
     assert [("running", False, "the machine is stopped")] == [(one.name, one.ok, one.evidence) for one in findings]
 

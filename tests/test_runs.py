@@ -8,12 +8,14 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from bakehouse import runs, settings
+from bakehouse.errors import VerdictError
 from bakehouse.settings import Settings
 
 IGNORES_TERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
@@ -146,3 +148,26 @@ def test_end_of_packer(given: Settings, tmp_path: Path) -> None:
         with packer:
             assert 7 == packer.wait(5)
         assert time.monotonic() - begun < 10
+
+
+def test_interruptible(ctrl_c: Callable[[], None]) -> None:
+    """Ctrl-C becomes the error that was asked for when all is cleared away, which nothing disturbs."""
+    cleared = []
+
+    def work() -> None:
+        try:
+            ctrl_c()
+            pytest.fail("it went on")
+        finally:
+            with runs.undisturbed():
+                ctrl_c()
+                cleared.append("all")
+
+    with pytest.raises(VerdictError, match="interrupted by SIGINT"), runs.interruptible(_interrupted):
+        work()
+
+    assert ["all"] == cleared
+
+
+def _interrupted(by: str) -> VerdictError:
+    return VerdictError(f"interrupted by {by}")

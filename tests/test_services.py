@@ -17,6 +17,7 @@ READ = {
     "unit": "jenkins.service",
     "port": 8080,
     "password_file": "/var/lib/jenkins/secrets/initialAdminPassword",
+    "secrets": ["/var/lib/jenkins/secrets/*"],
     "pages": [{"path": "/login", "status": 200, "header": "X-Jenkins"}, {"path": "/api/json", "status": 403}],
 }
 
@@ -32,10 +33,18 @@ def test_the_recipe_that_is_here() -> None:
 
 
 def test_parse() -> None:
-    """What was read becomes a record; a page's header may be left out."""
+    """What was read becomes a record; a page's header, the password's file and the secrets may be left out."""
     pages = (Page("/login", 200, "X-Jenkins"), Page("/api/json", 403))
+    least = {key: READ[key] for key in ("unit", "port", "pages")}
 
-    assert Service("jenkins.service", 8080, READ["password_file"], pages) == services.parse(READ, "here")  # type: ignore[arg-type]
+    assert Service("jenkins.service", 8080, pages) == services.parse(least, "here")
+    assert Service(
+        unit="jenkins.service",
+        port=8080,
+        pages=pages,
+        password_file="/var/lib/jenkins/secrets/initialAdminPassword",
+        secrets=("/var/lib/jenkins/secrets/*",),
+    ) == services.parse(READ, "here")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +55,11 @@ def test_parse() -> None:
         ({"unit": None}, "here: unit is None"),
         ({"ports": [1]}, "here: unknown key ports"),
         ({"pages": "/login"}, "here: pages is '/login'"),
+        ({"pages": []}, "here: pages is empty"),
         ({"pages": [{"path": "/login"}]}, "here: page 1: status is missing"),
+        ({"password_file": 1}, "here: password_file is 1"),
+        ({"secrets": "/etc/key"}, "here: secrets is '/etc/key'"),
+        ({"secrets": ["/etc/key", "key"]}, "here: 'key' of secrets is not a path on a machine"),
         ({"pages": [*READ["pages"], "/"]}, "here: page 3 is not a map"),  # type: ignore[misc]
     ],
 )
@@ -54,6 +67,18 @@ def test_parse_refuses(changes: dict[str, Any], words: str) -> None:
     """Each key that is wrong is named, with what it is."""
     with pytest.raises(InputError, match=words):
         services.parse({**copy.deepcopy(READ), **changes}, "here")
+
+
+def test_no_password(settings: Settings) -> None:
+    """Where a recipe's machines have no first password, that is said and what to do if they have one."""
+    folder = settings.root / "inventory" / "group_vars"
+    folder.mkdir(parents=True)
+    least = {key: READ[key] for key in ("unit", "port", "pages")}
+    (folder / "jenkins.yml").write_text(yaml.safe_dump({"bakehouse_service": least}))
+
+    with pytest.raises(InputError, match="machines of recipe jenkins have no first password") as raised:
+        services.password_file(settings)
+    assert "name its file: password_file in inventory/group_vars/jenkins.yml" in raised.value.hint
 
 
 @pytest.mark.parametrize(

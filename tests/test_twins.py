@@ -1,0 +1,150 @@
+"""Twins: what two machines may not share, what may not have come with the image, told from what machines answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from bakehouse import traits, twins
+from bakehouse.twins import Comparison, Question, Traits
+
+OWN = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1z"
+ASKED = Question("salt", ("/srv/secret*",), 1000.0)
+ONE = Traits(
+    hostname="ip-10-0-0-1",
+    files={"/etc/machine-id": "a", "/srv/secret": traits.digest(b"salt", b"hush-hush")},
+    secrets=("/srv/secret",),
+    old=(),
+    keys=(("admin", "/home/admin/.ssh/authorized_keys", OWN),),
+    passwords=(),
+    packages={"zlib": "1"},
+    journal="",
+)
+OTHER = dataclasses.replace(ONE, hostname="ip-10-0-0-2", files={"/etc/machine-id": "b", "/srv/secret": "c"})
+
+
+def one(**changes: Any) -> Traits:
+    """Return ONE with other traits."""
+    return dataclasses.replace(ONE, **changes)
+
+
+def test_from_answer() -> None:
+    """What a machine prints becomes a record."""
+    assert ONE == Traits.from_answer(json.dumps(dataclasses.asdict(ONE)))
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (OTHER, ["different", "different", "different"]),
+        (dataclasses.replace(OTHER, hostname=ONE.hostname), ["the same", "different", "different"]),
+        (dataclasses.replace(OTHER, files=ONE.files), ["different", "the same", "the same"]),
+        (dataclasses.replace(OTHER, files={"/srv/secret": "c"}), ["different", "on one", "different"]),
+    ],
+)
+def test_compare(other: Traits, expected: list[str]) -> None:
+    """Hostname and files are compared; a pattern that no file matches is named, one that a file matches is not."""
+    rows = twins.compare(ONE, other, ["/etc/machine-id", "/srv/*", "/etc/ssh/*"])
+
+    found = zip(["hostname", "/etc/machine-id", "/srv/secret", "/etc/ssh/*"], [*expected, "on none"], strict=True)
+    assert [Comparison(what, outcome) for what, outcome in found] == rows
+
+
+@pytest.mark.parametrize(
+    ("outcome", "found"), [("different", [True]), ("on one", [True]), ("on none", []), ("the same", [False])]
+)
+def test_shared(outcome: str, found: list[bool]) -> None:
+    """Only what both have alike is shared, and what neither has is no finding; a finding names what it's of."""
+    findings = twins.shared([Comparison("/etc/machine-id", outcome)])
+
+    assert [("/etc/machine-id is its own", ok) for ok in found] == [(one.name, one.ok) for one in findings]
+
+
+@pytest.mark.parametrize(
+    ("told", "name", "evidence"),
+    [
+        (one(), "", "its 1 secrets came into being on the machine"),
+        (
+            one(old=("/srv/secret",)),
+            "The service was never started before",
+            "in the image already: /srv/secret, which is all; so it was started in the bake",
+        ),
+        (
+            one(old=("/srv/secret",), secrets=("/srv/secret", "/srv/secret2")),
+            "No secret was left in the image",
+            "in the image already: /srv/secret",
+        ),
+        (
+            one(secrets=()),
+            "The recipe's secrets are found",
+            "nothing to compare: none of the recipe's secrets is there: /srv/secret*",
+        ),
+    ],
+)
+def test_fresh(told: Traits, name: str, evidence: str) -> None:
+    """All secrets in the image, some of them, and none where the recipe names some: each has its own finding."""
+    [finding] = twins.fresh(told, ASKED)
+
+    assert evidence == finding.evidence
+    assert name == ("" if finding.ok else finding.name)
+
+
+def test_fresh_without_secrets() -> None:
+    """Of a recipe that names no secrets there is nothing to find."""
+    assert [] == twins.fresh(ONE, Question("salt", (), 0))
+
+
+@pytest.mark.parametrize(
+    ("line", "evidence"),
+    [
+        (f'no-port-forwarding,command="echo no" {OWN} me', ""),
+        (
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC4UWB69vrmj5ed4pGaJDjojQHxxgMnpncgdEnKOLjcF his key",
+            "the image lets in: admin by SHA256:Bb4fi/SnxWAfHbboEgTl/0fJVOQZxCN3A6nIBiC4cwo in /k (his key)",
+        ),
+        ("ssh-rsa AAAA=broken", "the image lets in: admin by a line of no known kind in /k"),
+        ("certainly not a key", "the image lets in: admin by a line of no known kind in /k"),
+    ],
+)
+def test_access(line: str, evidence: str) -> None:
+    """A line with another key than the launch's is access that the image carries; it's told by its fingerprint."""
+    keys, passwords = twins.access(one(keys=(*ONE.keys, ("admin", "/k", line))), OWN)
+
+    assert (not evidence, evidence or "2 lines, all of that key") == (keys.ok, keys.evidence)
+    assert passwords.ok
+
+
+def test_access_without_a_key_of_our_own() -> None:
+    """Where the launch's key isn't known, every line is foreign."""
+    assert [False, True] == [finding.ok for finding in twins.access(ONE, "")]
+
+
+def test_a_password() -> None:
+    """A user with a password is named."""
+    _, passwords = twins.access(one(passwords=("root", "admin")), OWN)
+
+    assert (False, "with one: root, admin") == (passwords.ok, passwords.evidence)
+
+
+@pytest.mark.parametrize(
+    ("running", "evidence"),
+    [
+        ({"zlib": "1"}, "1 packages, each in the version recorded at the bake"),
+        ({"zlib": "2"}, "zlib 1 at the bake, 2 now"),
+        ({"zlib": "1", "nmap": "7"}, "nmap not there at the bake, 7 now"),
+        ({}, "zlib 1 at the bake, not there now"),
+    ],
+)
+def test_packages(running: dict[str, str], evidence: str) -> None:
+    """Each package that was added, taken away or changed since the bake is named with both versions."""
+    finding = twins.packages(twins.changes({"zlib": "1"}, running), running)
+
+    assert (running == {"zlib": "1"}, evidence) == (finding.ok, finding.evidence)
+
+
+def test_masked() -> None:
+    """A word that is the content of a secret is not shown; others are."""
+    assert "password:\n(secret) hush\n" == twins.masked("password:\nhush-hush hush\n", ONE, ASKED)
