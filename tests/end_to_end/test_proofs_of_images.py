@@ -206,6 +206,7 @@ def test_a_unit_that_dies_on_the_second_boot(bad: dict[str, Proven]) -> None:
 
     assert 2 == len(found)
     assert all(when == "second boot" and "jenkins.service is failed" in evidence for when, evidence in found)
+    assert [("second boot", "jenkins.service")] * 2 == bad["one"].failed("No unit has failed")
 
 
 def test_a_fixed_machine_id(bad: dict[str, Proven]) -> None:
