@@ -341,6 +341,31 @@ def test(c: Context, only: str = "") -> None:  # noqa: PT028, a task and no test
         raise VerdictError("the tests fail")
 
 
+@task(
+    name="test-role",
+    help={
+        "role": "only the scenarios that apply this role",
+        "scenario": "only this one of the folders in molecule/",
+        "platform": "only on this base",
+        "keep": "leave the machines for a look; ./inv cleanup --leftovers clears them away",
+        "junit": "also write a JUnit report to this file",
+    },
+)
+def try_role(
+    c: Context, role: str = "", scenario: str = "", platform: str = "", keep: bool = False, junit: str = ""
+) -> None:
+    """Try the roles with Molecule, on machines of the local EC2."""
+    from bakehouse import console, scenarios, trials
+
+    settings = _settings("local")
+    chosen = scenarios.choose(scenarios.load(settings.root), role, scenario, platform)
+    tried = trials.run(settings, chosen, asked=bool(platform), keep=keep)
+    console.table(trials.COLUMNS, trials.as_rows(tried))
+    if junit:
+        trials.write_junit(junit, tried)
+    trials.insist(tried)
+
+
 @task(help={**JSON, "rounds": "how many rounds, each of three bakes; 3 by default"})
 def bench(c: Context, rounds: str = "3", json: bool = False) -> None:
     """Measure a bake against one shell script over SSH."""
@@ -491,6 +516,7 @@ ns = Collection(
         doctor,
         lint,
         test,
+        try_role,
         bench,
     ),
     Collection("local", up, down, status, reset),

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from bakehouse.images import Image
 from bakehouse.orders import Order
 from bakehouse.runs import Interrupted, Run
 from bakehouse.settings import Settings
-from bakehouse.transcripts import Began, Ended, Event, Failed, Named, Skipped, event, failure, plain
+from bakehouse.transcripts import Began, Ended, Event, Failed, Named, Skipped, event, failure, follow, plain
 
 _CANCEL_SECONDS = 180
 
@@ -49,7 +49,7 @@ def bake(
     tools.ensure("ssh")
     cloud = connect(settings, base=ground.name)
     with runs.interruptible(_interrupted):
-        _clear_leftovers(cloud, settings)
+        cleanups.clear_leftovers(cloud, settings)
         order = orders.place(cloud, recipe, ground, files, packer)
         with runs.begin(settings) as run:
             image = _carry_out(cloud, settings, order, run, keep_on_failure, debug)
@@ -103,13 +103,6 @@ def key_name(run: Run) -> str:
     return f"bakehouse-{run.id}"
 
 
-def _clear_leftovers(cloud: Cloud, settings: Settings) -> None:
-    plan = cleanups.leftovers(cloud, settings)
-    for line in plan.lines:
-        console.say(line)
-    cleanups.apply(cloud, plan)
-
-
 def _carry_out(cloud: Cloud, settings: Settings, order: Order, run: Run, keep: bool, debug: bool) -> Image:
     """Bake within a run, and clear away what the run made for itself however it ends."""
     console.say(f"bake {run.id}, log: {run.log}")
@@ -161,8 +154,8 @@ def _drive(cloud: Cloud, argv: list[str], env: Mapping[str, str], run: Run, root
             argv, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        for line in _follow(process, run.log):
-            happened = event(line)
+        for line in follow(process, run.log):
+            happened = event(plain(line))
             if isinstance(happened, Named) and happened.id.startswith("ami-"):
                 _claim(cloud, happened.id, run)
             if happened is not None:
@@ -175,22 +168,6 @@ def _drive(cloud: Cloud, argv: list[str], env: Mapping[str, str], run: Run, root
         raise
     finally:
         steps.close(ok=process.poll() == 0)
-
-
-def _follow(process: subprocess.Popen[bytes], log: Path) -> Iterator[str]:
-    """Yield the lines of a log, without Packer's prefix, until its writer has ended."""
-    rest = ""
-    with log.open(errors="replace") as reader:
-        while True:
-            ended = process.poll() is not None
-            text = reader.read()
-            *lines, rest = (rest + text).split("\n")
-            yield from map(plain, lines)
-            if ended and not text:
-                return
-            if not text:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(0.1)
 
 
 def _cancel(process: subprocess.Popen[bytes]) -> None:

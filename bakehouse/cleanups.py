@@ -75,13 +75,13 @@ def decide(found: Iterable[Leftover], ended: Mapping[str, Run], staying: Mapping
 
 
 def leftovers(cloud: Cloud, settings: Settings, kept: bool = False) -> Plan:
-    """Say what runs that were killed, and with ``kept`` bakes that failed and were kept, have left on the account."""
+    """Say what runs that were killed, and with ``kept`` those that were kept, have left on the account."""
     ended, staying = {}, {}
     for run in runs.known(settings).values():
         if run.lives:
             staying[run.id] = ""
         elif run.kept and not kept:
-            staying[run.id] = "which failed and was kept: ./inv cleanup --leftovers"
+            staying[run.id] = "which was kept: ./inv cleanup --leftovers"
         else:
             ended[run.id] = run
     files = [Leftover(_FILES, str(run.folder), run.id) for run in ended.values() if not run.wiped and not run.kept]
@@ -106,6 +106,14 @@ def apply(cloud: Cloud, plan: Plan) -> None:
             _wait_for_the_end(cloud, ids)
     for run in plan.runs.values():
         run.wipe()
+
+
+def clear_leftovers(cloud: Cloud, settings: Settings) -> None:
+    """Clear away what runs that were killed have left, and say what."""
+    plan = leftovers(cloud, settings)
+    for line in plan.lines:
+        console.say(line)
+    apply(cloud, plan)
 
 
 def sweep(cloud: Cloud, run: Run) -> None:

@@ -3,6 +3,7 @@
 * BakehouseError      the root: one line that names the thing, a hint, an exit code
   + InputError        (2) what the user told us is wrong
   + ToolError         (2) a program that is needed is missing, too old or doesn't start
+    + RegistryError   (2) no image registry can be reached
   + AccountError      (2) credentials, region or endpoint of the account
   + NotFoundError     (2) no image, machine, base or recipe of that name
   x CloudError        (1) the EC2 API refused; carries AWS's own error code
@@ -56,6 +57,10 @@ class ToolError(BakehouseError):
     """Refuse to go on without a program that is missing, too old or doesn't start."""
 
     code = 2
+
+
+class RegistryError(ToolError):
+    """Say that something needs an image registry, and that none can be reached."""
 
 
 class AccountError(BakehouseError):

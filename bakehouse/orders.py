@@ -40,19 +40,14 @@ class Order:
     def variables(self) -> dict[str, str]:
         """Return what the roles are told beyond the inventory: where each package comes from."""
         told = {f"{_word(package)}_package_file": str(file) for package, file in self.files.items()}
-        for package, repository in self.stand_ins.items():
-            told[f"{_word(package)}_repository_url"] = repository["url"]
-            told[f"{_word(package)}_repository_key_url"] = repository["key_url"]
-            told[f"{_word(package)}_repository_key_fingerprint"] = repository["fingerprint"]
-        return told
+        return told | variables(self.stand_ins)
 
     @property
     def notices(self) -> list[str]:
         """Return a line for each package that is not the real one."""
         urls = self.recipe.repositories(self.base)
         return [
-            f"STAND-IN: {urls[package]} can't be reached from here: the image's {package} is"
-            f" {repository['version']}, which only stands in for the real one"
+            notice(f"the image's {package}", urls[package], repository)
             for package, repository in self.stand_ins.items()
         ]
 
@@ -71,6 +66,24 @@ class Order:
             **dict.fromkeys(self.stand_ins, "stand-in"),
         }
         return {f"{TAG}{key}": value for key, value in told.items()}
+
+
+def variables(stand_ins: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return what the roles are told of the repositories that stand in for those of the packages."""
+    told = {}
+    for package, repository in stand_ins.items():
+        told[f"{_word(package)}_repository_url"] = repository["url"]
+        told[f"{_word(package)}_repository_key_url"] = repository["key_url"]
+        told[f"{_word(package)}_repository_key_fingerprint"] = repository["fingerprint"]
+    return told
+
+
+def notice(what: str, url: str, repository: Mapping[str, str]) -> str:
+    """Return the line that says of a package that it's not the real one, whose repository is at ``url``."""
+    return (
+        f"STAND-IN: {url} can't be reached from here: {what} is {repository['version']},"
+        " which only stands in for the real one"
+    )
 
 
 def check_files(recipe: Recipe, base: Base, files: Mapping[str, Path]) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""Runs: one folder for each bake and proof, which of them still live, how they end when they are to stop."""
+"""Runs: one folder for each bake, proof and trial, which of them still live, how they end when they are to stop."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from bakehouse.settings import Settings
 VARIABLE = "BAKEHOUSE_RUN"
 """The environment variable by which every process of a run is known, whoever its parent has become."""
 
-_LASTING = ("packer.log", "packer-debug.log", "manifest.json")
+_LASTING = ("packer.log", "packer-debug.log", "manifest.json", "molecule.log")
 
 
 @dataclass(frozen=True)
 class Run:
-    """Hold the ID of one bake or proof and its folder, which no one else can read.
+    """Hold the ID of one bake, proof or trial and its folder, which no one else can read.
 
     A run lives while the process that began it holds the lock in the folder: the kernel takes it from a process that
     was killed, so that no run outlives its process.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 _PREFIX = re.compile(r"^(?:\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d): )?(?:(?:==>|   ) [\w-]+\.[\w-]+: ?)?")
@@ -61,6 +64,22 @@ class Failed:
 Event = Began | Named | Ended | Skipped | Failed
 
 
+def follow(process: subprocess.Popen[bytes], log: Path) -> Iterator[str]:
+    """Yield the lines of a log until the process that writes it has ended."""
+    rest = ""
+    with log.open(errors="replace") as reader:
+        while True:
+            ended = process.poll() is not None
+            text = reader.read()
+            *lines, rest = (rest + text).split("\n")
+            yield from lines
+            if ended and not text:
+                return
+            if not text:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(0.1)
+
+
 def plain(line: str) -> str:
     """Return a line of Packer's without its time and the name of the build."""
     return _PREFIX.sub("", line.rstrip("\r\n"), count=1)
@@ -88,7 +107,27 @@ def event(line: str) -> Event | None:
 def failure(lines: Iterable[str]) -> str:
     """Return in one line why Packer failed: Ansible's task with its message, or Packer's own error."""
     told = [plain(line) for line in lines]
-    reason = _task_failure(told) or _ansible_error(told) or _packer_error(told)
+    return _short(_task_failure(told) or _ansible_error(told) or _packer_error(told))
+
+
+def ansible_failure(lines: Iterable[str]) -> str:
+    """Return in one line why a run of Ansible failed: its task with its message; empty when it says no reason."""
+    told = list(lines)
+    return _short(_task_failure(told) or _ansible_error(told))
+
+
+def changes(lines: Iterable[str]) -> list[str]:
+    """Return the tasks that changed something in a run of Ansible, or would in check mode, in their order."""
+    task, found = "", []
+    for line in lines:
+        if named := _TASK.match(line):
+            task = named["name"]
+        elif line.startswith("changed: ") and task not in found:
+            found.append(task)
+    return found
+
+
+def _short(reason: str) -> str:
     reason = " ".join(reason.split())
     return reason if len(reason) <= _LENGTH else f"{reason[: _LENGTH - 1]}…"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bakehouse import system
-from bakehouse.errors import ToolError
+from bakehouse.errors import RegistryError
 from bakehouse.local.archives import packed
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _registered(docker: DockerClient, name: str, image: str, say: Say) -> str:
         return str(docker.images.pull(image).id)
     except (DockerException, RequestException) as error:
         cause = getattr(error, "explanation", None) or error
-        raise ToolError(
+        raise RegistryError(
             f"base {name} needs an image registry, and none can be reached: {cause}",
             f"docker pull {image} has to work; or bring the image with docker load",
         ) from error
