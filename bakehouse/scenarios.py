@@ -59,7 +59,7 @@ def choose(
     ]
     if not chosen:
         raise InputError(
-            f"no scenario {scenario} applies the role {role} on {platform}".replace("  ", " "),
+            f"these don't go together: {', '.join(filter(None, (role, scenario, platform)))}",
             "; ".join(f"{one.name}: {', '.join(one.roles)} on {', '.join(one.platforms)}" for one in known),
         )
     return chosen

@@ -76,13 +76,13 @@ def run(settings: Settings, chosen: Sequence[tuple[Scenario, str]], asked: bool,
 
 
 def insist(trials: Sequence[Trial]) -> None:
-    """Raise VerdictError, which names every failed step, unless all trials were good or skipped."""
+    """Raise VerdictError, which names the first step of each trial that failed, with its reason, unless none did."""
     failed = [(one, one.failed) for one in trials if one.failed]
     if failed:
-        what = "; ".join(f"{one.scenario} on {one.platform}: {step.name}" for one, step in failed if step)
-        raise VerdictError(
-            f"{len(failed)} of {len(trials)} trials failed: {what}", f"the whole log: {failed[0][0].log}"
+        what = "; ".join(
+            f"{one.scenario} on {one.platform}: {step.name}: {step.failure}" for one, step in failed if step
         )
+        raise VerdictError(f"{len(failed)} of {len(trials)} failed: {what}", f"the whole log: {failed[0][0].log}")
 
 
 def watch(lines: Iterable[str], title: str, names: Sequence[str]) -> list[Step]:

@@ -17,7 +17,10 @@ import pytest
 
 from bakehouse.settings import ROOT
 
-PARTS = ("bakehouse", "inventory", "packer", "playbooks", "roles", "ansible.cfg", "requirements.yml", "tasks.py")
+PARTS = (
+    *(".config", "bakehouse", "inventory", "molecule", "packer", "playbooks", "roles"),
+    *("ansible.cfg", "requirements.yml", "tasks.py"),
+)
 
 
 @dataclass
@@ -179,6 +182,9 @@ BAD_INPUT = {
     "a service without its port": ("open", _in_file(VARS, "  port: *port\n", ""), "bakehouse_service: port is missing"),
     "terminate what": ("terminate", _nothing, "terminate which machines?"),
     "terminate one and all": ("terminate --machine i-1 --all", _nothing, "terminate which machines?"),
+    "unknown scenario": ("test-role --scenario nope", _nothing, "there is no scenario nope"),
+    "unknown platform": ("test-role --platform nope", _nothing, "there is no platform nope"),
+    "a role without a scenario": ("test-role --role nope", _nothing, "there is no role with a scenario nope"),
     "clear away what": ("cleanup", _nothing, "clear away what?"),
 }  # fmt: skip
 
