@@ -117,6 +117,7 @@ def checkout(tmp_path: Path) -> Path:
     own = folder / "molecule" / "own"
     own.mkdir()
     (own / "molecule.yml").write_text(
+        "platforms: [{name: debian-13}]\n"
         "ansible: {playbooks: {converge: converge.yml}}\n"
         "scenario: {test_sequence: [destroy, create, converge, idempotence, destroy]}\n"
     )
