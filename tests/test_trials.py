@@ -113,7 +113,7 @@ def checkout(tmp_path: Path) -> Path:
     for part in PARTS:
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, folder / part)
-    (folder / ".git").mkdir()  # where Molecule looks for .config
+    subprocess.run(["git", "init", "--quiet", folder], check=True)  # at its root Molecule looks for .config
     own = folder / "molecule" / "own"
     own.mkdir()
     (own / "molecule.yml").write_text(
