@@ -15,7 +15,7 @@ import pytest
 from ec2_fixtures import LocalEc2, wait
 from test_tasks import PARTS
 
-from bakehouse import trials
+from bakehouse import scenarios, trials
 from bakehouse.errors import VerdictError
 from bakehouse.settings import ROOT
 from bakehouse.trials import Step, Trial
@@ -202,4 +202,21 @@ def test_molecule_alone(local_ec2: LocalEc2, ec2: Any, checkout: Path) -> None:
     molecule("converge")
     assert _things(ec2)
     molecule("destroy")
+    assert [] == _things(ec2)
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("scenario", "platform"), [("default", "debian-13")])
+def test_our_scenarios(local_ec2: LocalEc2, ec2: Any, scenario: str, platform: str) -> None:
+    """The roles pass every step of the scenario, and nothing of the trial is left."""
+    process = _test_role(local_ec2, ROOT, "--scenario", scenario, "--platform", platform)
+    table, told = process.communicate(timeout=800)
+
+    assert 0 == process.returncode, told
+    [steps] = [one.steps for one in scenarios.load(ROOT) if one.name == scenario]
+    expected = [*(step for step in steps if step != "destroy"), "destroy", "all"]
+    assert [[scenario, platform, step, "ok"] for step in expected] == [
+        line.split("\t")[:4] for line in table.splitlines()[1:]
+    ]
     assert [] == _things(ec2)
