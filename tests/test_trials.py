@@ -15,8 +15,9 @@ import pytest
 from ec2_fixtures import LocalEc2, wait
 from test_tasks import PARTS
 
-from bakehouse import scenarios, trials
-from bakehouse.errors import VerdictError
+from bakehouse import scenarios, settings, trials
+from bakehouse.errors import RegistryError, VerdictError
+from bakehouse.scenarios import Scenario
 from bakehouse.settings import ROOT
 from bakehouse.trials import Step, Trial
 
@@ -103,6 +104,23 @@ def test_insist() -> None:
 
     assert "1 of 3 failed: web on debian-13: verify: Look: no\x1b page" == refused.value.text
     assert "the whole log: /log" == refused.value.hint
+
+
+def test_without_an_image_registry(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A platform that needs a registry is skipped by name with the reason; one that was asked for is refused."""
+
+    def refuse(*_: object, base: str) -> None:
+        raise RegistryError(f"base {base} needs an image registry")
+
+    monkeypatch.setattr(trials, "connect", refuse)
+    given, chosen = settings.load("local", root=tmp_path), [(Scenario("default", (), ("rocky-9",), ()), "rocky-9")]
+
+    assert [SKIPPED] == trials.run(given, chosen, asked=False, keep=False)
+    assert "skipped: default on rocky-9: base rocky-9 needs an image registry\n" == capsys.readouterr().err
+    with pytest.raises(RegistryError):
+        trials.run(given, chosen, asked=True, keep=False)
 
 
 @pytest.fixture
