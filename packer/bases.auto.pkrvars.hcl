@@ -8,6 +8,13 @@ bases = {
     user        = "admin"
     root_device = "/dev/xvda"
   }
+  debian-12 = {
+    family      = "debian"
+    image_name  = "debian-12-amd64-*"
+    owner       = "136693071363"
+    user        = "admin"
+    root_device = "/dev/xvda"
+  }
   amazon-linux-2023 = {
     family      = "redhat"
     image_name  = "al2023-ami-2023.*-kernel-6.1-x86_64"

@@ -279,9 +279,19 @@ def debian_base(local_ec2: LocalEc2) -> str:
 @pytest.fixture(scope="session")
 def rpm_base(local_ec2: LocalEc2) -> str:
     """Give the image ID of the base that stands in for Amazon Linux, made once for the test run."""
-    local_ec2.inv("local.up", "--base", "rpm-stand-in")
-    ours = [{"Name": "name", "Values": ["rpm-stand-in-*"]}]
-    [found] = local_ec2.client("ec2").describe_images(Owners=["self"], Filters=ours)["Images"]
+    return _made(local_ec2, "rpm-stand-in", "self")
+
+
+@pytest.fixture(scope="session")
+def bookworm_base(local_ec2: LocalEc2) -> str:
+    """Give the image ID of the Debian 12 base, made once for the test run."""
+    return _made(local_ec2, "debian-12", "136693071363")
+
+
+def _made(local_ec2: LocalEc2, base: str, owner: str) -> str:
+    local_ec2.inv("local.up", "--base", base)
+    named = [{"Name": "name", "Values": [f"{base}-*"]}]
+    [found] = local_ec2.client("ec2").describe_images(Owners=[owner], Filters=named)["Images"]
     return str(found["ImageId"])
 
 

@@ -30,6 +30,7 @@ NOW = datetime(2026, 11, 22, 8, 15, tzinfo=UTC)
     ("name", "image_name"),
     [
         ("debian-13", "debian-13-amd64-20261122-0815"),
+        ("debian-12", "debian-12-amd64-20261122-0815"),
         ("amazon-linux-2023", "al2023-ami-2023.0.20261122.0-kernel-6.1-x86_64"),
         ("rpm-stand-in", "rpm-stand-in-x86_64-20261122-0815"),
     ],

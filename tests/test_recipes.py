@@ -145,7 +145,7 @@ def test_bases(given: Settings) -> None:
     assert debian == recipes.base(given.root, "debian-13")
     with pytest.raises(NotFoundError) as refused:
         recipes.base(given.root, "plan9")
-    assert refused.value.hint.startswith("known: debian-13, amazon-linux-2023")
+    assert refused.value.hint.startswith("known: debian-13, debian-12, amazon-linux-2023")
 
 
 def test_family(given: Settings) -> None:

@@ -46,6 +46,15 @@ BASES: Mapping[str, Base] = {
         description="Debian 13 for machines of the local EC2",
         how="made here with mmdebstrap",
     ),
+    "debian-12": Base(
+        image_name="debian-12-{debian}-{now:%Y%m%d-%H%M}",
+        owner="136693071363",
+        owner_alias="",
+        user="admin",
+        root_device="/dev/xvda",
+        description="Debian 12 for machines of the local EC2",
+        how="made here with mmdebstrap",
+    ),
     "amazon-linux-2023": Base(
         image_name="al2023-ami-2023.0.{now:%Y%m%d}.0-kernel-6.1-{ec2}",
         owner="137112412989",
@@ -70,6 +79,7 @@ BASES: Mapping[str, Base] = {
 
 _MAKERS: Mapping[str, Callable[[DockerClient, Base, Mapping[str, str], Say], str]] = {
     "debian-13": partial(debian.bootstrap, "trixie"),
+    "debian-12": partial(debian.bootstrap, "bookworm"),
     "amazon-linux-2023": partial(containers.of_registry, "amazon-linux-2023"),
     "rpm-stand-in": containers.of_ground,
 }

@@ -32,8 +32,8 @@ done
 ln -sf /dev/null /etc/systemd/system/systemd-firstboot.service
 ln -sf /dev/null /etc/systemd/system/sshd-keygen.service
 
-# Timers that would take the package manager's lock in the middle of a bake.
-for timer in apt-daily apt-daily-upgrade dnf-makecache dpkg-db-backup fstrim; do
+# Timers that would take the package manager's lock in the middle of a bake, or look after disks, which are the host's.
+for timer in apt-daily apt-daily-upgrade dnf-makecache dpkg-db-backup e2scrub_all fstrim; do
     if [ -e "/usr/lib/systemd/system/$timer.timer" ]; then systemctl -q disable "$timer.timer"; fi
 done
 
