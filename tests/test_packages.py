@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
+import io
 import os
 import re
 import shlex
 import ssl
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,9 +23,9 @@ from typing import Any
 import docker
 import pytest
 
-from bakehouse.errors import BakehouseError
+from bakehouse.errors import BakehouseError, ToolError
 from bakehouse.local import packages
-from bakehouse.local.packages import apt
+from bakehouse.local.packages import apt, wheels
 from bakehouse.local.packages.keys import Key
 
 BOOT = (
@@ -179,7 +181,7 @@ def machine(engine: Any, base: str, site: Site) -> Iterator[Machine]:
             " openjdk-21-jre-headless fontconfig libfreetype6 libharfbuzz0b adduser net-tools"
         )
         fetch = f"import urllib.request as r; print(r.urlopen('{repository.key_url}').read().decode(), end='')"
-        stanza = f"Types: deb\nURIs: {repository.url}\nSuites: {apt.SUITE}/\nSigned-By: {KEYRING}\n"
+        stanza = f"Types: deb\nURIs: {repository.url}\nSuites: binary/\nSigned-By: {KEYRING}\n"
         machine.run(f'python3 -c "{fetch}" >{KEYRING}; printf %s {shlex.quote(stanza)} >{SOURCES}')
         yield machine
     finally:
@@ -221,25 +223,91 @@ def basic(password: str) -> str:
     return "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()
 
 
-def test_index_and_release_name_each_file_by_its_digest() -> None:
-    """Packages tells a deb's digest and size, Release tells those of Packages."""
-    deb = apt.Deb("tiny_1_all.deb", "Package: tiny\nVersion: 1\nDescription: a: b\n", b"content")
+@pytest.mark.parametrize(
+    ("layout", "index", "deb"),
+    [
+        (apt.Layout("binary/"), "binary/Packages", "binary/tiny_1_arm64.deb"),
+        (apt.Layout("bookworm", "main"), "dists/bookworm/main/binary-arm64/Packages", "pool/main/tiny_1_arm64.deb"),
+    ],
+    ids=["flat", "by suite"],
+)
+def test_a_repository_names_each_file_by_its_digest(tmp_path: Path, layout: apt.Layout, index: str, deb: str) -> None:
+    """Packages tells a deb's place, digest and size, Release tells those of Packages, in both layouts."""
+    tiny = apt.Deb(
+        "tiny_1_arm64.deb", "Package: tiny\nVersion: 1\nArchitecture: arm64\nDescription: a: b\n", b"content"
+    )
+    key = Key(tmp_path / "gnupg")
+    key.make()
 
-    index = apt.packages([deb])
-    release = apt.release({"Packages": index}, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)).decode()
+    files = apt.repository([tiny], layout, key, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    folder = index.partition("/main/")[0] if layout.component else "binary"
+    release = files[f"{folder}/Release"].decode().splitlines()
 
-    assert "a: b" == deb.field("Description")
-    assert "" == deb.field("Homepage")
+    assert "a: b" == tiny.field("Description")
+    assert "" == tiny.field("Homepage")
+    assert b"content" == files[deb]
     assert [
         "Package: tiny",
         "Version: 1",
+        "Architecture: arm64",
         "Description: a: b",
-        "Filename: binary/tiny_1_all.deb",
+        f"Filename: {deb}",
         "Size: 7",
         f"SHA256: {hashlib.sha256(b'content').hexdigest()}",
-    ] == index.decode().splitlines()
-    assert f" {hashlib.sha256(index).hexdigest()} {len(index)} Packages" in release.splitlines()
-    assert "Date: Fri, 02 Jan 2026 03:04:05 GMT" in release.splitlines()
+    ] == files[index].decode().splitlines()
+    digest = hashlib.sha256(files[index]).hexdigest()
+    assert f" {digest} {len(files[index])} {index.removeprefix(folder + '/')}" in release
+    assert "Architectures: arm64" in release
+    assert "Date: Fri, 02 Jan 2026 03:04:05 GMT" in release
+
+
+WHEEL = "tiny-1-py3-none-manylinux_2_17_x86_64.whl"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"wheel", ""),
+        (b"other", "pip download failed: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE"),
+        (None, "pip download failed: Could not find a version that satisfies the requirement tiny==1"),
+    ],
+    ids=["pinned", "another", "none"],
+)
+def test_a_wheel_is_the_pinned_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, says: str
+) -> None:
+    """The wheel of the machines' architecture is fetched; another content or none is refused in one line."""
+    (tmp_path / "index").mkdir()
+    (tmp_path / "folder").mkdir()
+    if content:
+        (tmp_path / "index" / WHEEL).write_bytes(zipped(content))
+        (tmp_path / "index" / WHEEL.replace("x86_64", "aarch64")).write_bytes(b"of no use here")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    pinned = f"tiny==1 --hash=sha256:{hashlib.sha256(zipped(b'wheel')).hexdigest()}\n"
+    (tmp_path / "folder" / wheels.REQUIREMENTS).write_text(pinned)
+
+    if says:
+        with pytest.raises(ToolError) as refused:
+            wheels.fetch(tmp_path / "folder", "x86_64")
+        assert refused.value.text.startswith(says)
+        assert "\n" not in refused.value.text
+    else:
+        wheels.fetch(tmp_path / "folder", "x86_64")
+    fetched = [file.name for file in (tmp_path / "folder").glob("*.whl")]
+    assert ([] if says else [WHEEL]) == fetched
+
+
+def zipped(content: bytes) -> bytes:
+    """Return a wheel with one file of that content, the same bytes each time."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("tiny.py"), content)
+        archive.writestr(
+            zipfile.ZipInfo("tiny-1.dist-info/METADATA"), "Metadata-Version: 2.1\nName: tiny\nVersion: 1\n"
+        )
+        archive.writestr(zipfile.ZipInfo("tiny-1.dist-info/WHEEL"), "Wheel-Version: 1.0\n")
+    return written.getvalue()
 
 
 def agents() -> list[str]:

@@ -195,4 +195,4 @@ def test_nothing_stands_in_for_everything(local_ec2: LocalEc2, package: str, fam
         local.ask(local_ec2.endpoint, "stand-in", package=package, family=family)
 
     assert f"nothing stands in for {package} on a system of the family {family}" in refused.value.text
-    assert "jenkins (debian), jenkins (redhat)" in refused.value.hint
+    assert "jenkins (debian), jenkins (redhat), java (debian)" in refused.value.hint

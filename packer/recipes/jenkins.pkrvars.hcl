@@ -10,4 +10,5 @@ boot_budget   = 120 # seconds from launch until a machine serves
 # Where a repository can't be reached, the local EC2 offers a package that stands in for it.
 packages = {
   jenkins = { debian = "https://pkg.jenkins.io/debian-stable", redhat = "https://pkg.jenkins.io/rpm-stable" }
+  java    = { debian-12 = "https://packages.adoptium.net/artifactory/deb" }
 }

@@ -2,7 +2,8 @@
 
 Each repository holds one package for one family of systems, named as Ansible does: ``debian`` is an apt repository,
 ``redhat`` one for dnf. A folder here is a package, whose ``build``, run as root in a throwaway machine of a base,
-leaves the ``.deb`` in the folder it is told; the rpm is made of that. Docker comes as an argument.
+leaves the ``.deb`` in the folder it is told; the rpm is made of that. A ``requirements.txt`` in it names a wheel that
+``build`` finds beside itself. Docker comes as an argument.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bakehouse.errors import BakehouseError, NotFoundError
 from bakehouse.local.archives import packed
-from bakehouse.local.packages import apt
+from bakehouse.local.packages import apt, wheels
 from bakehouse.local.packages.keys import Key
 
 if TYPE_CHECKING:
@@ -189,13 +191,18 @@ def _keep(folder: Path, files: Files) -> None:
 _DEB = 'mkdir /out; sh build /out; for deb in /out/*.deb; do dpkg-deb --field "$deb" >"$deb.control"; done'
 
 
-def _deb(place: _Place, package: str) -> tuple[str, Files]:
-    """Return a package's version and its apt repository, flat, with the suite ``binary/``."""
-    files = _built(place, "debian", package, _DEB, packed(_HERE / package, "package"))
+def _deb(layout: apt.Layout, place: _Place, package: str) -> tuple[str, Files]:
+    """Return a package's version and its apt repository, laid out as the official one."""
+    with tempfile.TemporaryDirectory(dir=place.state) as scratch:
+        folder = Path(shutil.copytree(_HERE / package, Path(scratch, "package")))
+        if (folder / wheels.REQUIREMENTS).exists():
+            place.say(f"fetching what the package that stands in for {package} is made of")
+            wheels.fetch(folder, place.docker.info()["Architecture"])
+        files = _built(place, "debian", package, _DEB, packed(folder, "package"))
     place.key.make()
     names = sorted(name for name in files if name.endswith(".deb"))
     debs = [apt.Deb(name, files[f"{name}.control"].decode(), files[name]) for name in names]
-    return debs[0].field("Version"), apt.repository(debs, place.key, datetime.now(UTC))
+    return debs[0].field("Version"), apt.repository(debs, layout, place.key, datetime.now(UTC))
 
 
 def _rpm(place: _Place, package: str) -> tuple[str, Files]:
@@ -211,8 +218,9 @@ def _rpm(place: _Place, package: str) -> tuple[str, Files]:
 
 
 _BUILDERS: Mapping[tuple[str, str], Callable[[_Place, str], tuple[str, Files]]] = {
-    ("jenkins", "debian"): _deb,
+    ("jenkins", "debian"): partial(_deb, apt.Layout("binary/")),
     ("jenkins", "redhat"): _rpm,
+    ("java", "debian"): partial(_deb, apt.Layout("bookworm", "main")),
 }
 
 
