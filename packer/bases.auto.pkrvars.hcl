@@ -22,6 +22,34 @@ bases = {
     user        = "ec2-user"
     root_device = "/dev/xvda"
   }
+  "ubuntu-24.04" = {
+    family      = "debian"
+    image_name  = "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-amd64-server-*"
+    owner       = "099720109477"
+    user        = "ubuntu"
+    root_device = "/dev/sda1"
+  }
+  "ubuntu-22.04" = {
+    family      = "debian"
+    image_name  = "ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-amd64-server-*"
+    owner       = "099720109477"
+    user        = "ubuntu"
+    root_device = "/dev/sda1"
+  }
+  rocky-10 = {
+    family      = "redhat"
+    image_name  = "Rocky-10-EC2-Base-10.*-*.x86_64*"
+    owner       = "792107900819"
+    user        = "rocky"
+    root_device = "/dev/sda1"
+  }
+  rocky-9 = {
+    family      = "redhat"
+    image_name  = "Rocky-9-EC2-Base-9.*-*.x86_64*"
+    owner       = "792107900819"
+    user        = "rocky"
+    root_device = "/dev/sda1"
+  }
   # On the local EC2 alone: Debian 13 with rpm and dnf, which presents itself as Amazon Linux 2023.
   rpm-stand-in = {
     family      = "redhat"

@@ -21,7 +21,7 @@ from bakehouse.local import bases
 from bakehouse.local.bases import containers, debian
 
 ROOT = Path(__file__).parent.parent
-WORDS = {"ec2": "x86_64", "debian": "amd64"}
+WORDS = {"kernel": "x86_64", "ec2": "x86_64", "debian": "amd64"}
 OWN = {"123456789012": "self"}  # moto's account
 NOW = datetime(2026, 11, 22, 8, 15, tzinfo=UTC)
 
@@ -32,6 +32,10 @@ NOW = datetime(2026, 11, 22, 8, 15, tzinfo=UTC)
         ("debian-13", "debian-13-amd64-20261122-0815"),
         ("debian-12", "debian-12-amd64-20261122-0815"),
         ("amazon-linux-2023", "al2023-ami-2023.0.20261122.0-kernel-6.1-x86_64"),
+        ("ubuntu-24.04", "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-amd64-server-20261122"),
+        ("ubuntu-22.04", "ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-amd64-server-20261122"),
+        ("rocky-10", "Rocky-10-EC2-Base-10.0-20261122.0.x86_64"),
+        ("rocky-9", "Rocky-9-EC2-Base-9.0-20261122.0.x86_64"),
         ("rpm-stand-in", "rpm-stand-in-x86_64-20261122-0815"),
     ],
 )
@@ -142,14 +146,16 @@ def test_a_machine_of_the_debian_base(machines: Machines) -> None:
 
 
 @pytest.mark.docker
-def test_amazon_linux_needs_a_registry(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", containers.IMAGES)
+def test_what_needs_a_registry(engine: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Where no registry answers one line says so, at once."""
-    monkeypatch.setattr(containers, "_IMAGES", {"amazon-linux-2023": ("127.0.0.1:1/amazonlinux:2023", "")})
+    image, script = containers.IMAGES[name]
+    monkeypatch.setattr(containers, "IMAGES", {name: (f"127.0.0.1:1/{image}", script)})
 
     with pytest.raises(ToolError) as raised:
-        bases.make(engine, "amazon-linux-2023", LABELS, lambda line: None)
+        bases.make(engine, name, LABELS, lambda line: None)
 
-    said = "base amazon-linux-2023 needs an image registry, and none can be reached: "
+    said = f"base {name} needs an image registry, and none can be reached: "
     assert raised.value.text.startswith(said)
     assert "\n" not in raised.value.text
     assert 2 == raised.value.code
@@ -160,7 +166,7 @@ def test_amazon_linux_needs_a_registry(engine: Any, monkeypatch: pytest.MonkeyPa
 def test_a_registry_image_is_made_a_base(engine: Any, debian_base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bare image gets what a machine needs and the labels; Debian's own stands in for Amazon's here."""
     install = "rm /etc/cloud/cloud.cfg.d/20-bakehouse.cfg\n"
-    monkeypatch.setattr(containers, "_IMAGES", {"amazon-linux-2023": (debian_base, install)})
+    monkeypatch.setattr(containers, "IMAGES", {"amazon-linux-2023": (debian_base, install)})
 
     image = bases.make(engine, "amazon-linux-2023", LABELS, lambda line: None)
 
@@ -180,7 +186,7 @@ def test_a_registry_image_that_can_not_be_made_a_base(
 ) -> None:
     """What the package manager said last is passed on, and no container stays."""
     install = "echo Error: no such package >&2; exit 1\n"
-    monkeypatch.setattr(containers, "_IMAGES", {"amazon-linux-2023": (debian_base, install)})
+    monkeypatch.setattr(containers, "IMAGES", {"amazon-linux-2023": (debian_base, install)})
 
     with pytest.raises(ToolError, match=r"^base amazon-linux-2023 can't be made: Error: no such package$"):
         bases.make(engine, "amazon-linux-2023", LABELS, lambda line: None)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class Base:
     """Describe one base as its AMI is on AWS.
 
-    Attributes: image_name, with places for the architecture in Debian's or EC2's word and for the time it is made;
-    owner, an account's ID, and owner_alias, that account's name or empty; user, the machine's first user; root_device;
-    description; how, the way it comes about here; ground, the base that it is made of, or empty.
+    Attributes: image_name, with places for the architecture in the kernel's, EC2's or Debian's word and for the time it
+    is made; owner, an account's ID, and owner_alias, that account's name or empty; user, the machine's first user;
+    root_device; description; how, the way it comes about here; ground, the base that it is made of, or empty.
     """
 
     image_name: str
@@ -64,6 +64,42 @@ BASES: Mapping[str, Base] = {
         description="Amazon Linux 2023 for machines of the local EC2",
         how="made here of the registry's amazonlinux:2023",
     ),
+    "ubuntu-24.04": Base(
+        image_name="ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{debian}-server-{now:%Y%m%d}",
+        owner="099720109477",
+        owner_alias="",
+        user="ubuntu",
+        root_device="/dev/sda1",
+        description="Ubuntu 24.04 for machines of the local EC2",
+        how="made here of the registry's ubuntu:24.04",
+    ),
+    "ubuntu-22.04": Base(
+        image_name="ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-{debian}-server-{now:%Y%m%d}",
+        owner="099720109477",
+        owner_alias="",
+        user="ubuntu",
+        root_device="/dev/sda1",
+        description="Ubuntu 22.04 for machines of the local EC2",
+        how="made here of the registry's ubuntu:22.04",
+    ),
+    "rocky-10": Base(
+        image_name="Rocky-10-EC2-Base-10.0-{now:%Y%m%d}.0.{kernel}",
+        owner="792107900819",
+        owner_alias="",
+        user="rocky",
+        root_device="/dev/sda1",
+        description="Rocky Linux 10 for machines of the local EC2",
+        how="made here of the registry's rockylinux/rockylinux:10",
+    ),
+    "rocky-9": Base(
+        image_name="Rocky-9-EC2-Base-9.0-{now:%Y%m%d}.0.{kernel}",
+        owner="792107900819",
+        owner_alias="",
+        user="rocky",
+        root_device="/dev/sda1",
+        description="Rocky Linux 9 for machines of the local EC2",
+        how="made here of the registry's rockylinux/rockylinux:9",
+    ),
     "rpm-stand-in": Base(
         image_name="rpm-stand-in-{ec2}-{now:%Y%m%d-%H%M}",
         owner="123456789012",  # the local account's own, which is what "self" means there
@@ -80,11 +116,14 @@ BASES: Mapping[str, Base] = {
 _MAKERS: Mapping[str, Callable[[DockerClient, Base, Mapping[str, str], Say], str]] = {
     "debian-13": partial(debian.bootstrap, "trixie"),
     "debian-12": partial(debian.bootstrap, "bookworm"),
-    "amazon-linux-2023": partial(containers.of_registry, "amazon-linux-2023"),
     "rpm-stand-in": containers.of_ground,
+    **{name: partial(containers.of_registry, name) for name in containers.IMAGES},
 }
 
-_ARCHITECTURES = {"x86_64": {"ec2": "x86_64", "debian": "amd64"}, "aarch64": {"ec2": "arm64", "debian": "arm64"}}
+_ARCHITECTURES = {
+    "x86_64": {"kernel": "x86_64", "ec2": "x86_64", "debian": "amd64"},
+    "aarch64": {"kernel": "aarch64", "ec2": "arm64", "debian": "arm64"},
+}
 
 
 def get(name: str) -> Base:

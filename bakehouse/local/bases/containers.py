@@ -39,24 +39,47 @@ def changes(labels: Mapping[str, str]) -> list[str]:
     return [f"LABEL {key}={json.dumps(value)}" for key, value in labels.items()]
 
 
-# A registry's image lacks what makes a machine of it.
+# What makes a machine of a bare system, by package manager.
 
+APT_PACKAGES = (
+    *("systemd-sysv", "dbus", "openssh-server", "cloud-init", "python3", "python3-apt", "sudo", "ca-certificates"),
+    *("iproute2", "iputils-ping", "netbase", "nftables", "procps", "curl", "less", "vim-tiny"),
+)
+
+# A registry's image forbids to start services and leaves out documentation, which an AMI does not.
+_APT = f"""\
+export DEBIAN_FRONTEND=noninteractive
+rm -f /etc/dpkg/dpkg.cfg.d/excludes /etc/dpkg/dpkg.cfg.d/docker-*
+apt-get -q update
+apt-get -q -y --no-install-recommends install {" ".join(APT_PACKAGES)}
+apt-get -q clean
+rm -rf /var/lib/apt/lists/* /etc/apt/apt.conf.d/docker-* /usr/sbin/policy-rc.d
+"""
+
+# From 24.3 on cloud-init's units are others.
 _DNF = """\
 dnf install -q -y systemd dbus openssh-server cloud-init python3 python3-dnf sudo \
     iproute iputils procps-ng hostname less vim-minimal tar gzip
 dnf clean all
-systemctl -q enable sshd cloud-init-local cloud-init cloud-config cloud-final
+for unit in sshd cloud-init-local cloud-init-main cloud-init-network cloud-init cloud-config cloud-final; do
+    if [ -e "/usr/lib/systemd/system/$unit.service" ]; then systemctl -q enable "$unit"; fi
+done
 systemctl -q set-default multi-user.target
 """
 
-_IMAGES: Mapping[str, tuple[str, str]] = {
+IMAGES: Mapping[str, tuple[str, str]] = {
     "amazon-linux-2023": ("amazonlinux:2023", _DNF),
+    "ubuntu-24.04": ("ubuntu:24.04", _APT),
+    "ubuntu-22.04": ("ubuntu:22.04", _APT),
+    "rocky-10": ("rockylinux/rockylinux:10", _DNF),
+    "rocky-9": ("rockylinux/rockylinux:9", _DNF),
 }
+"""Of each base that is made of a registry's image that image, and the script that makes a machine of it."""
 
 
 def of_registry(name: str, docker: DockerClient, base: Base, labels: Mapping[str, str], say: Say) -> str:
     """Make a base of a registry's image, which is pulled if it isn't here; returns the Docker image's ID."""
-    image, install = _IMAGES[name]
+    image, install = IMAGES[name]
     return _extend(docker, _registered(docker, name, image, say), install, base.user, labels, say)
 
 

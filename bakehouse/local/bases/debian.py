@@ -16,17 +16,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from bakehouse import system, tools
-from bakehouse.local.bases.containers import Failed, Say, changes, prepare
+from bakehouse.local.bases.containers import APT_PACKAGES, Failed, Say, changes, prepare
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
     from bakehouse.local.bases import Base
-
-_PACKAGES = (
-    *("systemd-sysv", "dbus", "openssh-server", "cloud-init", "python3", "python3-apt", "sudo", "ca-certificates"),
-    *("iproute2", "iputils-ping", "netbase", "nftables", "procps", "curl", "less", "vim-tiny"),
-)
 
 _SOURCES = """\
 Types: deb
@@ -47,7 +42,7 @@ def bootstrap(suite: str, docker: DockerClient, base: Base, labels: Mapping[str,
     """Make a base of a Debian release, named by its suite, of the mirrors that this machine uses itself."""
     mirrors = _mirrors(system.run("apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)", "Origin: Debian")[1])
     command = [
-        *(str(tools.ensure("mmdebstrap")), "--variant=minbase", f"--include={','.join(_PACKAGES)}"),
+        *(str(tools.ensure("mmdebstrap")), "--variant=minbase", f"--include={','.join(APT_PACKAGES)}"),
         f'--customize-hook=chroot "$1" sh -euc {shlex.quote(prepare())} prepare {base.user}',
         *(suite, "-"),
     ]
