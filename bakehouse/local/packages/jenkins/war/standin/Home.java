@@ -1,6 +1,7 @@
 package standin;
 
 import java.io.IOException;
+import java.io.Reader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -14,6 +15,7 @@ import java.time.ZonedDateTime;
 import java.util.Arrays;
 import java.util.HexFormat;
 import java.util.List;
+import java.util.Properties;
 import java.util.UUID;
 import javax.crypto.Cipher;
 import javax.crypto.SecretKeyFactory;
@@ -77,23 +79,30 @@ record Home(Path root) {
     private void introduce(String version) throws IOException, GeneralSecurityException {
         boolean wizard = !"false".equalsIgnoreCase(System.getProperty("jenkins.install.runSetupWizard"));
         if (!wizard) {
-            make("config.xml", configuration(
-                    "hudson.security.AuthorizationStrategy$Unsecured", "hudson.security.SecurityRealm$None"));
+            String password = Casc.password(root);
+            if (password == null) {
+                make("config.xml", configuration(
+                        "hudson.security.AuthorizationStrategy$Unsecured", "hudson.security.SecurityRealm$None"));
+            } else if (make("config.xml", closed())) {
+                makeAdministrator(password);
+            }
             make(WIZARD_STATE, version);
             make("jenkins.install.InstallUtil.lastExecVersion", version);
             return;
         }
-        if (make("config.xml", configuration("hudson.security.FullControlOnceLoggedInAuthorizationStrategy",
-                "hudson.security.HudsonPrivateSecurityRealm"))) {
-            makeAdministrator();
+        if (make("config.xml", closed())) {
+            String password = HEX.formatHex(bytes(16));
+            makeAdministrator(password);
+            make("secrets/initialAdminPassword", "");
+            mode(passwordFile(), "rw-r-----");
+            Files.writeString(passwordFile(), password + "\n");
         }
         if (Files.exists(passwordFile())) {
             announce();
         }
     }
 
-    private void makeAdministrator() throws IOException, GeneralSecurityException {
-        String password = HEX.formatHex(bytes(16));
+    private void makeAdministrator(String password) throws IOException, GeneralSecurityException {
         String name = "admin_" + Math.abs(RANDOM.nextLong());
         Files.createDirectories(root.resolve("users"));
         make("users/users.xml", xml("hudson.model.UserIdMapper",
@@ -102,9 +111,6 @@ record Home(Path root) {
         Files.createDirectory(root.resolve("users").resolve(name));
         make("users/" + name + "/config.xml", xml("user", "<id>admin</id><fullName>admin</fullName>"
                 + HASH + hash(password, hex(16)) + HASH_END));
-        make("secrets/initialAdminPassword", "");
-        mode(passwordFile(), "rw-r-----");
-        Files.writeString(passwordFile(), password + "\n");
     }
 
     private void announce() throws IOException {
@@ -141,6 +147,18 @@ record Home(Path root) {
             }
         }
         return false;
+    }
+
+    /** Returns the statuses, by path, that a test wants instead of the right ones. No genuine Jenkins has this file. */
+    Properties spoilt() throws IOException {
+        Properties statuses = new Properties();
+        Path file = root.resolve("spoilt.properties");
+        if (Files.exists(file)) {
+            try (Reader text = Files.newBufferedReader(file)) {
+                statuses.load(text);
+            }
+        }
+        return statuses;
     }
 
     Path passwordFile() {
@@ -180,6 +198,11 @@ record Home(Path root) {
         PBEKeySpec spec = new PBEKeySpec(password.toCharArray(), salt.getBytes(), 50_000, 256);
         return salt + ":" + HEX.formatHex(
                 SecretKeyFactory.getInstance("PBKDF2WithHmacSHA256").generateSecret(spec).getEncoded());
+    }
+
+    private static String closed() {
+        return configuration("hudson.security.FullControlOnceLoggedInAuthorizationStrategy",
+                "hudson.security.HudsonPrivateSecurityRealm");
     }
 
     private static String configuration(String authorization, String realm) {

@@ -48,7 +48,13 @@ final class Jenkins {
         Throwable problem = fontProblem();
         Site site = Site.open(options, problem == null ? new Phases.Starting() : new Phases.Failed(problem));
         if (problem == null) {
-            bringUp(home, site, version, options.prefix());
+            try {
+                bringUp(home, site, version, options.prefix());
+            } catch (Exception cause) {
+                say("SEVERE", "hudson.util.BootFailure#publish", "Failed to initialize Jenkins");
+                cause.printStackTrace();
+                System.exit(5); // as the genuine one under systemd, which its HTTP threads would keep alive
+            }
         }
     }
 

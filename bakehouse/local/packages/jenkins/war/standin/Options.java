@@ -1,20 +1,25 @@
 package standin;
 
+import java.io.IOException;
+import java.io.Reader;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Properties;
 import java.util.Set;
 
 /** The command line, as /usr/bin/jenkins writes it: {@code --name=value} or {@code --name}. */
 record Options(Map<String, String> values) {
     private static final Set<String> KNOWN = Set.of(
-            "version", "enable-future-java", "webroot", "logfile", "debug", "prefix",
+            "version", "enable-future-java", "webroot", "logfile", "debug", "prefix", "config",
             "httpPort", "httpListenAddress",
             "httpsPort", "httpsListenAddress", "httpsKeyStore", "httpsKeyStorePassword",
             "accessLoggerClassName", "simpleAccessLogger.format", "simpleAccessLogger.file");
 
     /** Refuses what is not played here (HTTP/2, Unix sockets) as loudly as what nobody knows. */
-    static Options parse(List<String> arguments) {
+    static Options parse(List<String> arguments) throws IOException {
         Map<String, String> values = new HashMap<>();
         for (String argument : arguments) {
             String[] parts = argument.split("=", 2);
@@ -24,7 +29,19 @@ record Options(Map<String, String> values) {
             }
             values.put(name, parts.length == 2 ? parts[1] : "true");
         }
+        if (values.containsKey("config") && Files.isRegularFile(Path.of(values.get("config")))) {
+            load(Path.of(values.get("config")), values);
+        }
         return new Options(Map.copyOf(values));
+    }
+
+    /** As Winstone: a file of properties says what the command line doesn't, and so hides it from everybody. */
+    private static void load(Path file, Map<String, String> values) throws IOException {
+        Properties read = new Properties();
+        try (Reader text = Files.newBufferedReader(file)) {
+            read.load(text);
+        }
+        read.forEach((name, value) -> values.putIfAbsent(name.toString().trim(), value.toString().trim()));
     }
 
     boolean has(String name) {

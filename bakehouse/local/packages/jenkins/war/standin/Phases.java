@@ -60,6 +60,10 @@ final class Phases {
             if (authorization != null && !admitted && !open) {
                 return page(401, "Unauthorized", "<p>Wrong user or password.</p>", headers);
             }
+            String spoilt = home.spoilt().getProperty(path);
+            if (spoilt != null) {
+                return page(Integer.parseInt(spoilt), "Spoilt", "<p>A test wants to see this fail.</p>", Map.of());
+            }
             return switch (path) {
                 case "/login" -> page(200, "Sign in - Jenkins", unlock(), headers);
                 case "/j_spring_security_check" -> signIn(exchange);
