@@ -10,12 +10,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).parent.parent
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
@@ -107,12 +110,26 @@ def test_existing_files_are_listed(tmp_path: Path) -> None:
     assert [f"{tmp_path}/{name}" for name in expected] == told.stdout.splitlines()
 
 
+@cache
+def plugins() -> None:
+    """Let Ansible find its own plugins."""
+    init_plugin_loader()
+
+
+def templar(**values: Any) -> Any:
+    """Return Ansible's own templating with the role's variables, defaults for all but these."""
+    plugins()
+    loader = DataLoader()
+    files = [ROOT / f"roles/jenkins/{folder}/main.yml" for folder in ("defaults", "vars")]
+    read = [loader.load_from_file(str(file), trusted_as_template=True) for file in files]
+    facts = {"distribution": "Debian", "distribution_major_version": "13"}
+    return Templar(loader, {"ansible_facts": facts, **read[0], **read[1], **values})
+
+
 def rendered(**values: Any) -> str:
     """Return the drop-in for these values, with the role's defaults for all others."""
-    jinja = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)  # noqa: S701  # as Ansible has it
-    jinja.filters["regex_replace"] = lambda value, pattern, by: re.sub(pattern, by, value)
-    defaults = load(ROOT / "roles/jenkins/defaults/main.yml") | {"jenkins_java_home": ""}
-    return jinja.from_string(DROP_IN.read_text()).render(defaults | values)
+    text = trust_as_template(DROP_IN.read_text())
+    return str(templar(**values).template(text, escape_backslashes=False))
 
 
 def environment(drop_in: str) -> dict[str, str]:
@@ -137,16 +154,21 @@ JAVA_OPTIONS = [
 
 
 @pytest.mark.parametrize("option", JAVA_OPTIONS)
-def test_java_options_arrive_as_given(option: str) -> None:
-    """A Java option passes systemd's unquoting and the packaged launcher's splitting and eval unharmed."""
-    java_opts = environment(rendered(jenkins_java_options=[option, "-last"]))["JAVA_OPTS"]
+@pytest.mark.parametrize(
+    ("variable", "name"), [("jenkins_java_options", "JAVA_OPTS"), ("jenkins_arguments", "JENKINS_OPTS")]
+)
+def test_arguments_arrive_as_given(variable: str, name: str, option: str) -> None:
+    """An argument passes systemd's unquoting and the packaged launcher's splitting and eval unharmed."""
     told = subprocess.run(
-        ["sh", "-c", 'eval exec "$JAVA" ${JAVA_OPTS}'],
-        env={"JAVA": f"{sys.executable} {KEYS.parent / 'print_arguments.py'}", "JAVA_OPTS": java_opts},
+        ["sh", "-c", 'eval exec "$JAVA" ${OPTS}'],
+        env={
+            "JAVA": f"{sys.executable} {KEYS.parent / 'print_arguments.py'}",
+            "OPTS": environment(rendered(**{variable: [option, "-last"]}))[name],
+        },
         capture_output=True,
         check=True,
     )
-    assert ["-Djava.awt.headless=true", option, "-last"] == json.loads(told.stdout)
+    assert [option, "-last"] == json.loads(told.stdout)[-2:]
 
 
 DROP_INS: list[tuple[dict[str, Any], dict[str, str]]] = [
@@ -157,6 +179,21 @@ DROP_INS: list[tuple[dict[str, Any], dict[str, str]]] = [
         {"jenkins_listen_address": "127.0.0.1", "jenkins_prefix": "/ci"},
         {"JENKINS_PORT": "8080", "JENKINS_LISTEN_ADDRESS": "127.0.0.1", "JENKINS_PREFIX": "/ci"},
     ),
+    ({"jenkins_home": "/srv/ci/jenkins"}, {"JENKINS_PORT": "8080", "JENKINS_HOME": "/srv/ci/jenkins"}),
+    (
+        {
+            "jenkins_port": -1,
+            "jenkins_https_port": 8443,
+            "jenkins_https_keystore": "/k",
+            "jenkins_https_password_file": "/p",
+        },
+        {
+            "JENKINS_PORT": "-1",
+            "JENKINS_HTTPS_PORT": "8443",
+            "JENKINS_HTTPS_KEYSTORE": "/k",
+            "JENKINS_OPTS": "--config=/p",
+        },
+    ),
 ]
 
 
@@ -166,10 +203,133 @@ def test_drop_in_says_what_is_set_and_no_more(values: dict[str, Any], expected: 
     assert expected | {"JAVA_OPTS": "-Djava.awt.headless=true"} == environment(rendered(**values))
 
 
+JAVA_ARGUMENTS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"jenkins_heap_initial": "256m", "jenkins_heap_max": "2g"}, ["-Xms256m", "-Xmx2g"]),
+    (
+        {"jenkins_heap_initial": "25%", "jenkins_heap_max": "50%"},
+        ["-XX:InitialRAMPercentage=25", "-XX:MaxRAMPercentage=50"],
+    ),
+    ({"jenkins_temp_dir": "/srv/tmp"}, ["-Djava.io.tmpdir=/srv/tmp", "-Djna.tmpdir=/srv/tmp"]),
+    ({"jenkins_casc_file": "/c.yaml"}, ["-Djenkins.install.runSetupWizard=false"]),
+    (
+        {"jenkins_proxy": "http://proxy:3128", "jenkins_no_proxy": ["localhost", ".example.org"]},
+        [
+            "-Dhttp.proxyHost=proxy",
+            "-Dhttp.proxyPort=3128",
+            "-Dhttps.proxyHost=proxy",
+            "-Dhttps.proxyPort=3128",
+            "-Dhttp.nonProxyHosts=localhost|*.example.org",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "expected"), JAVA_ARGUMENTS)
+def test_variables_become_arguments_of_java(values: dict[str, Any], expected: list[str]) -> None:
+    """Heap, temporary folder, proxy and the setup wizard's end are arguments, before those that were given."""
+    values["jenkins_java_options"] = ["-Dlast"]
+    arguments = templar(**values).template(trust_as_template("{{ __jenkins_java_arguments }}"))
+    assert ["-Djava.awt.headless=true", *expected, "-Dlast"] == arguments
+
+
 @pytest.mark.parametrize(("port", "granted"), [(80, True), (1023, True), (1024, False), (8080, False)])
 def test_only_a_low_port_grants_a_capability(port: int, granted: bool) -> None:
     """The service may bind a port below 1024, and gets no capability otherwise."""
     assert granted == ("AmbientCapabilities=CAP_NET_BIND_SERVICE\n" in rendered(jenkins_port=port))
+
+
+# A value that can't be taken; the refusal names its variable and no other.
+BAD_VALUES: dict[str, Any] = {
+    "jenkins_repository_key_fingerprint": "5e38",
+    "jenkins_package_file": "/none.deb",
+    "jenkins_package_sha256": "0" * 63,
+    "jenkins_proxy": "http://user:password@proxy:3128",
+    "jenkins_home": "/jenkins",
+    "jenkins_volume": "sdf",
+    "jenkins_port": -1,
+    "jenkins_listen_address": "127.0.0.1; x",
+    "jenkins_prefix": "/ci/",
+    "jenkins_https_port": 8080,
+    "jenkins_https_keystore": "/k",
+    "jenkins_heap_initial": "1 g",
+    "jenkins_heap_max": "2GB",
+    "jenkins_java_options": ["-Da=b\n-Dc"],
+    "jenkins_arguments": ["--a=\t"],
+    "jenkins_umask": "27",
+    "jenkins_temp_dir": "tmp",
+    "jenkins_plugins": ["git mailer"],
+    "jenkins_plugins_folder": "/none",
+    "jenkins_plugin_manager_sha256": "",
+}
+
+
+def refused(**values: Any) -> list[str]:
+    """Return the names of the variables that the role refuses for these values."""
+    [task] = DataLoader().load_from_file(str(ROOT / "roles/jenkins/tasks/values.yml"), trusted_as_template=True)
+    judged = templar(**task["vars"], **values).template(trust_as_template("{{ __jenkins_refused }}"))
+    return [one["name"] for one in judged]
+
+
+@pytest.mark.parametrize("name", BAD_VALUES)
+def test_a_value_that_cannot_be_taken_is_refused(name: str) -> None:
+    """A bad value is refused by its variable's name."""
+    assert name in refused(**{name: BAD_VALUES[name]})
+
+
+def test_a_package_comes_from_one_place_and_a_url_with_its_checksum(tmp_path: Path) -> None:
+    """A URL is refused beside a file, and without the SHA-256 of what it leads to."""
+    (tmp_path / "jenkins.deb").touch()
+    url = {"jenkins_package_url": "https://example.org/jenkins.deb"}
+    assert ["jenkins_package_sha256"] == refused(**url)
+    file = {"jenkins_package_file": str(tmp_path / "jenkins.deb"), "jenkins_package_sha256": "0" * 64}
+    assert ["jenkins_package_url"] == refused(**url, **file)
+
+
+def test_values_that_can_be_taken_are(tmp_path: Path) -> None:
+    """Neither the defaults nor values that make sense together are refused."""
+    (tmp_path / "git.jpi").touch()
+    good = {
+        "jenkins_package_url": "https://example.org/jenkins.deb",
+        "jenkins_package_sha256": "0" * 64,
+        "jenkins_proxy": "http://proxy.example.org:3128",
+        "jenkins_home": "/srv/jenkins",
+        "jenkins_volume": "LABEL=jenkins",
+        "jenkins_port": -1,
+        "jenkins_https_port": 443,
+        "jenkins_https_keystore": "/etc/jenkins/keystore.p12",
+        "jenkins_https_password_file": "/run/jenkins.properties",
+        "jenkins_heap_max": "50%",
+        "jenkins_umask": "0027",
+        "jenkins_plugins": ["# a comment", "", "git:5.7.0  # pinned", "mailer", "x::https://example.org/x.hpi"],
+        "jenkins_plugins_folder": str(tmp_path),
+    }
+    assert ([], []) == (refused(), refused(**good))
+
+
+PLUGINS = ["configuration-as-code:1", "git:5:https://example.org/git.hpi # pinned", "# none", "mailer"]
+
+
+def test_plugins_have_names() -> None:
+    """A line of a plugins.txt names one plugin, with or without a version, a place and a comment."""
+    found = templar(jenkins_plugins=PLUGINS).template(trust_as_template("{{ __jenkins_plugin_ids }}"))
+    assert ["configuration-as-code", "git", "mailer"] == found
+
+
+REPOSITORIES = [
+    ("Debian", "13", "lts", "https://pkg.jenkins.io/debian-stable"),
+    ("Ubuntu", "22", "weekly", "https://pkg.jenkins.io/debian"),
+    ("Amazon", "2023", "lts", "https://pkg.jenkins.io/rpm-stable"),
+    ("Rocky", "10", "weekly", "https://pkg.jenkins.io/rpm"),
+]
+
+
+@pytest.mark.parametrize(("name", "version", "line", "expected"), REPOSITORIES)
+def test_each_platform_has_its_repository(name: str, version: str, line: str, expected: str) -> None:
+    """Without another URL the repository is Jenkins's own for the line and the packages, with the key beside it."""
+    facts = {"distribution": name, "distribution_major_version": version}
+    told = templar(ansible_facts=facts, jenkins_line=line)
+    assert expected == told.template(trust_as_template("{{ __jenkins_repository_url }}"))
+    assert f"{expected}/jenkins.io-2026.key" == told.template(trust_as_template("{{ __jenkins_repository_key_url }}"))
 
 
 def packets(armoured: bytes) -> bytes:
