@@ -1,0 +1,140 @@
+"""A machine to apply roles to: plays are run on it, and it is broken and mended."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ansible_runner
+import yaml
+from ec2_fixtures import ROOT, Machines, describe
+
+from bakehouse import probes
+
+Task = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Told:
+    """Hold what a play has told: its events in their order."""
+
+    events: tuple[dict[str, Any], ...]
+
+    def messages(self) -> list[str]:
+        """Return what failed said, in words without line breaks."""
+        kinds = ("runner_on_failed", "runner_item_on_failed", "runner_on_unreachable")
+        failed = [one["event_data"]["res"] for one in self.events if one["event"] in kinds]
+        return [" ".join(f"{one.get('msg', one)} {one.get('stderr', '')}".split()) for one in failed]
+
+    def findings(self) -> dict[str, str]:
+        """Return the bad findings of a verification, name to evidence."""
+        return {one.name: one.evidence for one in probes.findings_of(self.events).get("machine", []) if not one.ok}
+
+    def changes(self) -> list[str]:
+        """Return the names of the tasks that changed something, or would have."""
+        done = [one["event_data"] for one in self.events if one["event"] == "runner_on_ok"]
+        return [one["task"].removeprefix("jenkins : ") for one in done if one["res"].get("changed")]
+
+    def succeeded(self) -> Told:
+        """Return this; fail with what failed."""
+        assert not self.messages(), "\n".join(self.messages())
+        return self
+
+    def apart(self) -> Iterator[tuple[str, Told]]:
+        """Yield what was told in each chapter, which begins with a task ``Chapter: NAME``."""
+        name, events = "", list[dict[str, Any]]()
+        for event in self.events:
+            task = str(event["event_data"].get("task", ""))
+            if task.startswith("Chapter: ") and task != f"Chapter: {name}":
+                if name:
+                    yield name, Told(tuple(events))
+                name, events = task.removeprefix("Chapter: "), []
+            events.append(event)
+        yield name, Told(tuple(events))
+
+
+class Host:
+    """Reach one machine by SSH and by Ansible."""
+
+    def __init__(self, machines: Machines, machine: str, folder: Path) -> None:
+        self._folder, self._key, self._user = folder, machines.key_file, machines.user
+        self.address = describe(machines.ec2, machine)[0]["PublicIpAddress"]
+        inventory = {"ansible_host": self.address, "ansible_user": machines.user}
+        inventory["ansible_ssh_private_key_file"] = str(self._key)
+        (folder / "inventory.yml").write_text(yaml.dump({"all": {"hosts": {"machine": inventory}}}))
+
+    def run(self, command: str, given: bytes = b"") -> bytes:
+        """Run a command as root, with that on stdin, and return what it printed."""
+        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes"]
+        argv = [
+            "ssh",
+            "-i",
+            str(self._key),
+            *(part for o in options for part in ("-o", o)),
+            f"{self._user}@{self.address}",
+        ]
+        call = [*argv, "sudo", "sh", "-euc", f"'{command}'"]
+        done = subprocess.run(call, input=given, capture_output=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        """Write files below /srv."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = len(content), 0o644
+                tar.addfile(member, io.BytesIO(content))
+        self.run("tar --extract --directory=/srv", packed.getvalue())
+
+    def play(self, tasks: list[Task], variables: Mapping[str, Any], *options: str) -> Told:
+        """Run tasks as root with these variables and return what they told, of failures too."""
+        play = {"hosts": "all", "become": True, "gather_facts": False, "vars": dict(variables), "tasks": tasks}
+        (self._folder / "play.yml").write_text(yaml.dump([play], sort_keys=False, allow_unicode=True))
+        events: list[dict[str, Any]] = []
+
+        def see(event: dict[str, Any]) -> bool:
+            events.append(event)
+            return False  # the runner need not keep it
+
+        run = ansible_runner.run(
+            private_data_dir=tempfile.mkdtemp(dir=self._folder),  # of its own: what one is told stays for the next
+            playbook=str(self._folder / "play.yml"),
+            inventory=str(self._folder / "inventory.yml"),
+            cmdline=" ".join(options),
+            envvars={
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            }
+            | {"ANSIBLE_ROLES_PATH": str(ROOT / "roles")},
+            event_handler=see,
+            cancel_callback=lambda: False,
+            quiet=True,
+        )
+        told = Told(tuple(one for one in events if "event_data" in one))
+        with run.stdout as said:
+            assert run.rc == 0 or told.messages(), said.read()
+        return told
+
+
+def role(name: str, tasks_from: str = "main", **variables: Any) -> Task:
+    """Return the task that runs a role's file."""
+    return {"ansible.builtin.include_role": {"name": name, "tasks_from": tasks_from}, "vars": variables}
+
+
+def shell(name: str, command: str) -> Task:
+    """Return the task that runs a command."""
+    return {"name": name, "ansible.builtin.shell": command}
+
+
+def survived(task: Task) -> Task:
+    """Return the task as one whose failure ends nothing."""
+    return {"block": [task], "rescue": [{"ansible.builtin.debug": {"msg": "the next chapter goes on"}}]}
