@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import re
@@ -134,6 +135,30 @@ def test_two_machines_are_two(kit: LocalEc2) -> None:
     assert all(first)
     assert len(first) == len(second) == len(IDENTITIES)
     assert not set(first) & set(second)
+
+
+# What Jenkins's own packages are tried with: its drop-in, then java before the start, the page, java while and after.
+UPSTREAM = r"""
+cd /etc/systemd/system/jenkins.service.d; ls; systemctl stop jenkins; pgrep --count java
+cat >override.conf <<'END'
+[Service]
+Environment="JAVA_OPTS=-Xmx256m -Dhudson.model.DirectoryBrowserSupport.CSP=\"default-src 'self';\""
+TimeoutStartSec=600
+END
+systemctl daemon-reload; timeout 100 systemctl start jenkins
+curl -s -w "\n%{http_code}\n" http://127.0.0.1:8080/login | grep --only-matching '<title>.*</title>\|^200$'
+pgrep --count java; tr '\0' '\n' </proc/$(pgrep java)/cmdline | grep 'CSP\|Xmx'
+systemctl stop jenkins; pgrep --count java; rm override.conf; systemctl daemon-reload; systemctl start jenkins
+"""
+
+
+def test_upstreams_own_assertions_hold(kit: LocalEc2) -> None:
+    """No override.conf but a person's, which wins; no java before the start; the login page; one java; none after."""
+    script = base64.b64encode(UPSTREAM.encode()).decode()
+    told = kit.inv("ssh", "--machine", Story.machines[0], "--", f"echo {script} | base64 --decode | sudo sh")
+    options = ["-Xmx256m", "-Dhudson.model.DirectoryBrowserSupport.CSP=default-src 'self';"]
+    page = ["<title>Sign in - Jenkins</title>", "200"]
+    assert ["10-bakehouse.conf", "0", *page, "1", *options, "0"] == told.stdout.splitlines()
 
 
 def test_password(kit: LocalEc2) -> None:
