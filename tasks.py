@@ -331,10 +331,11 @@ def lint(c: Context) -> None:
 @task(help={"only": "run only the tests whose names match this (pytest's -k), and no linter"})
 def test(c: Context, only: str = "") -> None:  # noqa: PT028, a task and no test
     """Run the linters and all tests: what CI runs."""
-    from bakehouse import settings
+    from bakehouse import settings, tools
 
     if not only:
         lint(c)
+        tools.ensure("docker")  # before two workers do
     with c.cd(str(settings.ROOT)):
         outcome = c.run(f"pytest -k {shlex.quote(only)}" if only else ALL_TESTS, warn=True)
     if not outcome:
@@ -435,7 +436,7 @@ LINTERS = (
     *(f"packer fmt -check {folder}" for folder in ("packer", "packer/plugins", "packer/recipes", "tests/bench")),
 )
 
-ALL_TESTS = "pytest --numprocesses=2 --dist=loadfile"
+ALL_TESTS = "pytest --numprocesses=2 --dist=loadgroup"
 """Two workers, each with a local EC2 of its own: while one's machines boot the other computes."""
 
 

@@ -66,7 +66,7 @@ def plugin(version: str) -> bytes:
 
 def repositories(debs: list[apt.Deb], key: Key, other: Key) -> dict[str, bytes]:
     """Return a good repository, one without a signature and one that another key has signed, and the good key."""
-    good, forged = (apt.repository(debs, one, datetime.now(UTC)) for one in (key, other))
+    good, forged = (apt.repository(debs, apt.Layout("binary/"), one, datetime.now(UTC)) for one in (key, other))
     unsigned = {name: content for name, content in good.items() if not name.endswith(".gpg")}
     made = {"good": good, "forged": forged, "unsigned": unsigned}
     files = {f"{name}/{path}": content for name, of_it in made.items() for path, content in of_it.items()}
