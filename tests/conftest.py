@@ -36,6 +36,7 @@ def ctrl_c() -> Iterator[Callable[[], None]]:
 _IMAGE = ("test_story.py", "test_proofs_of_images.py")  # they share a bake
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a module's tests on one worker, in their order."""
     for item in items:

@@ -271,7 +271,7 @@ def base(ec2: Any) -> str:
 @pytest.fixture(scope="session")
 def debian_base(local_ec2: LocalEc2) -> str:
     """Give the Docker image of the Debian base that the test run's local EC2 has made."""
-    labels = (f"bakehouse.checkout={mark(local_ec2.state)}", "bakehouse.base=debian-13")
+    labels = (f"bakehouse.checkout={mark(local_ec2.state)}", "bakehouse.kind=base", "bakehouse.base=debian-13")
     filters = (part for label in labels for part in ("--filter", f"label={label}"))
     return docker("images", "--no-trunc", "--quiet", *filters).split()[0]
 

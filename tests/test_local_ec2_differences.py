@@ -69,8 +69,10 @@ def test_a_caller_without_a_rule_is_reset(ec2: Any, shared: tuple[Machines, str]
     address = describe(ec2, shared[1])[0]["PublicIpAddress"]
     with socket.create_connection((address, 22), timeout=3, source_address=("127.0.0.1", 0)) as welcome:
         assert welcome.recv(4) == b"SSH-"
-    stranger = socket.create_connection((address, 22), timeout=3, source_address=("127.0.0.2", 0))
-    with stranger, pytest.raises(ConnectionResetError):
+    with (
+        pytest.raises(ConnectionResetError),
+        socket.create_connection((address, 22), timeout=3, source_address=("127.0.0.2", 0)) as stranger,
+    ):
         stranger.recv(4)
 
 
@@ -108,6 +110,7 @@ def test_every_difference_has_its_test() -> None:
     """Each row of the table names a test that exists, and each test here is in the table."""
     told = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/local-ec2.md").read_text()))
     here = set(re.findall(r"^def (test_\w+)", Path(__file__).read_text(), re.MULTILINE))
-    there = set(re.findall(r"^def (test_\w+)", (ROOT / "tests/test_local_ec2.py").read_text(), re.MULTILINE))
+    elsewhere = "".join((ROOT / f"tests/test_{room}.py").read_text() for room in ("local_ec2", "ports"))
+    there = set(re.findall(r"^def (test_\w+)", elsewhere, re.MULTILINE))
     assert told - here - there == set()
     assert here - told == {"test_every_difference_has_its_test"}

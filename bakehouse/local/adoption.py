@@ -17,11 +17,10 @@ from moto.ec2.utils import random_snapshot_id
 
 from bakehouse.local.ec2 import ROOT_DEVICE, Ami
 from bakehouse.local.lifecycle import Lifecycle
-from bakehouse.local.machines import IMAGE, KIND, SNAPSHOT, Bodies, BodyError
+from bakehouse.local.machines import BASE, IMAGE, KIND, SNAPSHOT, Bodies, BodyError
 
 log = logging.getLogger(__name__)
 
-BASE = "bakehouse.base"
 REGION = "us-east-1"
 _BASE_GIB = 8
 

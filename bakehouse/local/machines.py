@@ -21,6 +21,7 @@ KIND = "bakehouse.kind"
 INSTANCE = "bakehouse.instance"
 IMAGE = "bakehouse.image"
 SNAPSHOT = "bakehouse.snapshot"
+BASE = "bakehouse.base"
 
 BOOT_SECONDS = 180
 """After this a machine without an sshd, or whose cloud-init isn't done, counts as impaired."""
@@ -176,7 +177,7 @@ class Bodies:
 
     def commit(self, instance_id: str, snapshot_id: str, record: Mapping[str, Any]) -> None:
         """Copy a machine's disk into a snapshot; a running one stands still. ``record`` describes the image."""
-        labels = self.labels("image", **{SNAPSHOT: snapshot_id, IMAGE: json.dumps(record), INSTANCE: ""})
+        labels = self.labels("image", **{SNAPSHOT: snapshot_id, IMAGE: json.dumps(record), INSTANCE: "", BASE: ""})
         with _docker_errors(f"snapshot {snapshot_id}"):
             self._container(instance_id).commit(
                 repository=self.repository, tag=snapshot_id, pause=True, conf={"Labels": labels}
