@@ -33,17 +33,6 @@ def ctrl_c() -> Iterator[Callable[[], None]]:
     signal.signal(signal.SIGINT, before)
 
 
-_IMAGE = ("test_story.py", "test_proofs_of_images.py")  # they share a bake
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a module's tests on one worker, in their order."""
-    for item in items:
-        name = item.path.name
-        item.add_marker(pytest.mark.xdist_group("image" if name in _IMAGE else name))
-
-
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Have the Docker engine running before the first test that uses it."""
     if session.config.option.collectonly or not any(item.get_closest_marker("docker") for item in session.items):
