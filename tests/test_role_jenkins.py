@@ -23,7 +23,7 @@ from bakehouse import local
 from bakehouse.local.packages import apt
 from bakehouse.local.packages.keys import Key
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 TASKS = ROOT / "roles/jenkins/tasks"
 DATA = ROOT / "tests/data"
