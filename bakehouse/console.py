@@ -19,7 +19,7 @@ from bakehouse.errors import InputError
 
 @dataclass(frozen=True)
 class Step:
-    """Hold one step that has ended: its name, when it began by the monotonic clock, its seconds, whether it's good."""
+    """Hold one step that has ended: its name, the second at which it began, its seconds, whether it's good."""
 
     name: str
     begun: float
@@ -69,7 +69,7 @@ def step(name: str) -> Iterator[None]:
 
 @contextmanager
 def recorded() -> Iterator[list[Step]]:
-    """Give a list that takes up every step which ends meanwhile."""
+    """Give a list that takes up every step which ends meanwhile, as the monotonic clock tells."""
     steps: list[Step] = []
     _recorders.append(steps)
     try:

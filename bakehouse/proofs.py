@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -143,7 +144,7 @@ class _Trial:
             no_picture=self._no_picture,
             shared=self._shared,
             packages=self._packages,
-            timeline=tuple(reports.Step(one.name, one.begun - self._clock, one.seconds, one.ok) for one in steps),
+            timeline=tuple(replace(one, begun=one.begun - self._clock) for one in steps),
         )
 
     def _settle(self) -> dict[str, float]:

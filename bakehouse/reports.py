@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bakehouse.console import Step
 from bakehouse.errors import ToolError
 
 PAGE = "proof.html"
@@ -37,16 +38,6 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Step:
-    """Hold one step of a proof: when it began, in seconds since the proof did, its seconds, and whether it's good."""
-
-    name: str
-    begun: float
-    seconds: float
-    ok: bool
-
-
-@dataclass(frozen=True)
 class Proof:
     """Hold what was found of an image.
 
@@ -54,7 +45,7 @@ class Proof:
     seconds, how long it took; machines; boot_seconds, from launch until each served; boot_budget, how many they may
     take; findings; unproven, what could not be looked at, with why; no_picture, why there is none; shared, what was
     compared of the machines and how it is (different, the same, on one, on none); packages, those that aren't as
-    recorded, with both versions; timeline.
+    recorded, with both versions; timeline, its steps, which began that many seconds after it did.
     """
 
     image: str

@@ -152,8 +152,8 @@ class LocalEc2:
         os.kill(pid, signal.SIGKILL)
         wait(lambda: not connects("127.0.0.1", int(self.endpoint.rpartition(":")[2])), seconds=5)
 
-    def client(self, service: str, key: str = "local") -> Any:
-        """Return a plain boto3 client."""
+    def client(self, service: str, key: str = "tests") -> Any:
+        """Return a plain boto3 client, by default with another access key than the tasks have."""
         session = boto3.Session(aws_access_key_id=key, aws_secret_access_key=key, region_name="us-east-1")
         return session.client(service, endpoint_url=self.endpoint)
 

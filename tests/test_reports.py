@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from bakehouse import reports
+from bakehouse.console import Step
 from bakehouse.errors import ToolError
-from bakehouse.reports import Finding, Proof, Step
+from bakehouse.reports import Finding, Proof
 
 GOOD = Finding("both", "first boot", "hostname is its own", True, "different on the two machines")
 BAD = Finding("i-1", "second boot", "The unit is active", False, "<script>alert(1)</script>\nfailed")

@@ -162,7 +162,7 @@ class Lifecycle:
         try:
             move()
         except (BodyError, GateError) as error:
-            log.warning("%s; taken up again when the Docker engine is back", error)
+            log.warning("%s; the next adoption takes it up again", error)
         except Exception:
             log.exception("a move failed")
 

@@ -58,8 +58,8 @@ class Gate:
         with self._lock:
             table = look()
             if self._process is None or self._process.poll() is not None:
-                if not image:
-                    return {}
+                if not table and not image:
+                    return {}  # there is no base yet
                 self._start(image)
             told = self._ask(table)
             if told["unfenced"] != self.unfenced:

@@ -53,7 +53,7 @@ class Server:
         self.lifecycle = lifecycle
         self.folder = folder
         self.set_aside: Path | None = None
-        self._operations: set[str] = set()
+        self._operations: dict[str, set[str]] = {}  # by the caller's access key
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._own: dict[str, Callable[[Environ], Any]] = {
             "/bakehouse/health": self._health,
@@ -74,7 +74,7 @@ class Server:
 
     def _answer_aws(self, environ: Environ, respond: Respond) -> Iterable[bytes]:
         action = _action(environ)
-        self._operations.add(action)
+        self._operations.setdefault(_access_key(environ), set()).add(action)
         told: list[Any] = []
 
         def keep(status: str, headers: list[tuple[str, str]], _: Any = None) -> None:
@@ -121,7 +121,7 @@ class Server:
             "unopened": dict(self.lifecycle.unopened),
             "set_aside": str(self.set_aside or ""),
             "docker": self.lifecycle.bodies.answers(),
-            "operations": sorted(self._operations),
+            "operations": {key: sorted(operations) for key, operations in self._operations.items()},
         }
 
     def _adopt(self, _: Environ) -> dict[str, Any]:
@@ -155,6 +155,12 @@ def _action(environ: Environ) -> str:
     environ["wsgi.input"] = io.BytesIO(data)
     form = parse_qs(data.decode(errors="replace") or str(environ.get("QUERY_STRING", "")))
     return form.get("Action", [""])[0]
+
+
+def _access_key(environ: Environ) -> str:
+    """Return the access key that signed a request, empty when none did."""
+    told = re.search(r"Credential=([^/,]*)", str(environ.get("HTTP_AUTHORIZATION", "")))
+    return told[1] if told else ""
 
 
 def _internal_error(message: str, respond: Respond) -> list[bytes]:
