@@ -436,7 +436,7 @@ LINTERS = (
     *(f"packer fmt -check {folder}" for folder in ("packer", "packer/plugins", "packer/recipes", "tests/bench")),
 )
 
-ALL_TESTS = "pytest --numprocesses=2 --dist=loadfile"
+ALL_TESTS = "pytest --numprocesses=2 --no-loadscope-reorder"
 """Two workers, each with a local EC2 of its own: while one's machines boot the other computes."""
 
 

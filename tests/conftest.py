@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from bakehouse import tools
 from bakehouse.errors import ToolError
@@ -31,6 +33,23 @@ def ctrl_c() -> Iterator[Callable[[], None]]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield lambda: os.kill(os.getpid(), signal.SIGINT)
     signal.signal(signal.SIGINT, before)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what takes long, so that two workers end together."""
+    items.sort(key=lambda item: item.get_closest_marker("docker") is None)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker whole modules, and all of end_to_end/ to one: its modules share a bake."""
+    scheduling = LoadScopeScheduling(config, log)
+    scheduling._split_scope = _scope
+    return scheduling
+
+
+def _scope(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return "end_to_end" if "end_to_end/" in file else file
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -342,3 +344,15 @@ def test_local_status_starts_nothing(place: Place) -> None:
     assert 0 == outcome.returncode, outcome.stderr
     assert '"endpoint": ""' in outcome.stdout
     assert not (place.folder / ".bakehouse" / "local" / "server.json").exists()
+
+
+def test_a_local_ec2_without_its_engine_can_be_looked_at(place: Place, tmp_path: Path) -> None:
+    """Where no Docker engine answers at its socket, status and down do their part."""
+    with socket.socket(socket.AF_UNIX) as nobody:
+        nobody.bind(str(tmp_path / "docker.sock"))
+    place.environment["DOCKER_HOST"] = f"unix://{tmp_path}/docker.sock"
+
+    told = json.loads(place.inv("local.status", "--json").stdout)
+
+    assert ("", [], 0, {}) == (told["endpoint"], told["bases"], told["images"], told["machines"])
+    assert 0 == place.inv("local.down").returncode

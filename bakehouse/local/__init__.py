@@ -24,6 +24,7 @@ from bakehouse import console, tools
 from bakehouse.errors import ToolError
 from bakehouse.settings import Settings
 
+_LOG = "server.log"
 _START_SECONDS = 60
 _STOP_SECONDS = 40
 
@@ -74,7 +75,8 @@ def reset(settings: Settings) -> None:
     """Delete every container, image and file that the checkout's local EC2 has made, and nothing else."""
     with _alone(settings):
         _end(settings)
-        if _bodies(settings).answers():
+        if (_folder(settings) / _LOG).exists():
+            tools.ensure("docker")  # what was made on it can't go without it
             _remove_all(settings)
         shutil.rmtree(_folder(settings), ignore_errors=False)
 
@@ -85,7 +87,7 @@ def status(settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {
         "endpoint": server.endpoint if server else "",
         "pid": server.pid if server else 0,
-        "log": str(_folder(settings) / "server.log"),
+        "log": str(_folder(settings) / _LOG),
         "bases": [],
         "images": 0,
         "machines": {},
@@ -131,7 +133,7 @@ def _have_base(settings: Settings, name: str, server: Server) -> None:
 
 def _start(settings: Settings) -> Server:
     folder = _folder(settings)
-    with open(folder / "server.log", "ab") as log:
+    with open(folder / _LOG, "ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "bakehouse.local.server", str(folder), checkout(settings)],
             cwd=settings.root,
@@ -147,8 +149,8 @@ def _start(settings: Settings) -> Server:
             return server
         time.sleep(0.1)
     process.kill()
-    last = (folder / "server.log").read_text(errors="replace").strip().rpartition("\n")[2]
-    raise ToolError(f"the local EC2 does not start: {last}", f"its log: {folder / 'server.log'}")
+    last = (folder / _LOG).read_text(errors="replace").strip().rpartition("\n")[2]
+    raise ToolError(f"the local EC2 does not start: {last}", f"its log: {folder / _LOG}")
 
 
 def _find(settings: Settings) -> Server | None:

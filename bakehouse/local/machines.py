@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import docker
@@ -80,10 +81,17 @@ class Bodies:
     def __init__(self, checkout: str) -> None:
         self.checkout = checkout
         self.repository = f"bakehouse/{checkout}"
-        self.docker: Any = docker.from_env(timeout=300)
-        self._impatient: Any = docker.from_env(timeout=5)
         self._network = f"bakehouse-{checkout}"
         self._subnet = ""
+
+    @cached_property
+    def docker(self) -> Any:
+        """Return the client, which asks the Docker engine for its version when it's made."""
+        return docker.from_env(timeout=300)
+
+    @cached_property
+    def _impatient(self) -> Any:
+        return docker.from_env(timeout=5)
 
     def labels(self, kind: str, **more: str) -> dict[str, str]:
         """Return the labels of a thing of ours."""
