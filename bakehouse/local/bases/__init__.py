@@ -21,92 +21,58 @@ if TYPE_CHECKING:
 class Base:
     """Describe one base as its AMI is on AWS.
 
-    Attributes: image_name, with places for the architecture in the kernel's, EC2's or Debian's word and for the time it
-    is made; owner, an account's ID, and owner_alias, that account's name or empty; user, the machine's first user;
-    root_device; description; how, the way it comes about here; ground, the base that it is made of, or empty.
+    Attributes: system, its name as people say it; image_name, with places for the architecture in the kernel's, EC2's
+    or Debian's word and for the time it is made; owner, an account's ID, and owner_alias, that account's name or empty;
+    user, the machine's first user; root_device; how, the way it comes about here; ground, the base that it is made of,
+    or empty.
     """
 
+    system: str
     image_name: str
     owner: str
-    owner_alias: str
     user: str
     root_device: str
-    description: str
     how: str
+    owner_alias: str = ""
     ground: str = ""
 
 
+_debian = partial(Base, owner="136693071363", user="admin", root_device="/dev/xvda", how="made here with mmdebstrap")
+_amazon = partial(Base, owner="137112412989", owner_alias="amazon", user="ec2-user", root_device="/dev/xvda")
+_ubuntu = partial(Base, owner="099720109477", user="ubuntu", root_device="/dev/sda1")
+_rocky = partial(Base, owner="792107900819", user="rocky", root_device="/dev/sda1")
+_own = partial(Base, owner="123456789012", user="ec2-user", root_device="/dev/xvda")  # what "self" means there
+
+
+def _of_registry(name: str) -> str:
+    return f"made here of the registry's {containers.IMAGES[name][0]}"
+
+
 BASES: Mapping[str, Base] = {
-    "debian-13": Base(
-        image_name="debian-13-{debian}-{now:%Y%m%d-%H%M}",
-        owner="136693071363",
-        owner_alias="",
-        user="admin",
-        root_device="/dev/xvda",
-        description="Debian 13 for machines of the local EC2",
-        how="made here with mmdebstrap",
+    "debian-13": _debian("Debian 13", "debian-13-{debian}-{now:%Y%m%d-%H%M}"),
+    "debian-12": _debian("Debian 12", "debian-12-{debian}-{now:%Y%m%d-%H%M}"),
+    "amazon-linux-2023": _amazon(
+        "Amazon Linux 2023",
+        "al2023-ami-2023.0.{now:%Y%m%d}.0-kernel-6.1-{ec2}",
+        how=_of_registry("amazon-linux-2023"),
     ),
-    "debian-12": Base(
-        image_name="debian-12-{debian}-{now:%Y%m%d-%H%M}",
-        owner="136693071363",
-        owner_alias="",
-        user="admin",
-        root_device="/dev/xvda",
-        description="Debian 12 for machines of the local EC2",
-        how="made here with mmdebstrap",
+    "ubuntu-24.04": _ubuntu(
+        "Ubuntu 24.04",
+        "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{debian}-server-{now:%Y%m%d}",
+        how=_of_registry("ubuntu-24.04"),
     ),
-    "amazon-linux-2023": Base(
-        image_name="al2023-ami-2023.0.{now:%Y%m%d}.0-kernel-6.1-{ec2}",
-        owner="137112412989",
-        owner_alias="amazon",
-        user="ec2-user",
-        root_device="/dev/xvda",
-        description="Amazon Linux 2023 for machines of the local EC2",
-        how="made here of the registry's amazonlinux:2023",
+    "ubuntu-22.04": _ubuntu(
+        "Ubuntu 22.04",
+        "ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-{debian}-server-{now:%Y%m%d}",
+        how=_of_registry("ubuntu-22.04"),
     ),
-    "ubuntu-24.04": Base(
-        image_name="ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{debian}-server-{now:%Y%m%d}",
-        owner="099720109477",
-        owner_alias="",
-        user="ubuntu",
-        root_device="/dev/sda1",
-        description="Ubuntu 24.04 for machines of the local EC2",
-        how="made here of the registry's ubuntu:24.04",
+    "rocky-10": _rocky(
+        "Rocky Linux 10", "Rocky-10-EC2-Base-10.0-{now:%Y%m%d}.0.{kernel}", how=_of_registry("rocky-10")
     ),
-    "ubuntu-22.04": Base(
-        image_name="ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-{debian}-server-{now:%Y%m%d}",
-        owner="099720109477",
-        owner_alias="",
-        user="ubuntu",
-        root_device="/dev/sda1",
-        description="Ubuntu 22.04 for machines of the local EC2",
-        how="made here of the registry's ubuntu:22.04",
-    ),
-    "rocky-10": Base(
-        image_name="Rocky-10-EC2-Base-10.0-{now:%Y%m%d}.0.{kernel}",
-        owner="792107900819",
-        owner_alias="",
-        user="rocky",
-        root_device="/dev/sda1",
-        description="Rocky Linux 10 for machines of the local EC2",
-        how="made here of the registry's rockylinux/rockylinux:10",
-    ),
-    "rocky-9": Base(
-        image_name="Rocky-9-EC2-Base-9.0-{now:%Y%m%d}.0.{kernel}",
-        owner="792107900819",
-        owner_alias="",
-        user="rocky",
-        root_device="/dev/sda1",
-        description="Rocky Linux 9 for machines of the local EC2",
-        how="made here of the registry's rockylinux/rockylinux:9",
-    ),
-    "rpm-stand-in": Base(
-        image_name="rpm-stand-in-{ec2}-{now:%Y%m%d-%H%M}",
-        owner="123456789012",  # the local account's own, which is what "self" means there
-        owner_alias="",
-        user="ec2-user",
-        root_device="/dev/xvda",
-        description="Stands in for Amazon Linux 2023: Debian 13 with rpm and dnf, for machines of the local EC2",
+    "rocky-9": _rocky("Rocky Linux 9", "Rocky-9-EC2-Base-9.0-{now:%Y%m%d}.0.{kernel}", how=_of_registry("rocky-9")),
+    "rpm-stand-in": _own(
+        "Stands in for Amazon Linux 2023: Debian 13 with rpm and dnf,",
+        "rpm-stand-in-{ec2}-{now:%Y%m%d-%H%M}",
         how="made here of debian-13; stands in for Amazon Linux 2023",
         ground="debian-13",
     ),
@@ -156,7 +122,11 @@ def make(docker: DockerClient, name: str, labels: Mapping[str, str], say: Say) -
 
 def shows(base: Base, words: Mapping[str, str], now: datetime) -> dict[str, str]:
     """Return what the AMI of a base shows that was made at that time on a machine of that architecture."""
-    return asdict(base) | {"image_name": base.image_name.format(now=now, **words), "architecture": words["ec2"]}
+    return asdict(base) | {
+        "image_name": base.image_name.format(now=now, **words),
+        "description": f"{base.system} for machines of the local EC2",
+        "architecture": words["ec2"],
+    }
 
 
 def _refusal(name: str, failure: Exception) -> BakehouseError:
