@@ -432,7 +432,7 @@ LINTERS = (
     "lint-imports",
     "yamllint --strict .",
     "ansible-lint",
-    "shellcheck inv .ci/run tests/bench/floor.sh",
+    "shellcheck inv .ci/run examples/aws-cli.sh tests/bench/floor.sh",
     *(f"packer fmt -check {folder}" for folder in ("packer", "packer/plugins", "packer/recipes", "tests/bench")),
 )
 

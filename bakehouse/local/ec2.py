@@ -17,6 +17,7 @@ from moto.ec2.models.instances import Instance as MotoInstance
 from moto.ec2.models.instances import InstanceState, StateReason
 from moto.ec2.responses import EC2Response
 from moto.ec2.utils import convert_tag_spec
+from moto.ssm.models import ssm_backends
 
 from bakehouse.local.lifecycle import Lifecycle, rules_of
 from bakehouse.local.machines import BodyError
@@ -46,6 +47,10 @@ class Instance(MotoInstance):
     def public_dns_name(self) -> str:
         """Return none: nothing resolves names that EC2 would give."""
         return ""
+
+    def delete(self, account_id: str, region: str) -> None:
+        """Terminate what a stack has made, when the stack goes."""
+        self.ec2_backend.terminate_instances([self.id])
 
     def status(self) -> dict[str, Any]:
         """Return the item of DescribeInstanceStatus."""
@@ -139,6 +144,7 @@ class Backend(EC2Backend):
         self, image_id: str, count: int, user_data: Any, security_group_names: list[str], **kwargs: Any
     ) -> Any:
         """Make the instances as moto does, and have their machines born."""
+        image_id = self._resolved(image_id)
         template = kwargs.get("launch_template") and self._get_template_from_args(kwargs["launch_template"])
         image = self.usable_image(image_id or (template.image_id if template else ""))
         key = kwargs.get("key_name")
@@ -248,6 +254,19 @@ class Backend(EC2Backend):
             if group in instance.security_groups and instance.state not in ("terminated", "shutting-down"):
                 raise EC2ClientError("DependencyViolation", f"resource {group.id} has a dependent object")
         super().delete_security_group(name, group_id)
+
+    def _resolved(self, image_id: str) -> str:
+        """Return the image that ``resolve:ssm:NAME`` means, NAME with a version or label behind it or not."""
+        _, resolve, name = (image_id or "").partition("resolve:ssm:")
+        if not resolve:
+            return image_id
+        parameter = ssm_backends[self.account_id][self.region_name].get_parameters([name]).get(name)
+        if parameter is None:
+            raise EC2ClientError("SsmInvalidParameter", f"The parameter {name} does not exist.")
+        if parameter.data_type != "aws:ec2:image":
+            known = "The following parameter data types are supported: aws:ec2:image"
+            raise EC2ClientError("SsmInvalidParameter", f"Unsupported data type. {known}")
+        return str(parameter.value)
 
     def _refuse_taken_ports(self, names: list[str], ids: list[Any]) -> None:
         if not self.lifecycle.unfenced:
@@ -418,6 +437,16 @@ class Response(EC2Response):
         return ActionResult(result)
 
 
+_of_a_stack = MotoInstance.create_from_cloudformation_json.__func__  # type: ignore[attr-defined]
+
+
+def _create_of_a_stack(cls: Any, name: str, resource: Any, *rest: Any, **more: Any) -> Any:
+    """Make a stack's instance with its SecurityGroupIds, which moto wants under the other groups' name."""
+    properties = resource["Properties"]
+    groups = [*properties.get("SecurityGroups", ()), *properties.get("SecurityGroupIds", ())]
+    return _of_a_stack(cls, name, {**resource, "Properties": {**properties, "SecurityGroups": groups}}, *rest, **more)
+
+
 def _unsupported(operation: str) -> EC2ClientError:
     return EC2ClientError("UnsupportedOperation", f"The local EC2 has no {operation}; CreateImage takes snapshots.")
 
@@ -427,5 +456,6 @@ def install(lifecycle: Lifecycle) -> None:
     Backend.lifecycle = lifecycle
     ec2_backends.backend = Backend
     moto.ec2.models.instances.Instance = Instance  # type: ignore[misc]
+    MotoInstance.create_from_cloudformation_json = classmethod(_create_of_a_stack)  # type: ignore[assignment,method-assign]
     moto.ec2.models.amis.Ami = Ami  # type: ignore[misc]
     moto.ec2.urls.url_paths["{0}/"] = Response.dispatch
