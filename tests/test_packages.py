@@ -646,6 +646,20 @@ def test_without_the_wizard_it_is_open(installed: Machine) -> None:
 
 
 @pytest.mark.docker
+def test_a_realm_by_configuration_as_code_closes_it(installed: Machine) -> None:
+    """With the wizard off a realm keeps strangers out, and nobody gets in while it has no user."""
+    installed.run("printf 'jenkins:\\n  securityRealm: {local: {allowsSignup: false}}\\n' >/etc/casc.yaml")
+    installed.run("mkdir /var/lib/jenkins/plugins && touch /var/lib/jenkins/plugins/configuration-as-code.jpi")
+    installed.configure(
+        "Environment=JAVA_OPTS=-Djenkins.install.runSetupWizard=false CASC_JENKINS_CONFIG=/etc/casc.yaml"
+    )
+    installed.run("systemctl start jenkins")
+
+    stranger, guest = installed.get("/api/json"), installed.get("/api/json", Authorization=basic("guess"))
+    assert (403, 401) == (stranger[0], guest[0])
+
+
+@pytest.mark.docker
 def test_without_java_the_unit_fails(installed: Machine) -> None:
     """The package needs no Java to be installed, but nothing starts without one."""
     with installed.without("/usr/bin/java"):

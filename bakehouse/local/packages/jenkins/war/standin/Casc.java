@@ -7,23 +7,29 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * Configuration as Code, as far as it decides who gets in: the password of a local user, from a file.
+ * Configuration as Code, as far as it decides who gets in: a realm, and the password of a local user, from a file.
  *
  * <p>As with the genuine one it takes the plugin and the variable; a file that can't be read stops the boot.
  */
-final class Casc {
+record Casc(String text) {
+    private static final Pattern REALM = Pattern.compile("^ +securityRealm:", Pattern.MULTILINE);
     private static final Pattern PASSWORD = Pattern.compile(
             "securityRealm:\\s*\n\\s+local:.*?password:\\s*[\"']?\\$\\{(?:trim:\\$\\{)?readFile:([^}]+)}", Pattern.DOTALL);
 
-    private Casc() {}
+    static Casc read(Path home) throws IOException {
+        String place = System.getenv("CASC_JENKINS_CONFIG");
+        boolean read = place != null && Files.exists(home.resolve("plugins/configuration-as-code.jpi"));
+        return new Casc(read ? Files.readString(Path.of(place)) : "");
+    }
+
+    /** Tells whether it sets a realm, without which everybody is administrator. */
+    boolean closes() {
+        return REALM.matcher(text).find();
+    }
 
     /** Returns the administrator's password, or null where nothing sets one. */
-    static String password(Path home) throws IOException {
-        String place = System.getenv("CASC_JENKINS_CONFIG");
-        if (place == null || Files.notExists(home.resolve("plugins/configuration-as-code.jpi"))) {
-            return null;
-        }
-        Matcher found = PASSWORD.matcher(Files.readString(Path.of(place)));
+    String password() throws IOException {
+        Matcher found = PASSWORD.matcher(text);
         return found.find() ? Files.readString(Path.of(found.group(1))).strip() : null;
     }
 }

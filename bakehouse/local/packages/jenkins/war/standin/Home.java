@@ -63,7 +63,7 @@ record Home(Path root) {
         make("secrets/master.key", hex(128));
         make("secrets/jenkins.model.Jenkins.crumbSalt", sealed(bytes(32)));
         makeIdentity();
-        for (String folder : List.of("jobs", "logs", "nodes", "plugins", "updates", "userContent")) {
+        for (String folder : List.of("jobs", "logs", "nodes", "plugins", "updates", "userContent", "users")) {
             Files.createDirectories(root.resolve(folder));
         }
         make("jenkins.telemetry.Correlator.xml", xml("jenkins.telemetry.Correlator",
@@ -79,11 +79,12 @@ record Home(Path root) {
     private void introduce(String version) throws IOException, GeneralSecurityException {
         boolean wizard = !"false".equalsIgnoreCase(System.getProperty("jenkins.install.runSetupWizard"));
         if (!wizard) {
-            String password = Casc.password(root);
-            if (password == null) {
+            Casc casc = Casc.read(root);
+            String password = casc.password();
+            if (!casc.closes()) {
                 make("config.xml", configuration(
                         "hudson.security.AuthorizationStrategy$Unsecured", "hudson.security.SecurityRealm$None"));
-            } else if (make("config.xml", closed())) {
+            } else if (make("config.xml", closed()) && password != null) {
                 makeAdministrator(password);
             }
             make(WIZARD_STATE, version);
@@ -104,7 +105,6 @@ record Home(Path root) {
 
     private void makeAdministrator(String password) throws IOException, GeneralSecurityException {
         String name = "admin_" + Math.abs(RANDOM.nextLong());
-        Files.createDirectories(root.resolve("users"));
         make("users/users.xml", xml("hudson.model.UserIdMapper",
                 "<idToDirectoryNameMap><entry><string>admin</string><string>" + name
                 + "</string></entry></idToDirectoryNameMap>"));
