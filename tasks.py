@@ -149,8 +149,10 @@ def probe(
     c: Context, machine: str = "", junit: str = "", json: bool = False, recipe: str = "", account: str = ""
 ) -> None:
     """Look whether machines are healthy, and print the evidence."""
-    from bakehouse import cloud, console, machines, probes, services
+    from bakehouse import cloud, console, machines, probes, services, suites
 
+    if junit:
+        suites.insist_writable(junit)
     settings = _settings(account, recipe)
     service = services.load(settings)
     found = machines.some(cloud.connect(settings), settings.recipe, machine)
@@ -160,7 +162,7 @@ def probe(
     else:
         console.table(probes.COLUMNS, probes.as_rows(verdicts))
     if junit:
-        probes.write_junit(junit, verdicts)
+        suites.write(junit, "bakehouse probe", probes.as_suites(verdicts))
     probes.insist(verdicts)
 
 
@@ -356,14 +358,16 @@ def try_role(
     c: Context, role: str = "", scenario: str = "", platform: str = "", keep: bool = False, junit: str = ""
 ) -> None:
     """Try the roles with Molecule, on machines of the local EC2."""
-    from bakehouse import console, scenarios, trials
+    from bakehouse import console, scenarios, suites, trials
 
+    if junit:
+        suites.insist_writable(junit)
     settings = _settings("local")
     chosen = scenarios.choose(scenarios.load(settings.root), role, scenario, platform)
     tried = trials.run(settings, chosen, asked=bool(platform), keep=keep)
     console.table(trials.COLUMNS, trials.as_rows(tried))
     if junit:
-        trials.write_junit(junit, tried)
+        suites.write(junit, "bakehouse test-role", trials.as_suites(tried))
     trials.insist(tried)
 
 

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 from bakehouse import console, machines, shells
 from bakehouse.cloud import Cloud
@@ -23,6 +22,7 @@ from bakehouse.errors import InputError, VerdictError
 from bakehouse.machines import Machine
 from bakehouse.services import Page, Service
 from bakehouse.settings import Settings
+from bakehouse.suites import Case, Suite
 
 VERIFY = "playbooks/verify.yml"
 """What a machine shows from within; each of its assertions is a finding."""
@@ -249,33 +249,19 @@ def as_rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
     ]
 
 
-def write_junit(path: str, verdicts: Sequence[Verdict]) -> None:
-    """Write verdicts into a file as a JUnit report; raises InputError when that can't be written."""
-    try:
-        Path(path).write_text(as_junit(verdicts))
-    except OSError as error:
-        raise InputError(
-            f"--junit {path} can't be written: {error.strerror}", "name a file in a folder that is there"
-        ) from error
-
-
-def as_junit(verdicts: Sequence[Verdict]) -> str:
-    """Return verdicts as a JUnit report: a suite for each machine, a case for each finding."""
-    suites = ET.Element("testsuites", name="bakehouse probe")
-    for verdict in verdicts:
-        suite = ET.SubElement(suites, "testsuite", name=verdict.machine.id)
-        suite.set("tests", str(len(verdict.findings)))
-        suite.set("failures", str(len(verdict.failed)))
-        suite.set("time", f"{sum(finding.seconds for finding in verdict.findings):.3f}")
-        for finding in verdict.findings:
-            place = f"{verdict.machine.recipe}.{verdict.machine.id}"
-            case = ET.SubElement(suite, "testcase", classname=place, name=finding.name, time=f"{finding.seconds:.3f}")
-            if finding.ok:
-                ET.SubElement(case, "system-out").text = _printable(finding.evidence)
-            else:
-                ET.SubElement(case, "failure", message=_printable(finding.evidence))
-    ET.indent(suites)
-    return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+def as_suites(verdicts: Sequence[Verdict]) -> list[Suite]:
+    """Return verdicts for a report: a suite for each machine, a case for each finding."""
+    return [
+        Suite(
+            verdict.machine.id,
+            f"{verdict.machine.recipe}.{verdict.machine.id}",
+            tuple(
+                Case(finding.name, finding.seconds, "good" if finding.ok else "failure", finding.evidence)
+                for finding in verdict.findings
+            ),
+        )
+        for verdict in verdicts
+    ]
 
 
 def _environment(settings: Settings) -> dict[str, str]:
@@ -290,9 +276,8 @@ def _environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def _printable(text: str) -> str:
-    """Return the text without control characters, which XML can't hold."""
-    return "".join(char for char in text if char.isprintable() or char in "\n\t")
+def _printable(line: str) -> str:
+    return "".join(char for char in line if char.isprintable() or char == "\t")
 
 
 def _unhealthy(evidence: str) -> str:

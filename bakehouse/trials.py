@@ -10,14 +10,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 from bakehouse import cleanups, console, instances, machines, recipes, runs, scenarios, tools
 from bakehouse.cloud import Cloud, connect
-from bakehouse.errors import InputError, RegistryError, VerdictError
+from bakehouse.errors import RegistryError, VerdictError
 from bakehouse.runs import Run
 from bakehouse.scenarios import Scenario
 from bakehouse.settings import Settings
+from bakehouse.suites import Case, Suite
 from bakehouse.transcripts import ansible_failure, changes, follow
 
 COLUMNS = ("scenario", "platform", "step", "outcome", "seconds")
@@ -120,34 +120,18 @@ def as_rows(trials: Sequence[Trial]) -> list[list[str]]:
     return rows
 
 
-def write_junit(path: str, trials: Sequence[Trial]) -> None:
-    """Write trials into a file as a JUnit report; raises InputError when that can't be written."""
-    try:
-        Path(path).write_text(as_junit(trials))
-    except OSError as error:
-        raise InputError(
-            f"--junit {path} can't be written: {error.strerror}", "name a file in a folder that is there"
-        ) from error
+def as_suites(trials: Sequence[Trial]) -> list[Suite]:
+    """Return trials for a report: a suite for each, a case for each of its steps."""
+    return [
+        Suite(f"{one.scenario} on {one.platform}", f"{one.scenario}.{one.platform}", tuple(_cases(one)))
+        for one in trials
+    ]
 
 
-def as_junit(trials: Sequence[Trial]) -> str:
-    """Return trials as a JUnit report: a suite for each, a case for each of its steps."""
-    suites = ET.Element("testsuites", name="bakehouse test-role")
-    for one in trials:
-        suite = ET.SubElement(suites, "testsuite", name=f"{one.scenario} on {one.platform}")
-        suite.set("tests", str(len(one.steps) or 1))
-        suite.set("failures", str(sum(bool(step.failure) for step in one.steps)))
-        suite.set("skipped", str(int(bool(one.skipped))))
-        suite.set("time", f"{one.seconds:.3f}")
-        for step in one.steps or [Step("all", 0)]:
-            place = f"{one.scenario}.{one.platform}"
-            case = ET.SubElement(suite, "testcase", classname=place, name=step.name, time=f"{step.seconds:.3f}")
-            if step.failure:
-                ET.SubElement(case, "failure", message="".join(filter(str.isprintable, step.failure)))
-            if one.skipped:
-                ET.SubElement(case, "skipped", message=one.skipped)
-    ET.indent(suites)
-    return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+def _cases(trial: Trial) -> list[Case]:
+    if trial.skipped:
+        return [Case("all", 0, "skipped", trial.skipped)]
+    return [Case(step.name, step.seconds, "failure" if step.failure else "good", step.failure) for step in trial.steps]
 
 
 def _interrupted(signal_name: str) -> VerdictError:

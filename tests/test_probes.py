@@ -9,17 +9,17 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import pytest
 from test_machines import MACHINE
 
 from bakehouse import probes
-from bakehouse.errors import InputError, VerdictError
+from bakehouse.errors import VerdictError
 from bakehouse.machines import Machine
 from bakehouse.probes import Finding, Probe, Unhealthy, Verdict
 from bakehouse.services import Page, Service
 from bakehouse.settings import ROOT, Settings
+from bakehouse.suites import Case, Suite
 
 GOOD = Finding("SSH", True, "admin@127.4.5.6", 0.25)
 BAD = Finding("GET /login", False, "503 <starting> \x1b[0m", 0.5)
@@ -260,23 +260,11 @@ def test_tail() -> None:
     assert ["(empty)"] == probes.tail(" \n")
 
 
-def test_junit() -> None:
-    """The report holds a suite for the machine and a case for each finding, and is XML whatever the evidence holds."""
-    report = ET.fromstring(probes.as_junit([Verdict(MACHINE, (GOOD, BAD))]))  # noqa: S314, our own
+def test_as_suites() -> None:
+    """A report holds a suite for the machine and a case for each finding, with its evidence."""
+    cases = (Case("SSH", 0.25, "good", GOOD.evidence), Case("GET /login", 0.5, "failure", BAD.evidence))
 
-    [suite] = report
-    assert (MACHINE.id, "2", "1", "0.750") == tuple(suite.get(key) for key in ("name", "tests", "failures", "time"))
-    assert [("SSH", "admin@127.4.5.6", None), ("GET /login", None, "503 <starting> [0m")] == [
-        (case.get("name"), case.findtext("system-out"), failure.get("message") if failure is not None else None)
-        for case in suite
-        for failure in [case.find("failure")]
-    ]
-
-
-def test_junit_that_can_not_be_written(tmp_path: Path) -> None:
-    """A file in a folder that isn't there is refused by its name."""
-    with pytest.raises(InputError, match=r"--junit .*/no/such\.xml can't be written: No such file"):
-        probes.write_junit(str(tmp_path / "no" / "such.xml"), [])
+    assert [Suite(MACHINE.id, f"jenkins.{MACHINE.id}", cases)] == probes.as_suites([Verdict(MACHINE, (GOOD, BAD))])
 
 
 def test_as_data() -> None:

@@ -187,6 +187,8 @@ BAD_INPUT = {
     "unknown scenario": ("test-role --scenario nope", _nothing, "there is no scenario nope"),
     "unknown platform": ("test-role --platform nope", _nothing, "there is no platform nope"),
     "a role without a scenario": ("test-role --role nope", _nothing, "there is no role with a scenario nope"),
+    "a report nowhere": ("probe --junit no/r.xml", _nothing, "--junit no/r.xml can't be written: No such file or dir"),
+    "a report that is a folder": ("test-role --junit roles", _nothing, "--junit roles can't be written: Is a dir"),
     "clear away what": ("cleanup", _nothing, "clear away what?"),
 }  # fmt: skip
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import pytest
 from ec2_fixtures import LocalEc2, wait
@@ -19,6 +18,7 @@ from bakehouse import scenarios, settings, trials
 from bakehouse.errors import RegistryError, VerdictError
 from bakehouse.scenarios import Scenario
 from bakehouse.settings import ROOT
+from bakehouse.suites import Case, Suite
 from bakehouse.trials import Step, Trial
 
 _TASK = "TASK [web : Write the page] ****\n{}: [debian-13]{}\n\nPLAY RECAP ****\ndebian-13 : ok=1  failed=0\n"
@@ -82,17 +82,16 @@ def test_rows() -> None:
     ] == trials.as_rows([GOOD, BAD, SKIPPED])
 
 
-def test_junit() -> None:
-    """The report counts what failed and what was skipped, and holds the reasons."""
-    suites = list(ET.fromstring(trials.as_junit([GOOD, BAD, SKIPPED])))  # noqa: S314, our own
+def test_as_suites() -> None:
+    """A report holds a suite for each trial and a case for each step; a trial that was skipped is one case."""
+    assert [
+        Suite("web on debian-13", "web.debian-13", (_case("converge", 4), _case("verify", 1, "Look: no\x1b page"))),
+        Suite("default on rocky-9", "default.rocky-9", (Case("all", 0, "skipped", SKIPPED.skipped),)),
+    ] == trials.as_suites([BAD, SKIPPED])
 
-    counts = [[one.attrib[name] for name in ("name", "tests", "failures", "skipped")] for one in suites]
-    assert ["default on debian-13", "2", "0", "0"] == counts[0]
-    assert ["web on debian-13", "2", "1", "0"] == counts[1]
-    assert ["default on rocky-9", "1", "0", "1"] == counts[2]
-    failed, skipped = suites[1].find("testcase/failure"), suites[2].find("testcase/skipped")
-    assert failed is not None and "Look: no page" == failed.attrib["message"]
-    assert skipped is not None and SKIPPED.skipped == skipped.attrib["message"]
+
+def _case(name: str, seconds: float, failure: str = "") -> Case:
+    return Case(name, seconds, "failure" if failure else "good", failure)
 
 
 def test_insist() -> None:

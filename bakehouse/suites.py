@@ -1,0 +1,84 @@
+"""Suites: what was found, case by case, as the JUnit report that CI systems read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree as ET
+
+from bakehouse.errors import InputError
+
+
+@dataclass(frozen=True)
+class Case:
+    """Hold one case: its name, its seconds, its outcome, and what was seen or why it failed or was skipped."""
+
+    name: str
+    seconds: float
+    outcome: Literal["good", "failure", "skipped"]
+    told: str = ""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Hold cases that belong together: the suite's name, the class that a CI system files them under, the cases."""
+
+    name: str
+    place: str
+    cases: tuple[Case, ...]
+
+
+def insist_writable(path: str) -> None:
+    """Raise InputError unless a report can be written to a file, which stays as it is; ask before long work."""
+    file = Path(path)
+    try:
+        new = not file.exists()
+        file.open("a").close()
+        if new:
+            file.unlink()
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def write(path: str, title: str, suites: Sequence[Suite]) -> None:
+    """Write suites into a file as a JUnit report; raises InputError when that can't be written."""
+    try:
+        Path(path).write_text(as_junit(title, suites))
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def as_junit(title: str, suites: Sequence[Suite]) -> str:
+    """Return suites as a JUnit report."""
+    report = ET.Element("testsuites", name=title)
+    for suite in suites:
+        about = {
+            "name": suite.name,
+            "tests": str(len(suite.cases)),
+            "failures": str(sum(case.outcome == "failure" for case in suite.cases)),
+            "skipped": str(sum(case.outcome == "skipped" for case in suite.cases)),
+            "time": f"{sum(case.seconds for case in suite.cases):.3f}",
+        }
+        element = ET.SubElement(report, "testsuite", about)
+        for case in suite.cases:
+            _add(element, suite.place, case)
+    ET.indent(report)
+    return ET.tostring(report, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _add(suite: ET.Element, place: str, case: Case) -> None:
+    element = ET.SubElement(suite, "testcase", classname=place, name=case.name, time=f"{case.seconds:.3f}")
+    # XML can't hold control characters.
+    told = "".join(char for char in case.told if char.isprintable() or char in "\n\t")
+    if case.outcome == "good":
+        ET.SubElement(element, "system-out").text = told
+    else:
+        ET.SubElement(element, case.outcome, message=told)
+
+
+def _refused(path: str, error: OSError) -> InputError:
+    return InputError(
+        f"--junit {path} can't be written: {error.strerror}", "name a file in a folder that is there and yours"
+    )
