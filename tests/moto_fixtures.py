@@ -1,4 +1,4 @@
-"""Plain moto over HTTP as an account, for what needs no machines that really run."""
+"""Moto over HTTP as an account, for what needs no machines that really run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from bakehouse.settings import Settings
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[str]:
-    """Serve plain moto on 127.0.0.1, and return its URL."""
+    """Serve moto on 127.0.0.1, with the local EC2's answers but without bodies, and return its URL."""
     from moto.server import ThreadedMotoServer
 
+    from bakehouse.local import answers
+
+    answers.install()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -28,7 +31,7 @@ def moto() -> Iterator[str]:
 
 @pytest.fixture
 def cloud(moto: str) -> Cloud:
-    """Return the door to an account that is plain moto's and holds nothing of ours."""
+    """Return the door to an account that is moto's and holds nothing of ours."""
     urlopen(Request(f"{moto}/moto-api/reset", method="POST")).close()
     return clouds._local(moto, "us-east-1")
 

@@ -8,17 +8,18 @@ from typing import Any, ClassVar
 import moto.ec2.models.amis
 import moto.ec2.models.instances
 import moto.ec2.urls
-from moto.core.responses import ActionResult, EmptyResult
+from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
 from moto.ec2.exceptions import EC2ClientError, InvalidAMIIdError, UnvailableAMIIdError
 from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.amis import Ami as MotoAmi
 from moto.ec2.models.instances import Instance as MotoInstance
 from moto.ec2.models.instances import InstanceState, StateReason
-from moto.ec2.responses import EC2Response
 from moto.ec2.utils import convert_tag_spec
 from moto.ssm.models import ssm_backends
 
+from bakehouse.local import answers
+from bakehouse.local.answers import Answers
 from bakehouse.local.lifecycle import Lifecycle, rules_of
 from bakehouse.local.machines import BodyError
 from bakehouse.local.ports import taken
@@ -72,6 +73,7 @@ class Ami(MotoAmi):
     """Let an image remember what moto's forgets."""
 
     imds_support: str | None = None
+    deprecation_time: str | None = None
     source_image_id: str | None = None
     source_image_region: str | None = None
     state_reason: dict[str, str] | None = None
@@ -336,8 +338,8 @@ def _resize(image: Ami, instance: Any) -> None:
         image.ebs_snapshot.encrypted = image.ebs_snapshot.volume.encrypted = block.encrypted
 
 
-class Response(EC2Response):
-    """Read the parameters that moto's responses pass over."""
+class Response(Answers):
+    """Read the parameters by which bodies are asked for, and refuse what has none."""
 
     def run_instances(self) -> ActionResult:
         """Launch MaxCount machines: there's always room for all or for none."""
@@ -356,19 +358,6 @@ class Response(EC2Response):
         )
         return ActionResult({"ImageId": image.id})
 
-    def copy_image(self) -> ActionResult:
-        """Take the tags and CopyImageTags too."""
-        self.error_on_dryrun()
-        source, region = self._get_param("SourceImageId"), self._get_param("SourceRegion")
-        image = self.ec2_backend.copy_image(source, region, self._get_param("Name"), self._get_param("Description"))
-        tags = convert_tag_spec(self._get_param("TagSpecifications", []) or [])
-        if self._get_bool_param("CopyImageTags", False):
-            old = ec2_backends[self.current_account][region].amis[source]
-            image.add_tags({tag["key"]: tag["value"] for tag in old.get_tags()})
-        image.add_tags(tags.get("image", {}))
-        image.ebs_snapshot.add_tags(tags.get("snapshot", {}))
-        return ActionResult({"ImageId": image.id})
-
     def deregister_image(self) -> ActionResult:
         """Take DeleteAssociatedSnapshots."""
         self.error_on_dryrun()
@@ -383,31 +372,6 @@ class Response(EC2Response):
             self.ec2_backend.delete_snapshot(image.ebs_snapshot.id)
             results.append({"SnapshotId": image.ebs_snapshot.id, "ReturnCode": "success"})
         return ActionResult({"Return": True, "DeleteSnapshotResults": results})
-
-    def modify_image_attribute(self) -> Any:
-        """Take imdsSupport and the description, which moto answers with OK and forgets."""
-        image = self.ec2_backend.describe_images(ami_ids=[self._get_param("ImageId")])[0]
-        support = self._get_param("ImdsSupport", {}).get("Value")
-        text = self._get_param("Description", {}).get("Value")
-        if self._get_param("Attribute") == "imdsSupport":
-            support = self._get_param("Value")
-        if self._get_param("Attribute") == "description":
-            text = self._get_param("Value")
-        if support is None and text is None:
-            return super().modify_image_attribute()
-        self.error_on_dryrun()
-        if support not in (None, "v2.0"):
-            raise EC2ClientError("InvalidParameterValue", f"Value ({support}) for parameter imdsSupport is invalid.")
-        image.imds_support = support or image.imds_support
-        image.description = text if text is not None else image.description
-        return EmptyResult()
-
-    def describe_image_attribute(self) -> ActionResult:
-        """Read imdsSupport back."""
-        if self._get_param("Attribute") != "imdsSupport":
-            return super().describe_image_attribute()
-        image = self.ec2_backend.describe_images(ami_ids=[self._get_param("ImageId")])[0]
-        return ActionResult({"ImageId": image.id, "ImdsSupport": {"Value": image.imds_support}})
 
     def register_image(self) -> Any:
         """Refuse: only CreateImage and CopyImage make images that hold something."""
@@ -458,4 +422,4 @@ def install(lifecycle: Lifecycle) -> None:
     moto.ec2.models.instances.Instance = Instance  # type: ignore[misc]
     MotoInstance.create_from_cloudformation_json = classmethod(_create_of_a_stack)  # type: ignore[assignment,method-assign]
     moto.ec2.models.amis.Ami = Ami  # type: ignore[misc]
-    moto.ec2.urls.url_paths["{0}/"] = Response.dispatch
+    answers.install(Response)

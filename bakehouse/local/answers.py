@@ -1,0 +1,123 @@
+"""What moto's answers pass over, bodies apart: pages, an image's attributes, and parameters that name an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import moto.ec2.urls
+import moto.ssm.urls
+from moto.core.responses import ActionResult, EmptyResult
+from moto.core.utils import utcnow
+from moto.ec2.exceptions import EC2ClientError
+from moto.ec2.models import ec2_backends
+from moto.ec2.responses import EC2Response
+from moto.ec2.utils import convert_tag_spec
+from moto.ssm.responses import SimpleSystemManagerResponse
+
+_ALL = 1_000_000
+"""More than there ever is, where moto would cut an answer short and not say so."""
+
+
+class Answers(EC2Response):
+    """Read the parameters that moto's responses pass over."""
+
+    def describe_images(self) -> ActionResult:
+        """Answer in pages."""
+        return self._paged(super().describe_images, "Images")
+
+    def describe_launch_templates(self) -> ActionResult:
+        """Answer in pages: moto tells of fifteen, and nothing of the others."""
+        return self._paged(super().describe_launch_templates, "LaunchTemplates")
+
+    def describe_launch_template_versions(self) -> ActionResult:
+        """Answer in pages, as DescribeLaunchTemplates does."""
+        return self._paged(super().describe_launch_template_versions, "LaunchTemplateVersions")
+
+    def copy_image(self) -> ActionResult:
+        """Take the tags and CopyImageTags too."""
+        self.error_on_dryrun()
+        source, region = self._get_param("SourceImageId"), self._get_param("SourceRegion")
+        image = self.ec2_backend.copy_image(source, region, self._get_param("Name"), self._get_param("Description"))
+        tags = convert_tag_spec(self._get_param("TagSpecifications", []) or [])
+        if self._get_bool_param("CopyImageTags", False):
+            old = ec2_backends[self.current_account][region].amis[source]
+            image.add_tags({tag["key"]: tag["value"] for tag in old.get_tags()})
+        image.add_tags(tags.get("image", {}))
+        image.ebs_snapshot.add_tags(tags.get("snapshot", {}))
+        return ActionResult({"ImageId": image.id})
+
+    def modify_image_attribute(self) -> Any:
+        """Take imdsSupport and the description, which moto answers with OK and forgets."""
+        image = self._image()
+        support = self._get_param("ImdsSupport", {}).get("Value")
+        text = self._get_param("Description", {}).get("Value")
+        if self._get_param("Attribute") == "imdsSupport":
+            support = self._get_param("Value")
+        if self._get_param("Attribute") == "description":
+            text = self._get_param("Value")
+        if support is None and text is None:
+            return super().modify_image_attribute()
+        self.error_on_dryrun()
+        if support not in (None, "v2.0"):
+            raise EC2ClientError("InvalidParameterValue", f"Value ({support}) for parameter imdsSupport is invalid.")
+        if support:
+            image.imds_support = support
+        image.description = text if text is not None else image.description
+        return EmptyResult()
+
+    def describe_image_attribute(self) -> ActionResult:
+        """Read imdsSupport back."""
+        if self._get_param("Attribute") != "imdsSupport":
+            return super().describe_image_attribute()
+        image = self._image()
+        return ActionResult({"ImageId": image.id, "ImdsSupport": {"Value": image.imds_support}})
+
+    def enable_image_deprecation(self) -> ActionResult:
+        """Note when an image is deprecated, to the minute."""
+        self.error_on_dryrun()
+        image, when = self._image(), self._get_param("DeprecateAt")
+        when = when if isinstance(when, datetime) else datetime.fromisoformat(when)
+        if when.replace(tzinfo=None) < utcnow().replace(tzinfo=None):
+            raise EC2ClientError("InvalidParameterValue", f"Value ({when}) for parameter DeprecateAt is in the past.")
+        image.deprecation_time = f"{when:%Y-%m-%dT%H:%M}:00.000Z"
+        return ActionResult({"Return": True})
+
+    def disable_image_deprecation(self) -> ActionResult:
+        """Have an image deprecated no more."""
+        self.error_on_dryrun()
+        self._image().deprecation_time = None
+        return ActionResult({"Return": True})
+
+    def _image(self) -> Any:
+        return self.ec2_backend.describe_images(ami_ids=[self._get_param("ImageId")])[0]
+
+    def _paged(self, ask: Callable[[], ActionResult], key: str) -> ActionResult:
+        """Return that page of an answer which MaxResults and NextToken ask for."""
+        size, begin = self._get_int_param("MaxResults") or _ALL, self._get_int_param("NextToken") or 0
+        self.params["MaxResults"] = _ALL
+        answer: Any = ask().result
+        found = answer[key]
+        more = str(begin + size) if begin + size < len(found) else None
+        return ActionResult({**answer, key: found[begin : begin + size], "NextToken": more})
+
+
+class Parameters(SimpleSystemManagerResponse):
+    """Make a parameter of data type aws:ec2:image only of an image that is there."""
+
+    def put_parameter(self) -> ActionResult:
+        """Answer as SSM does for an image that isn't there: with a version, which then never comes."""
+        image, name = self._get_param("Value"), self._get_param("Name")
+        known = self.ssm_backend.get_parameter(name)
+        if self._get_param("DataType") != "aws:ec2:image" or (known and not self._get_param("Overwrite", False)):
+            return super().put_parameter()
+        if image in ec2_backends[self.current_account][self.region].amis:
+            return super().put_parameter()
+        return ActionResult({"Version": known.version + 1 if known else 1, "Tier": "Standard"})
+
+
+def install(ec2: type[Answers] = Answers) -> None:
+    """Have these answers given in the place of moto's."""
+    moto.ec2.urls.url_paths["{0}/"] = ec2.dispatch
+    moto.ssm.urls.url_paths["{0}/$"] = Parameters.dispatch

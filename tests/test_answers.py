@@ -1,0 +1,81 @@
+"""The local EC2's answers where moto's pass something over, and where no body takes part."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from test_images import baked
+
+from bakehouse.cloud import Cloud
+from bakehouse.errors import CloudError
+
+pytestmark = pytest.mark.local
+
+NOWHERE = "ami-0123456789abcdef0"
+
+
+def sizes(cloud: Cloud, operation: str, key: str, **arguments: Any) -> list[int]:
+    """Return how many things each page of an answer holds, seven asked for."""
+    method = getattr(cloud.ec2, operation)
+    found, token = [], {}
+    while True:
+        answer = method(MaxResults=7, **arguments, **token)
+        found.append(len(answer[key]))
+        if not answer.get("NextToken"):
+            return found
+        token = {"NextToken": answer["NextToken"]}
+
+
+def test_pages(cloud: Cloud) -> None:
+    """Images, launch templates and their versions come in pages, and none is left out."""
+    image = baked(cloud)
+    for number in range(17):
+        baked(cloud)
+        cloud.ec2.create_launch_template(LaunchTemplateName=f"web{number}", LaunchTemplateData={"ImageId": image})
+        cloud.ec2.create_launch_template_version(LaunchTemplateName="web0", LaunchTemplateData={"ImageId": image})
+
+    pages = [7, 7, 4]
+    assert pages == sizes(cloud, "describe_images", "Images", Owners=["self"])
+    assert [7, 7, 3] == sizes(cloud, "describe_launch_templates", "LaunchTemplates")
+    versions = "describe_launch_template_versions", "LaunchTemplateVersions"
+    assert pages == sizes(cloud, *versions, LaunchTemplateName="web0")
+    assert 17 == len(list(cloud.ec2.pages("describe_launch_templates", "LaunchTemplates")))
+    assert 18 == len(list(cloud.ec2.pages(*versions, LaunchTemplateName="web0")))
+
+
+def test_deprecation(cloud: Cloud) -> None:
+    """An image is deprecated from a minute on, which is not in the past, until it is so no more."""
+    image = baked(cloud)
+    soon = datetime(2040, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    def told() -> Any:
+        return cloud.ec2.describe_images(ImageIds=[image])["Images"][0].get("DeprecationTime")
+
+    cloud.ec2.enable_image_deprecation(ImageId=image, DeprecateAt=soon)
+    assert "2040-01-02T03:04:00.000Z" == told()
+    cloud.ec2.disable_image_deprecation(ImageId=image)
+    assert told() is None
+    with pytest.raises(CloudError, match="InvalidParameterValue"):
+        cloud.ec2.enable_image_deprecation(ImageId=image, DeprecateAt=datetime.now(UTC) - timedelta(minutes=1))
+    with pytest.raises(CloudError, match="InvalidAMIID"):
+        cloud.ec2.enable_image_deprecation(ImageId=NOWHERE, DeprecateAt=soon)
+
+
+def test_a_parameter_of_an_image(cloud: Cloud) -> None:
+    """Of an image that isn't there no parameter comes, and one that is there stays as it is."""
+    image, another = baked(cloud), baked(cloud)
+
+    def put(name: str, value: str, **more: Any) -> int:
+        return int(
+            cloud.ssm.put_parameter(Name=name, Value=value, Type="String", DataType="aws:ec2:image", **more)["Version"]
+        )
+
+    assert 1 == put("/first", NOWHERE)
+    with pytest.raises(CloudError, match="ParameterNotFound"):
+        cloud.ssm.get_parameter(Name="/first")
+    assert [1, 2, 2] == [put("/second", value, Overwrite=True) for value in (image, NOWHERE, another)]
+    assert another == cloud.ssm.get_parameter(Name="/second")["Parameter"]["Value"]
+    with pytest.raises(CloudError, match="ParameterAlreadyExists"):
+        put("/second", NOWHERE)
