@@ -30,6 +30,7 @@ ACCOUNT = {"account": "where: local (the default) or the name of an AWS profile"
 WHICH = {"recipe": f"a recipe's name: {RECIPE} (the default) or another file of packer/recipes", **ACCOUNT}
 MACHINE = {"machine": "a machine's ID; the newest one by default", **WHICH}
 JSON = {"json": "print JSON instead"}
+CHANNEL = {"channel": "the channel's name; stable by default", "why": "the reason, for the history"}
 CHANGE = {"dry-run": "only say what would be done", "yes": "don't ask"}
 
 
@@ -99,6 +100,7 @@ def prove(c: Context, image: str = "", json: bool = False, recipe: str = "", acc
     help={
         **WHICH,
         "image": "the image's ID; the recipe's newest image by default",
+        "channel": "a channel's name, for the image that it points to",
         "count": "how many machines; 1 by default",
         "type": "the EC2 instance type; the recipe's by default",
         "allow": "who may reach the machines, as a CIDR block; your own address alone by default",
@@ -109,6 +111,7 @@ def prove(c: Context, image: str = "", json: bool = False, recipe: str = "", acc
 def launch(
     c: Context,
     image: str = "",
+    channel: str = "",
     count: str = "1",
     type: str = "",  # noqa: A002, the flag is --type
     allow: str = "",
@@ -124,6 +127,7 @@ def launch(
     launched = launches.launch(
         settings,
         image_id=image,
+        channel=channel,
         count=count,
         instance_type=type,
         allow=allow,
@@ -239,6 +243,57 @@ def images_(c: Context, json: bool = False, recipe: str = "", account: str = "")
         console.data_json([images.as_data(image) for image in found])
     else:
         console.table(images.COLUMNS, [images.as_row(image) for image in found])
+
+
+@task(
+    help={
+        **WHICH,
+        **CHANNEL,
+        "image": "the image's ID; the recipe's newest proven image by default",
+        "allow-stand-in": "take an image with a package that stands in; on the local EC2 only, and recorded",
+    }
+)
+def promote(
+    c: Context,
+    image: str = "",
+    channel: str = "stable",
+    why: str = "",
+    allow_stand_in: bool = False,
+    recipe: str = "",
+    account: str = "",
+) -> None:
+    """Move a channel forward to a proven image, and print its ID."""
+    from bakehouse import console, promotions
+
+    settings = _settings(account, recipe)
+    console.data(
+        promotions.promote(settings, image_id=image, channel=channel, why=why, allow_stand_in=allow_stand_in).image
+    )
+    console.say(f"next: ./inv launch --channel {channel}{_same(settings)}")
+
+
+@task(help={**WHICH, **CHANNEL, "to": "the image's ID; the one before the present one by default"})
+def rollback(
+    c: Context, channel: str = "stable", to: str = "", why: str = "", recipe: str = "", account: str = ""
+) -> None:
+    """Move a channel back to an image that it pointed to, and print its ID."""
+    from bakehouse import console, promotions
+
+    settings = _settings(account, recipe)
+    console.data(promotions.roll_back(settings, channel=channel, to=to, why=why).image)
+
+
+@task(name="channels", help={**WHICH, **JSON})
+def channels_(c: Context, json: bool = False, recipe: str = "", account: str = "") -> None:
+    """List the channels of the recipe with their history, newest first."""
+    from bakehouse import channels, cloud, console
+
+    settings = _settings(account, recipe)
+    found = channels.find(cloud.connect(settings), settings.recipe)
+    if json:
+        console.data_json([channels.as_data(channel) for channel in found])
+    else:
+        console.table(channels.COLUMNS, channels.as_rows(found))
 
 
 @task(help={**WHICH, **CHANGE, "machine": "the machine's ID", "all": "all machines of the recipe"})
@@ -515,6 +570,9 @@ ns = Collection(
         open_,
         machines_,
         images_,
+        promote,
+        rollback,
+        channels_,
         terminate,
         retire,
         cleanup,

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bakehouse import cleanups, console, images, orders, recipes, requirements, runs, tools
+from bakehouse import channels, cleanups, console, images, orders, recipes, requirements, runs, tools
 from bakehouse.cloud import TAG, Cloud, connect, tag_list, tag_specifications, wait
 from bakehouse.errors import BakeError, BakehouseError
 from bakehouse.images import Image
@@ -53,6 +53,7 @@ def bake(
         order = orders.place(cloud, recipe, ground, files, packer)
         with runs.begin(settings) as run:
             image = _carry_out(cloud, settings, order, run, keep_on_failure, debug)
+    channels.nominate(cloud, image)
     for notice in order.notices:
         console.say(notice)
     return image

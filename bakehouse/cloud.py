@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 from urllib.error import HTTPError
@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 TAG = "bakehouse:"
 """The prefix of every tag of ours; what carries none of them is never touched."""
+
+PAGED = {"PageSize": 500}
+"""The PaginationConfig of what there may be many of: EC2 tells all at once where no size is asked for, or nothing."""
 
 _FAKE = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 _STAND_IN_SECONDS = 600
@@ -71,7 +74,7 @@ class Cloud:
 
         config = Config(retries={"mode": "standard"}, connect_timeout=10, read_timeout=60)
         with _translated(name):
-            client = self.session.client(name, endpoint_url=self.endpoint or None, config=config)
+            client = self.session.client(name, self.region, endpoint_url=self.endpoint or None, config=config)
         return Service(client)
 
     @cached_property
@@ -83,6 +86,20 @@ class Cloud:
     def ssm(self) -> Service:
         """Return the Systems Manager client."""
         return self.service("ssm")
+
+    @property
+    def promotes_stand_ins(self) -> bool:
+        """Tell whether an image may be promoted whose packages only stand in for the real ones."""
+        return bool(self.endpoint)
+
+    def caller_arn(self) -> str:
+        """Return the name by which AWS knows whose credentials these are."""
+        return str(self.service("sts").get_caller_identity()["Arn"])
+
+    def at(self, region: str) -> Cloud:
+        """Return the same account's door in another region."""
+        there = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region}
+        return replace(self, region=region, variables={**self.variables, **there})
 
     def environ(self) -> dict[str, str]:
         """Return the whole environment for a program that we start: no AWS_* variable but this account's."""
@@ -264,6 +281,7 @@ def _translated(operation: str) -> Iterator[None]:
         raise CloudError(f"{operation}: {error}") from error
 
 
+_DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "AuthFailure", "InvalidClientTokenId")
 
 
@@ -271,6 +289,8 @@ def _refusal(operation: str, answer: Mapping[str, str]) -> BakehouseError:
     code, message = answer.get("Code", ""), answer.get("Message", "")
     if code in _EXPIRED:
         return AccountError(f"AWS does not take the credentials: {message} ({code})", "aws sso login, or aws configure")
+    if code in _DENIED:
+        return AccountError(f"{operation}: {message} ({code})", "README lists the rights that the tasks need")
     if code == "InvalidIPAddress.InUse":
         return InputError(f"{operation}: {message} ({code})", "end that program, or have it listen at 127.0.0.1 alone")
     return CloudError(f"{operation}: {message} ({code})", aws_code=code)

@@ -11,12 +11,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bakehouse.cloud import TAG, Cloud, tag_list, tags_of, wait
+from bakehouse.cloud import PAGED, TAG, Cloud, tag_list, tags_of, wait
 from bakehouse.errors import CloudError, InputError, NotFoundError
 from bakehouse.recipes import Base
 from bakehouse.settings import Settings
 
 COLUMNS = ("image", "state", "baked", "verdict", "base", "commit", "stand-ins", "name")
+
+REVOKED = f"{TAG}revoked"
+"""The tag of an image that nobody may use any more; its value tells why."""
 
 _ID = re.compile(r"ami-([0-9a-f]{8}|[0-9a-f]{17})")
 
@@ -71,6 +74,16 @@ class Image:
         return self.tags.get(f"{TAG}run", "")
 
     @property
+    def base(self) -> str:
+        """Return the ID of the image that it was baked upon."""
+        return self.tags.get(f"{TAG}base", "")
+
+    @property
+    def revoked(self) -> str:
+        """Return why it was revoked; empty when it wasn't."""
+        return self.tags.get(REVOKED, "")
+
+    @property
     def user(self) -> str:
         """Return the user that its machines are entered as over SSH."""
         return self.tags.get(f"{TAG}user", "")
@@ -110,20 +123,20 @@ def newest(images: list[Image]) -> list[Image]:
 def find(cloud: Cloud, recipe: str) -> list[Image]:
     """Return our images of a recipe, newest first; those still being made are among them."""
     filters = [_filter(f"tag:{TAG}recipe", recipe), _filter(f"tag:{TAG}kind", "image")]
-    answers = cloud.ec2.pages("describe_images", "Images", Owners=["self"], Filters=filters)
+    answers = cloud.ec2.pages("describe_images", "Images", Owners=["self"], Filters=filters, PaginationConfig=PAGED)
     return newest([Image.from_aws(answer) for answer in answers])
 
 
 def latest(cloud: Cloud, recipe: str) -> Image:
-    """Return the newest image of a recipe that can be launched; raises NotFoundError when there is none."""
+    """Return the newest image of a recipe that can and may be launched; raises NotFoundError when there is none."""
     for image in find(cloud, recipe):
-        if image.state == "available":
+        if image.state == "available" and not revocation(cloud, image):
             return image
     raise NotFoundError(f"there is no image of recipe {recipe} on account {cloud.account}", "./inv bake makes one")
 
 
 def get(cloud: Cloud, image_id: str, recipe: str) -> Image:
-    """Return the image of this ID; refuses a malformed or unknown ID, one that isn't ours and another recipe's."""
+    """Return the image of this ID; refuses one that is malformed, unknown, half baked, not ours or another recipe's."""
     if not _ID.fullmatch(image_id):
         raise InputError(
             f"{image_id!r} is not an image ID",
@@ -132,6 +145,8 @@ def get(cloud: Cloud, image_id: str, recipe: str) -> Image:
     image = _look(cloud, image_id)
     if image is None:
         raise NotFoundError(f"there is no image {image_id} on account {cloud.account}", "./inv images lists them")
+    if image.tags.get(f"{TAG}kind") == "bake":
+        raise InputError(f"image {image_id} is still being baked", "wait for its bake to end, or name another image")
     if not image.recipe:
         raise InputError(f"image {image_id} is none of ours: it carries no tag {TAG}recipe", "./inv images lists ours")
     if image.recipe != recipe:
@@ -139,17 +154,56 @@ def get(cloud: Cloud, image_id: str, recipe: str) -> Image:
     return image
 
 
+def usable(cloud: Cloud, image_id: str, recipe: str) -> Image:
+    """Return the image that is meant: the one of this ID, or else the recipe's newest; refuses one that was revoked."""
+    if not image_id:
+        return latest(cloud, recipe)
+    image = get(cloud, image_id, recipe)
+    refuse_revoked(cloud, image)
+    return image
+
+
+def lineage(cloud: Cloud, image: Image) -> list[Image]:
+    """Return an image, the image that it was baked upon, the one below, and so on, as far as they are there."""
+    line = [image]
+    while _ID.fullmatch(line[-1].base) and line[-1].base not in [one.id for one in line]:
+        below = _look(cloud, line[-1].base)
+        if below is None:
+            break
+        line.append(below)
+    return line
+
+
+def revocation(cloud: Cloud, image: Image) -> str:
+    """Return why an image may not be used: it, or one that it was baked upon, was revoked; empty when it may be."""
+    for one in lineage(cloud, image):
+        if one.revoked:
+            what = f"image {image.id}" if one is image else f"image {one.id}, upon which {image.id} was baked,"
+            return f"{what} was revoked: {one.revoked}"
+    return ""
+
+
+def refuse_revoked(cloud: Cloud, image: Image) -> None:
+    """Raise InputError when an image, or one that it was baked upon, was revoked."""
+    why = revocation(cloud, image)
+    if why:
+        raise InputError(why, "take another image: ./inv images lists them")
+
+
 def base(cloud: Cloud, wanted: Base) -> Image:
-    """Return the newest image that a base's name pattern and owner match; raises NotFoundError naming both."""
+    """Return the newest image that a base's name pattern and owner match, and that was not revoked.
+
+    Raises NotFoundError naming the pattern and the owner.
+    """
     filters = [_filter("name", wanted.image_name), _filter("state", "available")]
     answers = cloud.ec2.pages("describe_images", "Images", Owners=[wanted.owner], Filters=filters)
-    found = newest([Image.from_aws(answer) for answer in answers])
-    if not found:
-        raise NotFoundError(
-            f"base {wanted.name}: no image is named {wanted.image_name} and owned by {wanted.owner} in {cloud.region}",
-            "look at packer/bases.auto.pkrvars.hcl, or take another base: --base NAME",
-        )
-    return found[0]
+    for found in newest([Image.from_aws(answer) for answer in answers]):
+        if not revocation(cloud, found):
+            return found
+    raise NotFoundError(
+        f"base {wanted.name}: no image is named {wanted.image_name} and owned by {wanted.owner} in {cloud.region}",
+        "look at packer/bases.auto.pkrvars.hcl, or take another base: --base NAME",
+    )
 
 
 def tag(cloud: Cloud, image_id: str, tags: Mapping[str, str]) -> Image:

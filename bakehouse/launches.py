@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from bakehouse import cloud, console, images, machines, probes, recipes, services, shells
+from bakehouse import channels, cloud, console, images, machines, probes, recipes, services, shells
 from bakehouse.cloud import Cloud
-from bakehouse.errors import DeadlineError
+from bakehouse.errors import DeadlineError, InputError
 from bakehouse.machines import Machine
 from bakehouse.probes import Verdict
 from bakehouse.services import Service
@@ -19,6 +19,7 @@ def launch(
     settings: Settings,
     *,
     image_id: str = "",
+    channel: str = "",
     count: str = "1",
     instance_type: str = "",
     allow: str = "",
@@ -27,13 +28,18 @@ def launch(
 ) -> list[Machine]:
     """Launch machines of an image, by default the recipe's newest, and return them when a probe finds them healthy.
 
-    The words are as a person types them. Raises InputError before anything is made, and VerdictError, after saying what
-    was found, when a machine doesn't get healthy; the machines then stay unless they are to be terminated.
+    ``channel`` names one that points to the image. The words are as a person types them. Raises InputError before
+    anything is made, and VerdictError, after saying what was found, when a machine doesn't get healthy; the machines
+    then stay unless they are to be terminated.
     """
+    if image_id and channel:
+        raise InputError("launch which image?", "./inv launch --image ID, or ./inv launch --channel NAME")
     recipe, service = recipes.load(settings), services.load(settings)
     wanted = machines.order(instance_type or recipe.instance_type, count=count, allow=allow, user_data=user_data)
     account = cloud.connect(settings)
-    image = images.get(account, image_id, recipe.name) if image_id else images.latest(account, recipe.name)
+    if channel:
+        image_id = channels.get(account, recipe.name, channel).image
+    image = images.usable(account, image_id, recipe.name)
     console.say(f"image {image.id} ({image.name}){''.join(f', {name} is a stand-in' for name in image.stand_ins)}")
     launched = machines.launch(account, settings, image, wanted, [service.port])
     try:

@@ -49,7 +49,7 @@ def prove(settings: Settings, image_id: str = "") -> Proof:
     """
     recipe, service = recipes.load(settings), services.load(settings)
     account = connect(settings)
-    image = images.get(account, image_id, recipe.name) if image_id else images.latest(account, recipe.name)
+    image = images.usable(account, image_id, recipe.name)
     console.say(f"image {image.id} ({image.name}){''.join(f', {name} is a stand-in' for name in image.stand_ins)}")
     trial = _Trial(settings, account, recipe, service, image)
     with (

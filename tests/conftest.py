@@ -7,11 +7,15 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from bakehouse import tools
 from bakehouse.errors import ToolError
+
+hypothesis.settings.register_profile("kit", database=None, deadline=None)  # no folder, and no clock that fails a test
+hypothesis.settings.load_profile("kit")
 
 pytest_plugins = ["ec2_fixtures", "moto_fixtures"]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -34,6 +36,46 @@ def cloud(moto: str) -> Cloud:
     """Return the door to an account that is moto's and holds nothing of ours."""
     urlopen(Request(f"{moto}/moto-api/reset", method="POST")).close()
     return clouds._local(moto, "us-east-1")
+
+
+class Killed(BaseException):
+    """End what is going on, as kill -9 would: nothing is asked of the account any more, not even on the way out."""
+
+
+def killed_after(cloud: Cloud, calls: int) -> Cloud:
+    """Return the door of somebody who is killed after so many calls."""
+
+    def die() -> None:
+        raise Killed
+
+    return disturbed(cloud, die, lambda number: number >= calls)
+
+
+def disturbed(cloud: Cloud, disturb: Callable[[], None], when: Callable[[int], bool]) -> Cloud:
+    """Return a door of the same account where something happens before each call for whose number ``when`` holds."""
+    door, numbers = clouds._local(cloud.endpoint, cloud.region), count()
+
+    def look(**_: Any) -> None:
+        if when(next(numbers)):
+            disturb()
+
+    door.session.events.register("before-call", look)
+    return door
+
+
+def refused(cloud: Cloud, what: str) -> Cloud:
+    """Return the door of somebody without the rights to ``what``: a service, or one of its operations after a dot."""
+    from botocore.exceptions import ClientError
+
+    door = clouds._local(cloud.endpoint, cloud.region)
+
+    def refuse(model: Any, **_: Any) -> None:
+        asked = f"{model.service_model.service_name}:{model.name}"
+        message = f"User: arn:aws:iam::123456789012:user/stranger is not authorized to perform: {asked}"
+        raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": message}}, model.name)
+
+    door.session.events.register(f"before-call.{what}", refuse)
+    return door
 
 
 @pytest.fixture

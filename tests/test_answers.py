@@ -19,7 +19,8 @@ NOWHERE = "ami-0123456789abcdef0"
 def sizes(cloud: Cloud, operation: str, key: str, **arguments: Any) -> list[int]:
     """Return how many things each page of an answer holds, seven asked for."""
     method = getattr(cloud.ec2, operation)
-    found, token = [], {}
+    found: list[int] = []
+    token: dict[str, str] = {}
     while True:
         answer = method(MaxResults=7, **arguments, **token)
         found.append(len(answer[key]))

@@ -120,6 +120,7 @@ def test_latest_is_one_that_can_be_launched(cloud: Cloud) -> None:
         ("", InputError, "'' is not an image ID"),
         ("ami-0123456789abcdef0", NotFoundError, "no image ami-0123456789abcdef0 on account local"),
         ("theirs", InputError, "is none of ours"),
+        ("half baked", InputError, "is still being baked"),
         ("another recipe's", InputError, "is of recipe nginx, not jenkins"),
     ],
 )
@@ -127,12 +128,33 @@ def test_get_refuses(cloud: Cloud, image_id: str, kind: type[BakehouseError], wo
     """A malformed or unknown ID, an image of others and one of another recipe are refused in a line with a hint."""
     if image_id == "theirs":
         image_id = cloud.ec2.register_image(Name="theirs")["ImageId"]
+    elif image_id == "half baked":
+        image_id = baked(cloud)
+        cloud.ec2.create_tags(Resources=[image_id], Tags=tag_list({f"{TAG}kind": "bake"}))
+        cloud.ec2.delete_tags(Resources=[image_id], Tags=[{"Key": f"{TAG}recipe"}])
     elif image_id == "another recipe's":
         image_id = baked(cloud, recipe="nginx")
 
     with pytest.raises(kind, match=words) as raised:
         images.get(cloud, image_id, "jenkins")
     assert raised.value.hint and 2 == raised.value.code
+
+
+@pytest.mark.local
+def test_what_was_revoked_is_not_used(cloud: Cloud) -> None:
+    """A revoked image, and one baked upon it, is passed over where none is named, and refused where it is."""
+    good = baked(cloud, run="1")
+    bad = baked(cloud, run="2", revoked="a hole", base="unknown")
+    upon = baked(cloud, run="3", base=bad)
+
+    assert good == images.latest(cloud, "jenkins").id == images.usable(cloud, "", "jenkins").id
+    assert good == images.usable(cloud, good, "jenkins").id
+    for image_id, words in ((bad, f"image {bad} was"), (upon, f"image {bad}, upon which {upon} was baked, was")):
+        with pytest.raises(InputError, match=f"{words} revoked: a hole"):
+            images.usable(cloud, image_id, "jenkins")
+    assert [upon, bad] == [one.id for one in images.lineage(cloud, images.get(cloud, upon, "jenkins"))]
+    ours = Base("ours", "debian", "bakehouse-jenkins-*", "self", "admin", "/dev/xvda")
+    assert good == images.base(cloud, ours).id
 
 
 @pytest.mark.local

@@ -28,8 +28,8 @@ IDENTITIES = (
 
 # What the policy allows besides: newer versions of Packer ask for these,
 ONLY_ELSEWHERE = {"DescribeInstanceStatus", "DescribeRegions", "DescribeSubnets", "DescribeVpcs"}
-# these are for AWS alone, a machine that isn't healthy, and a caller whose address has changed,
-ONLY_ELSEWHERE |= {"GetCallerIdentity", "RevokeSecurityGroupIngress"}
+# these are for a machine that isn't healthy, and a caller whose address has changed,
+ONLY_ELSEWHERE |= {"RevokeSecurityGroupIngress"}
 # and these are a proof's, the last of one that was killed.
 ONLY_ELSEWHERE |= {"GetConsoleOutput", "RebootInstances", "StartInstances", "DeleteVolume"}
 
@@ -105,9 +105,18 @@ def test_the_stand_in_is_announced(kit: LocalEc2, ec2: Any) -> None:
     assert stand_in == (told[0]["provenance"].get("jenkins") == "stand-in") == ("STAND-IN" in Story.said)
 
 
+def test_promote(kit: LocalEc2) -> None:
+    """The bake's image is the candidate and, its proof being a pass, is promoted to stable, stand-in or not."""
+    assert kit.inv("promote", "--allow-stand-in", "--why", "the first").stdout.strip() == Story.image
+    told = {one["channel"]: one for one in json.loads(kit.inv("channels", "--json").stdout)}
+    assert {name: one["image"] for name, one in told.items()} == {"candidate": Story.image, "stable": Story.image}
+    assert told["stable"]["history"][0]["why"] == "the first"
+    assert bool(told["stable"]["history"][0]["stand_ins"]) == ("STAND-IN" in Story.said)
+
+
 def test_launch(kit: LocalEc2) -> None:
     """Two machines come up healthy, and their login pages answer as Jenkins's does."""
-    done = kit.inv("launch", "--count", "2")
+    done = kit.inv("launch", "--channel", "stable", "--count", "2")
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     Story.machines, Story.urls = tuple(zip(*rows, strict=True))
     assert len(Story.machines) == 2

@@ -1,0 +1,198 @@
+"""Promotions: only what is fit gets on a channel, and a channel goes back to what was fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import pytest
+from moto_fixtures import Killed, killed_after
+from test_images import baked
+
+from bakehouse import channels, promotions
+from bakehouse.channels import Channel
+from bakehouse.cloud import TAG, Cloud, tag_list
+from bakehouse.errors import BakehouseError, InputError, NotFoundError
+from bakehouse.settings import Settings
+
+pytestmark = pytest.mark.local
+
+PROVEN = "pass sha256:0"
+
+
+class Account:
+    """Promote and roll back in an account, as the tasks do."""
+
+    def __init__(self, cloud: Cloud, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cloud, self._settings, self._monkeypatch = cloud, settings, monkeypatch
+        self.enter(cloud)
+
+    def enter(self, cloud: Cloud) -> None:
+        """Have the tasks come in by this door."""
+        self._monkeypatch.setattr(promotions, "connect", lambda _: cloud)
+
+    def promote(self, image: str = "", **more: Any) -> Channel:
+        """Promote an image."""
+        return promotions.promote(self._settings, image_id=image, **more)
+
+    def roll_back(self, **more: Any) -> Channel:
+        """Roll back."""
+        return promotions.roll_back(self._settings, **more)
+
+    def tag(self, image: str, **tags: str) -> None:
+        """Put tags of ours on an image."""
+        self.cloud.ec2.create_tags(Resources=[image], Tags=tag_list({f"{TAG}{key}": tags[key] for key in tags}))
+
+    @property
+    def stable(self) -> str:
+        """Return the image that stable points to."""
+        return channels.read(self.cloud, "jenkins", "stable").image
+
+
+@pytest.fixture
+def account(cloud: Cloud, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Account:
+    """Give an account without images."""
+    return Account(cloud, settings, monkeypatch)
+
+
+def test_the_newest_proven_image(account: Account) -> None:
+    """Where none is named the newest image is promoted that is proven and may be used."""
+    with pytest.raises(NotFoundError, match="no image of recipe jenkins is proven on account local") as raised:
+        account.promote()
+    assert "./inv prove" in raised.value.hint
+    wanted = baked(account.cloud, verdict=PROVEN, run="1")
+    for run, tags in enumerate(({"verdict": PROVEN, "revoked": "a hole"}, {"verdict": "fail sha256:0"}, {}), 2):
+        baked(account.cloud, run=str(run), **tags)
+
+    assert wanted == account.promote(why="it is time").image
+    assert ("it is time", ()) == (account.promote().moves[-1].why, account.promote().moves[-1].stand_ins)
+    assert 1 == len(account.promote().moves)
+
+
+@pytest.mark.parametrize(
+    ("tags", "words", "hint"),
+    [
+        ({}, "image ID is not proven", "./inv prove --image ID"),
+        ({"verdict": "fail sha256:0"}, "image ID was proven and is not fit", "./inv prove"),
+        ({"verdict": PROVEN, "revoked": "a hole"}, "image ID was revoked: a hole", "./inv images"),
+        ({"verdict": PROVEN, "jenkins": "stand-in"}, "image ID holds what only stands in: jenkins", "--allow-stand-in"),
+        ({"verdict": PROVEN, "recipe": "nginx"}, "image ID is of recipe nginx, not jenkins", "--recipe nginx"),
+        ({"verdict": PROVEN, "kind": "bake"}, "image ID is still being baked", "wait"),
+    ],
+)
+def test_what_is_not_fit(account: Account, tags: dict[str, str], words: str, hint: str) -> None:
+    """What is unproven, unfit, revoked, of another recipe, not done or stands in is refused, and stable stays."""
+    before = account.promote(baked(account.cloud, verdict=PROVEN))
+    image = baked(account.cloud)
+    account.tag(image, **tags)
+
+    with pytest.raises(InputError, match=words.replace("ID", image)) as raised:
+        account.promote(image)
+    assert hint.replace("ID", image) in raised.value.hint
+    assert before == channels.read(account.cloud, "jenkins", "stable")
+
+
+def test_a_base_that_was_revoked(account: Account) -> None:
+    """An image that was baked upon a revoked one, however far below, is no more fit than that."""
+    ground = baked(account.cloud, revoked="a hole")
+    middle = baked(account.cloud, base=ground)
+    image = baked(account.cloud, base=middle, verdict=PROVEN)
+
+    with pytest.raises(InputError, match=f"image {ground}, upon which {image} was baked, was revoked: a hole"):
+        account.promote(image)
+
+
+def test_stand_ins(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the local EC2 what stands in may be promoted on demand, which is said and recorded; on AWS it may not."""
+    image = baked(account.cloud, verdict=PROVEN, jenkins="stand-in")
+
+    moved = account.promote(allow_stand_in=True)
+
+    assert (image, ("jenkins",)) == (moved.image, moved.moves[-1].stand_ins)
+    assert f"channel stable: new -> {image} (bakehouse-jenkins-" in capsys.readouterr().err
+    account.enter(replace(account.cloud, account="mine", endpoint=""))
+    with pytest.raises(InputError, match="--allow-stand-in is not for account mine"):
+        account.promote(allow_stand_in=True)
+
+
+@pytest.mark.parametrize("name", ["candidate", "No Name"])
+def test_channels_that_cant_be_promoted_to(account: Account, name: str) -> None:
+    """The candidate follows the bakes alone, and a channel's name is one."""
+    baked(account.cloud, verdict=PROVEN)
+
+    for task in (account.promote, account.roll_back):
+        with pytest.raises(InputError, match=f"channel '?{name}'? (follows the bakes alone|is not a name)"):
+            task(channel=name)
+
+
+def test_why_is_short(account: Account) -> None:
+    """A reason for which there is no room is refused before anything is done."""
+    with pytest.raises(InputError, match="--why has 257 characters; there is room for 256"):
+        account.promote(baked(account.cloud, verdict=PROVEN), why="x" * 257)
+
+    assert "" == account.stable
+    assert "š" * 256 == account.promote(why="š" * 256).moves[-1].why
+
+
+def test_roll_back(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rolling back goes step by step, over what is no longer fit, until there is nothing to go back to."""
+    first, second, third, fourth = (baked(account.cloud, verdict=PROVEN) for _ in range(4))
+    for image in (first, second, third, fourth):
+        account.promote(image)
+    account.tag(second, revoked="a hole")
+
+    assert third == account.roll_back(why="it crashes").image
+    assert "it crashes" == channels.read(account.cloud, "jenkins", "stable").moves[-1].why
+    assert first == account.roll_back().image
+    assert f"passed over: image {second} was revoked: a hole" in capsys.readouterr().err
+    with pytest.raises(NotFoundError, match="channel stable has no earlier image to go back to"):
+        account.roll_back()
+    assert fourth == account.roll_back(to=fourth).image
+    assert [first, second, third, fourth, third, first, fourth] == [
+        move.image for move in channels.read(account.cloud, "jenkins", "stable").moves
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "words"),
+    [
+        ({"channel": "beta"}, NotFoundError, "recipe jenkins has no channel beta on account local"),
+        ({"to": "never"}, InputError, "channel stable never pointed to 'never'"),
+        ({"to": "revoked"}, InputError, "was revoked: a hole"),
+        ({"to": "gone"}, NotFoundError, "there is no image ami-"),
+    ],
+)
+def test_roll_back_refuses(account: Account, more: dict[str, str], kind: type[BakehouseError], words: str) -> None:
+    """There is no going back to a channel, or an image, that isn't there, may not be used or never was on it."""
+    named = {name: baked(account.cloud, verdict=PROVEN) for name in ("revoked", "gone", "present")}
+    for image in named.values():
+        account.promote(image)
+    account.tag(named["revoked"], revoked="a hole")
+    account.cloud.ec2.deregister_image(ImageId=named["gone"])
+
+    with pytest.raises(kind, match=words):
+        account.roll_back(**{key: named.get(value, value) for key, value in more.items()})
+    assert named["present"] == account.stable
+
+
+def test_killed(account: Account) -> None:
+    """A promotion or roll-back that is killed after any call leaves the old or the new image; the next one goes on."""
+    old, new = baked(account.cloud, verdict=PROVEN), baked(account.cloud, verdict=PROVEN)
+    seen: dict[str, list[str]] = {new: [], old: []}
+    account.promote(old)
+    for calls in count():
+        for image, task in ((new, account.promote), (old, account.roll_back)):
+            account.enter(killed_after(account.cloud, calls))
+            try:
+                task(**({"image": new} if image == new else {}))
+                seen[image].append("done")
+            except Killed:
+                assert account.stable in (old, new)
+                seen[image].append("killed")
+            account.enter(account.cloud)
+            account.promote(image)
+            assert image == account.stable
+        if all(states[-1] == "done" for states in seen.values()):
+            break
+    assert all(states.count("killed") > 3 for states in seen.values())
