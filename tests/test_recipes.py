@@ -191,6 +191,7 @@ KNOWING = (
     "bakehouse/local/packages/",
     "tests/",
     "docs/",
+    "examples/",
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
