@@ -296,6 +296,27 @@ def channels_(c: Context, json: bool = False, recipe: str = "", account: str = "
         console.table(channels.COLUMNS, channels.as_rows(found))
 
 
+@task(
+    help={
+        **WHICH,
+        "channel": "the channel's name; stable by default",
+        "format": "json (the default), tfvars, env or github",
+    }
+)
+def outputs(
+    c: Context,
+    channel: str = "stable",
+    format: str = "json",  # noqa: A002, the flag is --format
+    recipe: str = "",
+    account: str = "",
+) -> None:
+    """Print what other tools want to know of a channel's image."""
+    from bakehouse import console, outputs
+
+    write = outputs.FORMATS[_one_of("format", format, *outputs.FORMATS)]
+    console.data(write(outputs.of_channel(_settings(account, recipe), channel)))
+
+
 @task(help={**WHICH, **CHANGE, "machine": "the machine's ID", "all": "all machines of the recipe"})
 def terminate(
     c: Context,
@@ -573,6 +594,7 @@ ns = Collection(
         promote,
         rollback,
         channels_,
+        outputs,
         terminate,
         retire,
         cleanup,
