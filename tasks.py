@@ -76,7 +76,9 @@ def bake(
     else:
         console.data(image.id)
     if prove:
-        proofs.insist(settings, proofs.prove(settings, image.id))
+        proof = proofs.prove(settings, image.id)
+        proofs.insist(settings, proof)
+        console.say(f"image {image.id} is fit: {proofs.page(settings, proof)}")
     console.say(f"next: ./inv launch{_same(settings)}")
 
 

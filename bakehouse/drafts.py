@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from os.path import relpath
+from collections.abc import Mapping
+from os.path import normpath, relpath
 from pathlib import Path
 
 from bakehouse import recipes, requirements
@@ -32,9 +32,9 @@ _VARIABLES = """\
 # These roles verify the machine at rest, before the image is taken, and in service, in a probe.
 verify_roles: [{verifying}]
 
-# What launch and probe look at from outside: make it what your machines offer. Plain values only.
+# A guess. What launch and probe look at from outside: make it what your machines offer. Plain values only.
 bakehouse_service:
-  unit: {name}.service
+  unit: {unit}.service
   port: 80
   pages:
     - {{path: /, status: 200}}
@@ -42,7 +42,7 @@ bakehouse_service:
 
 _PLAYBOOK = """\
 ---
-- name: Bake {name}
+- name: Bake {name}{waived}
   hosts: {name}
   become: true
   roles:
@@ -89,22 +89,21 @@ def _from_playbooks(root: Path, word: str) -> str:
     """Return a role's path as seen from a playbook: relative where it is in the checkout; a name stays."""
     if "/" not in word:
         return word
-    path = Path(word).expanduser().absolute()
+    path = Path(normpath(Path(word).expanduser().absolute()))
     return relpath(path, root / "playbooks") if path.is_relative_to(root) else str(path)
 
 
 def _filled(root: Path, name: str, roles: Mapping[str, Path], base: str) -> dict[Path, str]:
-    verifying = [role for role, folder in roles.items() if _verifies(folder)]
+    verifying = ", ".join(role for role, folder in roles.items() if _verifies(folder))
+    unit = re.split("[./]", list(roles)[-1])[-1]  # the last role's, without its author, collection or folder
+    waived = "  # noqa: role-name[path]" if any("/" in role for role in roles) else ""
+    lines = "\n".join(f"    - {role}" for role in roles)
     return {
         recipes.path(root, name): _DATA.format(name=name, base=base),
-        root / f"inventory/group_vars/{name}.yml": _VARIABLES.format(name=name, verifying=", ".join(verifying)),
-        root / f"playbooks/{name}.yml": _PLAYBOOK.format(name=name, roles=_lines(list(roles))),
+        root / f"inventory/group_vars/{name}.yml": _VARIABLES.format(unit=unit, verifying=verifying),
+        root / f"playbooks/{name}.yml": _PLAYBOOK.format(name=name, waived=waived, roles=lines),
     }
 
 
 def _verifies(role: Path) -> bool:
     return all((role / f"tasks/verify_{when}.yml").is_file() for when in ("at_rest", "in_service"))
-
-
-def _lines(roles: Sequence[str]) -> str:
-    return "\n".join(f"    - {role}" for role in roles)

@@ -32,7 +32,7 @@ def test_write(given: Settings) -> None:
     variables = yaml.safe_load((given.root / "inventory/group_vars/web-1.yml").read_text())
     assert (3, 3) == (len(written), sum(path.is_file() for path in written))
     assert ("web-1", "debian-13", {}) == (recipe.name, recipe.base, recipe.packages)
-    assert "web-1.service" == services.load(given).unit
+    assert "nginx.service" == services.load(given).unit
     assert ["nginx"] == variables["verify_roles"]
     assert ["java", "nginx"] == yaml.safe_load(written[2].read_text())[0]["roles"]
 
@@ -76,8 +76,10 @@ def test_paths(given: Settings, tmp_path_factory: pytest.TempPathFactory) -> Non
     outside = tmp_path_factory.mktemp("theirs") / "web"
     for role in (given.root / "vendor/web", outside):
         (role / "tasks").mkdir(parents=True)
+    roundabout = given.root / ".." / outside.relative_to(given.root.parent)
 
-    playbook = drafts.write(given, "web-1", f"{given.root}/vendor/web,{outside}")[2]
+    playbook = drafts.write(given, "web-1", f"{given.root}/vendor/web,{roundabout}")[2]
 
     assert ["../vendor/web", str(outside)] == yaml.safe_load(playbook.read_text())[0]["roles"]
     requirements.ensure(given.root, recipes.load(given))
+    assert "web.service" == services.load(given).unit

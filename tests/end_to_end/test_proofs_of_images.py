@@ -141,6 +141,7 @@ def test_a_good_image_passes(local_ec2: LocalEc2, ec2: Any, image: str, good: Pr
     assert (folder / "proof.html").is_file()
     assert ({} == good.told["unproven"]) and ("jenkins" in good.told["stand_ins"]) == ("bakehouse:jenkins" in tags)
     assert all(line in good.said for line in ("rebooted", "stopped", "verified from within", "machines terminated"))
+    assert f"image {image} is fit: {folder / 'proof.html'}\n" in good.said
 
 
 def test_what_a_good_image_is_proven_of(good: Proven) -> None:
