@@ -14,6 +14,9 @@ from bakehouse.probes import Verdict
 from bakehouse.services import Service
 from bakehouse.settings import Settings
 
+ENTRY_SECONDS = 180
+"""In this time machines that run have to let us in."""
+
 
 def launch(
     settings: Settings,
@@ -65,9 +68,10 @@ def settled(settings: Settings, service: Service, launched: Sequence[Machine], s
     but left to the probes, so that one machine doesn't hide what the others are.
     """
     deadline, booted, seen = 0.0, [], dict[str, float]()
+    patience = time.monotonic() + ENTRY_SECONDS  # with all of them together, as they were launched together
     for machine in launched:
         with suppress(DeadlineError):
-            shells.reachable(settings, machine)
+            shells.reachable(settings, machine, max(0, patience - time.monotonic()))
             deadline = deadline or time.monotonic() + seconds
             shells.booted(settings, machine)
             booted.append(machine)

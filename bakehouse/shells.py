@@ -63,7 +63,7 @@ def read(settings: Settings, machine: Machine, path: str) -> str:
     return answer.stdout.rstrip("\n")
 
 
-def reachable(settings: Settings, machine: Machine, seconds: float = 180) -> None:
+def reachable(settings: Settings, machine: Machine, seconds: float) -> None:
     """Return when a machine lets us in over SSH; raises DeadlineError."""
     with console.step(f"{machine.id} lets us in over SSH at {machine.address}"):
         wait(

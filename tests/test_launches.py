@@ -6,11 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_machines import MACHINE
 
 from bakehouse import cloud as clouds
 from bakehouse import doors, images, launches, machines, probes, services, shells
@@ -132,7 +135,7 @@ def test_launch_and_live(cloud: Cloud, settings: Settings, capfd: pytest.Capture
     machines.stop(cloud, machine)
     assert "stopped" == machines.stopped(cloud, machine).state
     machine = machines.start(cloud, machine)
-    shells.reachable(settings, machine)
+    shells.reachable(settings, machine, launches.ENTRY_SECONDS)
     shells.booted(settings, machine)
     [verdict] = probes.probe(settings, service, [machine])
 
@@ -191,6 +194,22 @@ def test_a_lost_key_gets_a_new_pair(settings: Settings) -> None:
 
     assert first.key != second.key
     assert "second" == shells.enter(settings, second, "echo second").stdout.strip()
+
+
+def test_machines_that_let_nobody_in(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Machines that let nobody in are waited for together and not one after the other; each is looked at."""
+    monkeypatch.setattr(launches, "ENTRY_SECONDS", 3)
+    doors.keys(settings).mkdir(parents=True, exist_ok=True)
+    (doors.keys(settings) / MACHINE.key).touch()
+    closed = [replace(MACHINE, id=f"i-{number:08x}", address="127.255.255.254") for number in range(3)]
+
+    begun = time.monotonic()
+    assert {} == launches.settled(settings, services.load(settings), closed, 1)
+
+    assert time.monotonic() - begun < 2 * launches.ENTRY_SECONDS
+    assert 3 == capfd.readouterr().err.count("FAIL i-0000000")
 
 
 def _ansible(settings: Settings, *module: str) -> str:
