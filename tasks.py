@@ -40,8 +40,10 @@ CHANGE = {"dry-run": "only say what would be done", "yes": "don't ask"}
         **JSON,
         "base": "start from this base of packer/bases.auto.pkrvars.hcl instead of the recipe's own",
         "jenkins-package": "install this .deb or .rpm instead of one from Jenkins's repository",
+        "force": "bake although there is an image that was baked of the same",
+        "plan": "only say whether a bake is due, and why; print the ID of the image that spares it",
         "on-failure": "what to do with the machine of a bake that fails: cleanup (the default) or keep",
-        "prove": "prove the image too, as ./inv prove does; it stays, whatever the verdict",
+        "prove": "prove the image too, as ./inv prove does, unless it is; it stays, whatever the verdict",
         "debug": "have Packer log everything, and show the traceback of an error",
     }
 )
@@ -51,23 +53,33 @@ def bake(
     account: str = "",
     base: str = "",
     jenkins_package: str = "",
+    force: bool = False,
+    plan: bool = False,
     on_failure: str = "cleanup",
     prove: bool = False,
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Bake an image of the recipe and print its ID."""
+    """Bake an image of the recipe, if one is due, and print its ID."""
     from pathlib import Path
 
-    from bakehouse import bakes, console, images, proofs
+    from bakehouse import bakes, console, images, plans, proofs
 
     if debug:
         os.environ["BAKEHOUSE_DEBUG"] = "1"
     settings = _settings(account, recipe)
+    files = {"jenkins": Path(jenkins_package)} if jenkins_package else {}
+    if plan:
+        drawn = plans.draw(settings, base, files)
+        plans.tell(drawn)
+        if drawn.image:
+            console.data(drawn.image.id)
+        return
     image = bakes.bake(
         settings,
         base=base,
-        package_files={"jenkins": Path(jenkins_package)} if jenkins_package else {},
+        package_files=files,
+        force=force,
         keep_on_failure=_one_of("on-failure", on_failure, "cleanup", "keep") == "keep",
         debug=debug,
     )
@@ -76,9 +88,7 @@ def bake(
     else:
         console.data(image.id)
     if prove:
-        proof = proofs.prove(settings, image.id)
-        proofs.insist(settings, proof)
-        console.say(f"image {image.id} is fit: {proofs.page(settings, proof)}")
+        proofs.ensure(settings, image)
     console.say(f"next: ./inv launch{_same(settings)}")
 
 
@@ -237,6 +247,8 @@ def machines_(c: Context, json: bool = False, recipe: str = "", account: str = "
 @task(name="images", help={**WHICH, **JSON})
 def images_(c: Context, json: bool = False, recipe: str = "", account: str = "") -> None:
     """List the images of the recipe, newest first."""
+    from datetime import UTC, datetime
+
     from bakehouse import cloud, console, images
 
     settings = _settings(account, recipe)
@@ -244,7 +256,53 @@ def images_(c: Context, json: bool = False, recipe: str = "", account: str = "")
     if json:
         console.data_json([images.as_data(image) for image in found])
     else:
-        console.table(images.COLUMNS, [images.as_row(image) for image in found])
+        console.table(images.COLUMNS, [images.as_row(image, datetime.now(UTC)) for image in found])
+
+
+@task(help={**WHICH, **JSON, "image": "the image's ID; the recipe's newest image by default"})
+def show(c: Context, image: str = "", json: bool = False, recipe: str = "", account: str = "") -> None:
+    """Show all that is known of an image: origin, lineage, contents."""
+    from datetime import UTC, datetime
+
+    from bakehouse import cloud, console, dossiers
+
+    settings = _settings(account, recipe)
+    found = dossiers.find(cloud.connect(settings), settings, image)
+    if json:
+        console.data_json(dossiers.as_data(found))
+    else:
+        console.table(dossiers.COLUMNS, dossiers.as_rows(found, datetime.now(UTC)))
+
+
+@task(
+    help={
+        **WHICH,
+        **JSON,
+        "from": "an image's ID; the one baked before the other by default",
+        "to": "an image's ID; the recipe's newest image by default",
+        "markdown": "print release notes in Markdown instead",
+    }
+)
+def diff(
+    c: Context,
+    from_: str = "",
+    to: str = "",
+    json: bool = False,
+    markdown: bool = False,
+    recipe: str = "",
+    account: str = "",
+) -> None:
+    """Tell how the contents of two images differ."""
+    from bakehouse import cloud, console, dossiers
+
+    settings = _settings(account, recipe)
+    found = dossiers.compare(settings, *dossiers.pair(cloud.connect(settings), settings.recipe, from_, to))
+    if json:
+        console.data_json(dossiers.as_difference_data(found))
+    elif markdown:
+        console.data(dossiers.as_markdown(found))
+    else:
+        console.table(dossiers.CHANGES, dossiers.as_change_rows(found))
 
 
 @task(
@@ -597,6 +655,8 @@ ns = Collection(
         rollback,
         channels_,
         outputs,
+        show,
+        diff,
         terminate,
         retire,
         cleanup,

@@ -12,16 +12,31 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bakehouse import channels, cleanups, console, images, orders, recipes, requirements, runs, tools
-from bakehouse.cloud import TAG, Cloud, connect, tag_list, tag_specifications, wait
+from bakehouse import (
+    __version__,
+    channels,
+    cleanups,
+    console,
+    contents,
+    images,
+    inputs,
+    plans,
+    provenances,
+    recipes,
+    records,
+    runs,
+)
+from bakehouse.cloud import TAG, Cloud, tag_list, tag_specifications, wait
 from bakehouse.errors import BakeError, BakehouseError
 from bakehouse.images import Image
 from bakehouse.orders import Order
+from bakehouse.plans import Plan
 from bakehouse.runs import Interrupted, Run
-from bakehouse.settings import Settings
+from bakehouse.settings import ROOT, Settings
 from bakehouse.transcripts import Began, Ended, Event, Failed, Named, Skipped, event, failure, follow, plain
 
 _CANCEL_SECONDS = 180
@@ -32,29 +47,26 @@ def bake(
     *,
     base: str = "",
     package_files: Mapping[str, Path] | None = None,
+    force: bool = False,
     keep_on_failure: bool = False,
     debug: bool = False,
 ) -> Image:
-    """Bake the recipe that the settings name and return the image.
+    """Bake the recipe that the settings name and return the image, or one that was baked of the same inputs before.
 
-    ``base`` names another base than the recipe's, ``package_files`` maps a package to a file of it to install.
+    ``base`` and ``package_files`` are as for ``plans.draw``; ``force`` bakes although nothing has changed.
     Raises BakeError with the one reason after everything that the bake made for itself was cleared away, or with
     ``keep_on_failure`` after it was said how to enter the machine that failed.
     """
-    recipe = recipes.load(settings)
-    ground = recipes.base(settings.root, base or recipe.base)
-    files = orders.check_files(recipe, ground, package_files or {})
-    requirements.ensure(settings.root, recipe)
-    packer = tools.packer()
-    tools.ensure("ssh")
-    cloud = connect(settings, base=ground.name)
     with runs.interruptible(_interrupted):
-        cleanups.clear_leftovers(cloud, settings)
-        order = orders.place(cloud, recipe, ground, files, packer)
+        plan = plans.draw(settings, base, package_files)
+        plans.tell(plan)
+        if plan.image and not force:
+            return plan.image
+        cleanups.clear_leftovers(plan.cloud, settings)
         with runs.begin(settings) as run:
-            image = _carry_out(cloud, settings, order, run, keep_on_failure, debug)
-    channels.nominate(cloud, image)
-    for notice in order.notices:
+            image = _carry_out(settings, plan, run, keep_on_failure, debug)
+    channels.nominate(plan.cloud, image)
+    for notice in plan.order.notices:
         console.say(notice)
     return image
 
@@ -104,17 +116,18 @@ def key_name(run: Run) -> str:
     return f"bakehouse-{run.id}"
 
 
-def _carry_out(cloud: Cloud, settings: Settings, order: Order, run: Run, keep: bool, debug: bool) -> Image:
+def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool) -> Image:
     """Bake within a run, and clear away what the run made for itself however it ends."""
+    cloud, order = plan.cloud, plan.order
     console.say(f"bake {run.id}, log: {run.log}")
-    run.variables.write_text(json.dumps({**order.variables, "bakehouse_packages_file": str(run.packages)}))
+    _prepare(plan, run)
     try:
         group = _make_key_and_group(cloud, order, run)
         argv = command(settings, cloud, order, run, group, on_error="abort" if keep else "cleanup")
         code = _drive(cloud, argv, environment(cloud.environ(), run, debug), run, settings.root)
         if code != 0:
             raise _error(code, run)
-        return _finish(cloud, settings, order, run)
+        return _finish(settings, plan, run)
     except BakeError:
         if keep:
             _keep(cloud, order, run)
@@ -122,6 +135,29 @@ def _carry_out(cloud: Cloud, settings: Settings, order: Order, run: Run, keep: b
     finally:
         if not run.kept:
             cleanups.sweep(cloud, run)
+
+
+def _prepare(plan: Plan, run: Run) -> None:
+    """Write down for Ansible what the roles are told, and where the image comes from."""
+    order = plan.order
+    told = provenances.statement(
+        run.id,
+        datetime.now(UTC),
+        plan.commit,
+        plan.inputs,
+        {"recipe": order.recipe.name, "base": order.base.name},
+        **{"bakehouse": __version__, **order.tools},
+    )
+    run.record.mkdir()
+    (run.record / records.PROVENANCE).write_text(json.dumps(told))
+    ours = {
+        "kit": str(ROOT),
+        "record": str(run.record),
+        "image": f"bakehouse-{order.recipe.name}-{run.id}",
+        "run": run.id,
+    }
+    variables = {**order.variables, **{f"bakehouse_{key}": value for key, value in ours.items()}}
+    run.variables.write_text(json.dumps(variables))
 
 
 def _make_key_and_group(cloud: Cloud, order: Order, run: Run) -> str:
@@ -188,14 +224,24 @@ def _claim(cloud: Cloud, image_id: str, run: Run) -> None:
         cloud.ec2.create_tags(Resources=[image_id], Tags=tag_list(tags))
 
 
-def _finish(cloud: Cloud, settings: Settings, order: Order, run: Run) -> Image:
+def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
     """Do with what Packer made what its oldest version can't, then stamp it an image; it was a bake's own till then."""
+    if not (run.record / records.SBOM).exists():
+        raise BakeError("the bake left no record of what is in the image", "playbooks/tasks/record.yml makes it")
     builds = json.loads(run.manifest.read_text())["builds"]
     image_id = builds[-1]["artifact_id"].rpartition(":")[2]
-    images.require_imdsv2(cloud, image_id)
-    if run.packages.exists():
-        images.keep_packages(settings, image_id, run.packages)
-    return images.tag(cloud, image_id, order.provenance(run.id, orders.commit_of(settings.root)))
+    images.require_imdsv2(plan.cloud, image_id)
+    told = {name: (run.record / name).read_text() for name in (records.SBOM, records.PROVENANCE)}
+    offered = plans.fetched(plan.inputs, contents.of_sbom(told[records.SBOM]).repositories)
+    whole = plans.whole(plan.inputs, offered)
+    records.keep(settings, image_id, {**told, records.INPUTS: json.dumps(whole, indent=1)})
+    more = {
+        **images.repository_tags(offered),
+        f"{TAG}inputs": inputs.digest(whole),
+        f"{TAG}sbom": records.digest(told[records.SBOM]),
+        f"{TAG}provenance": records.digest(told[records.PROVENANCE]),
+    }
+    return images.tag(plan.cloud, image_id, {**plan.order.provenance(run.id, plan.commit), **more})
 
 
 def _error(code: int, run: Run) -> BakeError:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
+from datetime import datetime, timedelta
 from typing import Any
 
 from bakehouse.cloud import PAGED, TAG, Cloud, tag_list, tags_of, wait
 from bakehouse.errors import CloudError, InputError, NotFoundError
 from bakehouse.recipes import Base
-from bakehouse.settings import Settings
 
-COLUMNS = ("image", "state", "baked", "verdict", "base", "commit", "stand-ins", "name")
+COLUMNS = ("image", "recipe", "state", "age", "verdict", "base", "size", "commit", "stand-ins", "name")
 
 REVOKED = f"{TAG}revoked"
 """The tag of an image that nobody may use any more; its value tells why."""
 
+_REPOSITORY = f"{TAG}repository-"
 _ID = re.compile(r"ami-([0-9a-f]{8}|[0-9a-f]{17})")
 
 
@@ -29,8 +26,9 @@ class Image:
     """Hold one image (an AMI).
 
     Attributes: id; name; state, EC2's word for it (``available``, ``pending``); created, when; root_device, the name
-    under which a machine finds its root volume; snapshots, the IDs of its volumes' snapshots; imdsv2, whether a machine
-    of it answers metadata requests with a token only; tags, all of them, ours with their prefix.
+    under which a machine finds its root volume; snapshots, the IDs of its volumes' snapshots; size, of its volumes in
+    GiB; imdsv2, whether a machine of it answers metadata requests with a token only; tags, all of them, ours with their
+    prefix.
     """
 
     id: str
@@ -40,6 +38,7 @@ class Image:
     root_device: str
     root_snapshot: str
     snapshots: tuple[str, ...]
+    size: int
     imdsv2: bool
     tags: Mapping[str, str]
 
@@ -59,6 +58,7 @@ class Image:
             root_device=root,
             root_snapshot=disks.get(root, ""),
             snapshots=tuple(disks.values()),
+            size=sum(one.get("Ebs", {}).get("VolumeSize", 0) for one in mappings),
             imdsv2=answer.get("ImdsSupport") == "v2.0",
             tags=tags_of(answer),
         )
@@ -92,6 +92,12 @@ class Image:
     def verdict(self) -> str:
         """Return ``pass`` or ``fail``, as its proof says; empty when there was none."""
         return self.tags.get(f"{TAG}verdict", "").partition(" ")[0]
+
+    @property
+    def repositories(self) -> tuple[str, ...]:
+        """Return the URLs of the indexes by which its bake installed packages."""
+        tags = sorted(key for key in self.tags if key.startswith(_REPOSITORY))
+        return tuple(self.tags[key] for key in tags)
 
     @property
     def stand_ins(self) -> tuple[str, ...]:
@@ -135,8 +141,11 @@ def latest(cloud: Cloud, recipe: str) -> Image:
     raise NotFoundError(f"there is no image of recipe {recipe} on account {cloud.account}", "./inv bake makes one")
 
 
-def get(cloud: Cloud, image_id: str, recipe: str) -> Image:
-    """Return the image of this ID; refuses one that is malformed, unknown, half baked, not ours or another recipe's."""
+def get(cloud: Cloud, image_id: str, recipe: str = "") -> Image:
+    """Return the image of this ID; refuses one that is malformed, unknown, half baked, not ours or another recipe's.
+
+    Where no recipe is named it may be of any.
+    """
     if not _ID.fullmatch(image_id):
         raise InputError(
             f"{image_id!r} is not an image ID",
@@ -149,7 +158,7 @@ def get(cloud: Cloud, image_id: str, recipe: str) -> Image:
         raise InputError(f"image {image_id} is still being baked", "wait for its bake to end, or name another image")
     if not image.recipe:
         raise InputError(f"image {image_id} is none of ours: it carries no tag {TAG}recipe", "./inv images lists ours")
-    if image.recipe != recipe:
+    if recipe and image.recipe != recipe:
         raise InputError(f"image {image_id} is of recipe {image.recipe}, not {recipe}", f"add --recipe {image.recipe}")
     return image
 
@@ -213,20 +222,9 @@ def tag(cloud: Cloud, image_id: str, tags: Mapping[str, str]) -> Image:
     return _there(cloud, image_id)
 
 
-def keep_packages(settings: Settings, image_id: str, file: Path) -> None:
-    """Keep the record of the packages that are in an image: a JSON map of names to versions."""
-    kept = _packages(settings, image_id)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(file, kept)
-
-
-def packages(settings: Settings, image_id: str) -> dict[str, str] | None:
-    """Return the packages that were recorded when an image was baked, with their versions; None where none were."""
-    try:
-        read: dict[str, str] = json.loads(_packages(settings, image_id).read_text())
-    except FileNotFoundError:
-        return None
-    return read
+def repository_tags(indexes: Iterable[str]) -> dict[str, str]:
+    """Return the tags by which an image tells the URLs of the indexes by which its bake installed packages."""
+    return {f"{_REPOSITORY}{number}": index for number, index in enumerate(indexes, start=1)}
 
 
 def require_imdsv2(cloud: Cloud, image_id: str) -> Image:
@@ -235,15 +233,17 @@ def require_imdsv2(cloud: Cloud, image_id: str) -> Image:
     return wait(f"image {image_id} to require IMDSv2", lambda: _with_imdsv2(_there(cloud, image_id)), seconds=60)
 
 
-def as_row(image: Image) -> list[str]:
+def as_row(image: Image, now: datetime) -> list[str]:
     """Return an image as a row of a table, under ``COLUMNS``."""
     commit = image.tags.get(f"{TAG}commit", "")
     return [
         image.id,
+        image.recipe,
         image.state,
-        f"{image.created:%Y-%m-%d %H:%M}",
+        _age(now - image.created),
         image.verdict,
-        image.tags.get(f"{TAG}base", ""),
+        image.base,
+        f"{image.size} GiB",
         commit[:7] + ("-dirty" if commit.endswith("-dirty") else ""),
         " ".join(image.stand_ins),
         image.name,
@@ -253,7 +253,7 @@ def as_row(image: Image) -> list[str]:
 def as_data(image: Image) -> dict[str, Any]:
     """Return an image as a program reads it, with its provenance."""
     ours = {key.removeprefix(TAG): value for key, value in image.tags.items() if key.startswith(TAG)}
-    known = {"image": image.id, "name": image.name, "state": image.state, "created": image.created}
+    known = {"image": image.id, "name": image.name, "state": image.state, "created": image.created, "size": image.size}
     return {**known, "imdsv2": image.imdsv2, "snapshots": image.snapshots, "provenance": ours}
 
 
@@ -276,8 +276,9 @@ def apply(cloud: Cloud, retirement: Retirement) -> None:
         cloud.ec2.delete_snapshot(SnapshotId=snapshot)
 
 
-def _packages(settings: Settings, image_id: str) -> Path:
-    return settings.state / "images" / image_id / "packages.json"
+def _age(since: timedelta) -> str:
+    minutes = int(since.total_seconds() // 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h" if minutes < 48 * 60 else f"{since.days} d"
 
 
 def _filter(name: str, *values: str) -> dict[str, Any]:

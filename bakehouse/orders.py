@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from bakehouse import __version__, console, images, tools
+from bakehouse import __version__, console, images, inputs, recipes, tools
 from bakehouse.cloud import TAG, Cloud
 from bakehouse.errors import InputError
 from bakehouse.images import Image
@@ -51,6 +51,11 @@ class Order:
             for package, repository in self.stand_ins.items()
         ]
 
+    @property
+    def tools(self) -> dict[str, str]:
+        """Return the versions of the programs that bake."""
+        return {"packer": ".".join(map(str, self.packer.version)), "ansible": version("ansible-core")}
+
     def provenance(self, run: str, commit: str) -> dict[str, str]:
         """Return the tags by which an image tells where it comes from and is known as a finished one."""
         told = {
@@ -61,8 +66,7 @@ class Order:
             "commit": commit,
             "base": self.start.id,
             "kit": __version__,
-            "packer": ".".join(map(str, self.packer.version)),
-            "ansible": version("ansible-core"),
+            **self.tools,
             **dict.fromkeys(self.stand_ins, "stand-in"),
         }
         return {f"{TAG}{key}": value for key, value in told.items()}
@@ -101,6 +105,24 @@ def place(cloud: Cloud, recipe: Recipe, base: Base, files: Mapping[str, Path], p
     for notice in order.notices:
         console.say(notice)
     return order
+
+
+def inputs_of(root: Path, order: Order, roles: Mapping[str, Path], collections: Mapping[str, Path]) -> dict[str, str]:
+    """Return all that would go into a bake but for what its machine takes from repositories that are no stand-ins.
+
+    ``roles`` and ``collections`` map the names of those that it uses to their folders.
+    """
+    recipe, base = order.recipe, order.base
+    data = recipes.path(root, recipe.name).relative_to(root)
+    return {
+        **inputs.of_checkout(root, recipe.name, recipe.playbook, roles, collections),
+        **{f"{data}: {key}": str(getattr(recipe, key)) for key in ("playbook", "instance_type", "volume_size")},
+        f"base {base.name}": inputs.of_value([base.family, base.user, base.root_device]),
+        "base image": order.start.id,
+        "kit": __version__,
+        **{f"package {name}": inputs.of_file(file) for name, file in order.files.items()},
+        **{f"packages {one['url']}": one["content"] for one in order.stand_ins.values()},
+    }
 
 
 def commit_of(root: Path) -> str:

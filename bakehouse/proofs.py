@@ -19,6 +19,7 @@ from bakehouse import (
     machines,
     probes,
     recipes,
+    records,
     reports,
     runs,
     services,
@@ -26,6 +27,7 @@ from bakehouse import (
     twins,
 )
 from bakehouse.cloud import TAG, Cloud, connect
+from bakehouse.contents import Change
 from bakehouse.errors import CloudError, ToolError, VerdictError
 from bakehouse.images import Image
 from bakehouse.machines import Machine
@@ -67,6 +69,16 @@ def prove(settings: Settings, image_id: str = "") -> Proof:
     return proof
 
 
+def ensure(settings: Settings, image: Image) -> None:
+    """Prove an image that isn't proven yet; raises VerdictError unless it has passed."""
+    if image.verdict == "pass":
+        console.say(f"image {image.id} is proven already")
+    else:
+        proof = prove(settings, image.id)
+        insist(settings, proof)
+        console.say(f"image {image.id} is fit: {page(settings, proof)}")
+
+
 def page(settings: Settings, proof: Proof) -> Path:
     """Return the file of a proof's page, in the folder that holds all of the proof."""
     return settings.state / "proofs" / proof.image / reports.PAGE
@@ -95,7 +107,7 @@ class _Trial:
         self._findings: list[reports.Finding] = []
         self._unproven: dict[str, str] = {}
         self._shared: dict[str, str] = {}
-        self._packages: tuple[tuple[str, str, str], ...] = ()
+        self._changes: tuple[Change, ...] = ()
         self.logs: dict[str, str] = {}
         self.picture, self._no_picture = b"", "the machines were never looked at"
 
@@ -143,7 +155,7 @@ class _Trial:
             unproven=self._unproven,
             no_picture=self._no_picture,
             shared=self._shared,
-            packages=self._packages,
+            changes=self._changes,
             timeline=tuple(replace(one, begun=one.begun - self._clock) for one in steps),
         )
 
@@ -194,13 +206,13 @@ class _Trial:
             for machine_id, told in self._traits.items()
         }
         self._find(_FIRST, of_each)
-        recorded = images.packages(self._settings, self._image.id)
+        recorded = records.sbom(self._settings, self._image.id, self._image.tags.get(f"{TAG}sbom", ""))
         if recorded is None:
-            self._unproven["packages"] = "not recorded when the image was baked, or not here"
+            self._unproven["contents"] = "not recorded when the image was baked, or not here"
             return
-        self._packages = tuple(twins.changes(recorded, one.packages))
+        self._changes = tuple(twins.changes(recorded, one.contents))
         of_each = {
-            machine_id: [twins.packages(twins.changes(recorded, told.packages), told.packages)]
+            machine_id: twins.as_baked(twins.changes(recorded, told.contents), told.contents)
             for machine_id, told in self._traits.items()
         }
         self._find(_FIRST, of_each)

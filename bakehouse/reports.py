@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bakehouse.console import Step
+from bakehouse.contents import Change
 from bakehouse.errors import ToolError
 
 PAGE = "proof.html"
@@ -44,8 +45,8 @@ class Proof:
     Attributes: image, name, recipe, account; stand_ins, the packages in it that are not the real ones; begun, when;
     seconds, how long it took; machines; boot_seconds, from launch until each served; boot_budget, how many they may
     take; findings; unproven, what could not be looked at, with why; no_picture, why there is none; shared, what was
-    compared of the machines and how it is (different, the same, on one, on none); packages, those that aren't as
-    recorded, with both versions; timeline, its steps, which began that many seconds after it did.
+    compared of the machines and how it is (different, the same, on one, on none); changes, what is in them and not as
+    recorded at the bake; timeline, its steps, which began that many seconds after it did.
     """
 
     image: str
@@ -62,7 +63,7 @@ class Proof:
     unproven: Mapping[str, str]
     no_picture: str
     shared: Mapping[str, str]
-    packages: tuple[tuple[str, str, str], ...]
+    changes: tuple[Change, ...]
     timeline: tuple[Step, ...]
 
     @property

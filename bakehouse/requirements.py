@@ -11,8 +11,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ FILE = "requirements.yml"
 """Names the roles and collections of others, as ansible-galaxy takes them."""
 
 _FOLDER = ".bakehouse/galaxy"  # ansible.cfg names it too
+_BAKE = "playbooks/bake.yml"
 _BESIDE = "playbooks/x.yml"  # any of the kit's own playbooks
 _SECONDS = 600
 _HOOKS = ("bake_roles_before", "bake_roles_after", "verify_roles")
@@ -67,26 +69,43 @@ def used(root: Path, recipe: Recipe, *, thoroughly: bool) -> tuple[list[str], li
 
     That is what its playbook and its hooks name; ``thoroughly``, also what our own ones of these roles use in turn.
     """
-    roles = dict.fromkeys(_hooks(root, recipe))
+    follow = partial(_files, root, playbook=recipe.playbook, theirs=False) if thoroughly else lambda _: ()
+    return _used([root / recipe.playbook], _hooks(root, recipe), follow)
+
+
+def folders(root: Path, recipe: Recipe) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the folders of all roles and collections that a bake of a recipe uses and that are there, by name.
+
+    That is also what the roles of others use in turn, and what the kit's own part of the bake uses.
+    """
+    follow = partial(_files, root, playbook=recipe.playbook, theirs=True)
+    roles, collections = _used([root / recipe.playbook, root / _BAKE], _hooks(root, recipe), follow)
+    of_roles = ((name, find(root, name, recipe.playbook)) for name in roles)
+    of_collections = ((name, _collection(root, name)) for name in collections)
+    return {name: place for name, place in of_roles if place}, {name: place for name, place in of_collections if place}
+
+
+def _used(
+    playbooks: Iterable[Path], hooks: Iterable[str], follow: Callable[[str], Iterable[Path]]
+) -> tuple[list[str], list[str]]:
+    """Return the roles and collections that playbooks and hooks name, and those that what ``follow`` yields names."""
+    roles = dict.fromkeys(hooks)
     collections: dict[str, None] = {}
-    files = [
-        root / recipe.playbook,
-        *(file for name in roles for file in _files(root, name, recipe.playbook) if thoroughly),
-    ]
+    files = [*playbooks, *(file for name in roles for file in follow(name))]
     for file in files:  # it grows on the way
         tree = _tree(file)
         new = [name for name in dict.fromkeys(_roles(tree)) if name not in roles]
         roles |= dict.fromkeys(new)
         collections |= dict.fromkeys(_OF_A_COLLECTION.findall(file.read_text(errors="replace")))
         files += [one for one in _playbooks(tree, file.parent) if one not in files]
-        files += [one for name in new for one in _files(root, name, recipe.playbook) if thoroughly]
+        files += [one for name in new for one in follow(name)]
     return list(roles), [name for name in collections if name not in _OF_ANSIBLE_ITSELF]
 
 
-def _files(root: Path, role: str, playbook: str) -> Iterator[Path]:
-    """Yield the files of a role of ours in which it may use others."""
+def _files(root: Path, role: str, *, playbook: str, theirs: bool) -> Iterator[Path]:
+    """Yield the files of a role, with ``theirs`` also of one of others, in which it may use others."""
     folder = find(root, role, playbook)
-    if folder and not _is_others(root, folder):
+    if folder and (theirs or not _is_others(root, folder)):
         for place in ("meta", "defaults", "vars", "tasks", "handlers", "templates"):
             yield from sorted(path for path in (folder / place).rglob("*") if path.suffix in (".yml", ".yaml", ".j2"))
 

@@ -62,9 +62,9 @@ class Run:
         return self.folder / "vars.json"
 
     @property
-    def packages(self) -> Path:
-        """Return the file in which Ansible lists the packages that are to be in the image."""
-        return self.folder / "packages.json"
+    def record(self) -> Path:
+        """Return the folder of what is told of the image beside it and in it."""
+        return self.folder / "record"
 
     @property
     def inventory(self) -> Path:

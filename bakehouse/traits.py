@@ -1,27 +1,57 @@
-"""Traits: what a machine tells of what identifies it, protects it and lets people in.
+"""Traits: what a machine tells of what is in it, what identifies it, protects it and lets people in.
 
 This file is run on the machine itself, as root and by whatever Python 3.9 or later is there, so it stands alone. It
-takes one JSON document as its argument and prints one: of ``look``, or of ``packages`` when the argument is that word.
+takes one JSON document as its argument and prints one: of ``look``, or of ``contents`` when the argument is that word.
 No secret leaves the machine: a file is told by a digest whose salt the one who asks has made up for this once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import glob
 import hashlib
 import json
 import os
 import pwd
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 _JOURNAL_LINES = 1000
+# Kind of package, and what lists them: state, name, version, architecture, source, licence.
 _LISTS = (
-    ("dpkg-query", "--show", "--showformat=${db:Status-Status} ${binary:Package} ${Version}\\n"),
-    ("rpm", "--query", "--all", "--queryformat=installed %{NAME} %{VERSION}-%{RELEASE}.%{ARCH}\\n"),
+    (
+        "deb",
+        ("dpkg-query", "--show"),
+        r"--showformat=${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\t${source:Package}\t\n",
+    ),
+    (
+        "rpm",
+        ("rpm", "--query", "--all"),
+        r"--queryformat=installed\t%{NAME}\t%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\t%{ARCH}\t%{SOURCERPM}\t%{LICENSE}\n",
+    ),
+)
+_LICENCE = re.compile(r"^License: *(\S.*?) *$", re.MULTILINE)
+_COMMON = re.compile(r"/usr/share/common-licenses/([\w.+-]*\w)")
+
+# The lines of an apt Release and the part of dnf's repomd.xml that tell which packages there are. What else is in them
+# changes without a package: Debian signs an index anew, with another date, several times a day.
+_APT = re.compile(rb"^ ([0-9a-f]{32,} +\d+ (?:\S*/)?Packages(?:\.\w+)?)$", re.MULTILINE)
+_DNF = re.compile(rb'<data type="primary">.*?<checksum[^>]*>([0-9a-f]+)</checksum>', re.DOTALL)
+
+_DNF_CACHE = "/var/cache/dnf"
+
+# Files in /etc that are a machine's and no image's, or tell when they were made, or are made of others.
+_OF_A_MACHINE = (
+    *("machine-id", "ssh/ssh_host_*", "hostname", "hosts", "resolv.conf", "mtab", "hostid", "adjtime"),
+    *("iscsi/initiatorname.iscsi", "netplan/50-cloud-init.yaml", "network/interfaces.d/50-cloud-init*"),
+    *("NetworkManager/system-connections/*", "systemd/network/10-cloud-init-*", "udev/rules.d/70-persistent-net.rules"),
+    *("sudoers.d/90-cloud-init-users", "shadow*", "gshadow*", "passwd-", "group-", "subuid-", "subgid-", ".updated"),
+    *("ld.so.cache", "ssl/certs/java/cacerts"),
 )
 
 
@@ -40,7 +70,7 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
         "old": [path for path in secret if os.stat(path).st_mtime < asked["made"]],
         "keys": [[user, path, line] for user, path in _key_files() for line in _lines(path)],
         "passwords": [user for user, password in _passwords() if not password.startswith(("!", "*"))],
-        "packages": packages(),
+        "contents": contents(),
         "journal": _told("journalctl", "--boot", "--no-pager", "--quiet", f"--lines={_JOURNAL_LINES}"),
     }
 
@@ -50,15 +80,117 @@ def digest(salt: bytes, content: bytes) -> str:
     return hashlib.sha256(salt + content.strip()).hexdigest()
 
 
-def packages() -> dict[str, str]:
-    """Return the installed packages with their versions; several versions of one stand side by side."""
-    found: dict[str, list[str]] = {}
-    for command in _LISTS:
-        for line in _told(*command).splitlines():
-            state, name, version = line.split(" ")
+def contents() -> dict[str, Any]:
+    """Return what is in this machine, and what it was installed from.
+
+    Services are those that a boot starts, ports those that are listened on, setuid files those on the root's file
+    system with the setuid or setgid bit, repositories the indexes that the package manager has, by their URLs.
+    """
+    return {
+        "system": _system(),
+        "packages": packages(),
+        "services": {line.split()[0]: "enabled" for line in _told(*_SERVICES).splitlines() if line.strip()},
+        "ports": dict(sorted(_ports(_told("ss", "-Hltunp")))),
+        "users": {one.pw_name: f"{one.pw_uid}:{one.pw_gid} {one.pw_dir} {one.pw_shell}" for one in pwd.getpwall()},
+        "setuid": dict(line.split(" ", 1)[::-1] for line in sorted(_told(*_SETUID).splitlines())),
+        "files": _files("/etc"),
+        "repositories": dict(sorted(_repositories())),
+    }
+
+
+_DOCKER = "127.0.0.11:"  # where the resolver of a container's host answers, at any port
+_SERVICES = ("systemctl", "list-unit-files", "--state=enabled", "--no-legend", "--plain", "--no-pager")
+_SETUID = ("find", "/", "-xdev", "-type", "f", "-perm", "/6000", "-printf", "%m:%u:%g %p\\n")
+
+
+def packages() -> list[dict[str, Any]]:
+    """Return the installed packages: kind (deb, rpm), name, version, architecture, source, licences."""
+    found = []
+    for kind, command, form in _LISTS:
+        for line in _told(*command, form).splitlines():
+            state, name, version, architecture, source, licence = line.split("\t")
             if state == "installed":
-                found.setdefault(name, []).append(version)
-    return {name: " ".join(sorted(versions)) for name, versions in sorted(found.items())}
+                one = {"kind": kind, "name": name, "version": version, "architecture": architecture, "source": source}
+                found.append(
+                    {**one, "licences": [licence] if licence else licences(f"/usr/share/doc/{name}/copyright")}
+                )
+    return sorted(found, key=lambda one: (one["name"], one["kind"], one["version"], one["architecture"]))
+
+
+def licences(path: str) -> list[str]:
+    """Return the licences that a Debian package's copyright file names; of one in free words those it refers to."""
+    with contextlib.suppress(OSError):
+        text = Path(path).read_text(errors="replace")
+        return sorted(set((_LICENCE if text.startswith("Format:") else _COMMON).findall(text)))
+    return []
+
+
+def offered(index: bytes) -> str:
+    """Return the digest of what an index offers, whenever it was signed; of all of it where it's of no known kind."""
+    told = sorted({*_APT.findall(index), *_DNF.findall(index)}) or [index]
+    return "sha256:" + hashlib.sha256(b"\n".join(told)).hexdigest()
+
+
+def _repositories() -> Iterator[tuple[str, str]]:
+    """Yield the URL of each repository's index that apt or dnf has fetched, and the digest of what it offered."""
+    for url, path in (*_of_apt(), *_of_dnf()):
+        if url.startswith("http") and os.path.isfile(path):
+            yield url, offered(Path(path).read_bytes())
+
+
+def _of_apt() -> Iterator[tuple[str, str]]:
+    """Yield URL and file of the indexes that apt may have: a list of packages lies beside its index."""
+    form = "$(URI) $(METAKEY) $(FILENAME)"
+    for line in _told("apt-get", "indextargets", "--format", form, "Created-By: Packages").splitlines():
+        url, key, path = line.split(" ")
+        beside = path.rpartition(key.replace("_", "%5f").replace("/", "_"))[0]
+        yield from ((url[: -len(key)] + name, beside + name) for name in ("InRelease", "Release"))
+
+
+def _of_dnf() -> Iterator[tuple[str, str]]:
+    """Yield URL and file of the indexes that dnf may have, each in a folder named after its repository."""
+    name = ""
+    for line in _told("dnf", "--cacheonly", "--quiet", "repoinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "Repo-id":
+            name = value.strip()
+        elif key.strip() == "Repo-baseurl":
+            index = "repodata/repomd.xml"
+            url = value.split()[0].rstrip(",/")
+            yield from ((f"{url}/{index}", path) for path in glob.glob(f"{_DNF_CACHE}/{name}-*/{index}"))
+
+
+def _system() -> dict[str, str]:
+    """Return which system this is, in the words of os-release, and its architecture."""
+    lines = [line.partition("=") for line in _lines("/etc/os-release")]
+    told = {key: value.strip("\"'") for key, _, value in lines}
+    named = {
+        word: told.get(key, "") for word, key in (("id", "ID"), ("version", "VERSION_ID"), ("name", "PRETTY_NAME"))
+    }
+    return {**named, "architecture": os.uname().machine}
+
+
+def _ports(told: str) -> Iterator[tuple[str, str]]:
+    """Yield each port that is listened on, as ``tcp 0.0.0.0:22``, and the programs that do."""
+    for line in told.splitlines():
+        kind, _, _, _, local, _, *rest = line.split()
+        if rest or not local.startswith(_DOCKER):
+            yield f"{kind} {local}", " ".join(sorted(set(re.findall(r'\("([^"]+)"', " ".join(rest)))))
+
+
+def _files(root: str) -> dict[str, str]:
+    """Return the digest of each file in a folder, or where it leads, but for a machine's own."""
+    found = {}
+    for place, folders, names in os.walk(root):
+        for name in sorted(names + [one for one in folders if os.path.islink(os.path.join(place, one))]):
+            path = os.path.join(place, name)
+            if not any(fnmatch.fnmatch(os.path.relpath(path, root), own) for own in _OF_A_MACHINE):
+                with contextlib.suppress(FileNotFoundError):  # a machine in service may just replace it
+                    if os.path.islink(path):
+                        found[path] = f"-> {os.readlink(path)}"
+                    elif os.path.isfile(path):
+                        found[path] = f"sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()}"
+    return dict(sorted(found.items()))
 
 
 def _matching(patterns: list[str]) -> list[str]:
@@ -107,4 +239,4 @@ def _told(*command: str) -> str:
 
 if __name__ == "__main__":
     word = sys.argv[1]
-    print(json.dumps(packages() if word == "packages" else look(json.loads(word))))
+    print(json.dumps(contents() if word == "contents" else look(json.loads(word))))

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bakehouse import shells, traits
+from bakehouse import contents, shells, traits
+from bakehouse.contents import Change, Contents
 from bakehouse.errors import CloudError
 from bakehouse.machines import Machine
 from bakehouse.probes import Finding
@@ -29,6 +30,17 @@ IDENTITY = (
 )
 """The files by which any machine is itself, as shell patterns."""
 
+BAKED = {
+    "packages": "packages",
+    "services": "services",
+    "users": "users",
+    "setuid": "setuid files",
+    "files": "files in /etc",
+}
+"""The parts of what is in a machine that come with the image and stay, and what they are called."""
+
+_SHOWN = 40  # characters of a version or the like; the rest of a digest tells nobody anything
+
 
 @dataclass(frozen=True)
 class Traits:
@@ -36,7 +48,7 @@ class Traits:
 
     Attributes: hostname; files, each with its salted digest; secrets, those that are secret, and old, those of them
     that were in the image; keys, who is let in by SSH: user, file, line; passwords, the users that have one;
-    packages, with versions; journal, of the present boot.
+    contents, what is in it; journal, of the present boot.
     """
 
     hostname: str
@@ -45,7 +57,7 @@ class Traits:
     old: tuple[str, ...]
     keys: tuple[tuple[str, str, str], ...]
     passwords: tuple[str, ...]
-    packages: Mapping[str, str]
+    contents: Contents
     journal: str
 
     @classmethod
@@ -53,7 +65,8 @@ class Traits:
         """Read what the machine printed; raises ValueError."""
         told: dict[str, Any] = json.loads(answer)
         lists = {name: tuple(told[name]) for name in ("secrets", "old", "passwords")}
-        return cls(**{**told, **lists, "keys": tuple((user, path, line) for user, path, line in told["keys"])})
+        keys = tuple((user, path, line) for user, path, line in told["keys"])
+        return cls(**{**told, **lists, "keys": keys, "contents": Contents.from_answer(told["contents"])})
 
 
 @dataclass(frozen=True)
@@ -145,18 +158,23 @@ def access(machine: Traits, own: str) -> list[Finding]:
     ]
 
 
-def changes(recorded: Mapping[str, str], running: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Return each package that isn't as recorded: its name, its recorded and its running version, or an empty one."""
-    names = sorted({*recorded, *running})
-    rows = [(name, recorded.get(name, ""), running.get(name, "")) for name in names]
-    return [row for row in rows if row[1] != row[2]]
+def changes(recorded: Contents, running: Contents) -> list[Change]:
+    """Return what is in a machine and not as it was recorded at the bake; its ports are its services' own."""
+    return contents.changes(recorded, running, tuple(BAKED))
 
 
-def packages(rows: Sequence[tuple[str, str, str]], running: Mapping[str, str]) -> Finding:
-    """Find whether the packages are those that were recorded at the bake."""
-    told = [f"{name} {was or 'not there'} at the bake, {now or 'not there'} now" for name, was, now in rows]
-    good = f"{len(running)} packages, each in the version recorded at the bake"
-    return _finding("The packages are those of the bake", not rows, "; ".join(told) or good)
+def as_baked(rows: Sequence[Change], running: Contents) -> list[Finding]:
+    """Find whether each part of what is in a machine is as it was recorded at the bake."""
+    found = []
+    for section, name in BAKED.items():
+        told = [
+            f"{row.name} {row.was[:_SHOWN] or 'not there'} at the bake, {row.now[:_SHOWN] or 'not there'} now"
+            for row in rows
+            if row.section == section
+        ]
+        good = f"all {len(running.section(section))} are as recorded at the bake"
+        found.append(_finding(f"The {name} are those of the bake", not told, "; ".join(told) or good))
+    return found
 
 
 def masked(text: str, machine: Traits, question: Question) -> str:

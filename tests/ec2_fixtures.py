@@ -6,9 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -165,6 +167,33 @@ class LocalEc2:
 
 
 _BASES = ("--filter", "label=bakehouse.kind=base")
+
+
+def git(folder: Path, *words: str) -> str:
+    """Run git in a folder, as somebody, and return what it printed."""
+    line = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *words]
+    return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+
+
+class Checkout:
+    """Hold a copy of this checkout, on the tests' local EC2."""
+
+    def __init__(self, folder: Path, local_ec2: LocalEc2) -> None:
+        self.folder, self.environ = folder, local_ec2.environ
+        listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        for file in git(ROOT, *listed[1:]).splitlines():
+            if (ROOT / file).is_file() and not file.startswith("tests/"):
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / file, folder / file)
+
+    def inv(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a task, in this checkout's venv; fail with all that was said when it fails."""
+        line = [sys.executable, "-m", "invoke", *words]
+        path = f"{Path(sys.executable).parent}:{self.environ['PATH']}"
+        environ = {**self.environ, "PATH": path}
+        done = subprocess.run(line, cwd=self.folder, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
 
 
 class DockerProxy:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ec2_fixtures import docker
 
-from bakehouse import bakes, cleanups, recipes, runs, settings, tools
+from bakehouse import bakes, cleanups, dossiers, images, plans, recipes, records, runs, settings, tools
 from bakehouse.cloud import TAG, Cloud, connect, tags_of
 from bakehouse.errors import BakeError
 from bakehouse.images import Image
@@ -46,9 +47,22 @@ PLAYBOOK = """
     - name: Take some time
       ansible.builtin.command: sleep {{ tiny_seconds }}
       changed_when: false
+    - name: Take a package away
+      ansible.builtin.command: dpkg --purge {{ tiny_purged }}
+      when: tiny_purged is defined
+      changed_when: true
     - name: Fail if told to
       ansible.builtin.fail: {msg: "told to, by {{ tiny_word }}"}
       when: tiny_fails
+"""
+
+BAKE = """
+- ansible.builtin.import_playbook: '../{{ bakehouse_playbook }}'
+- hosts: tiny
+  become: true
+  gather_facts: false
+  tasks:
+    - ansible.builtin.import_tasks: tasks/record.yml
 """
 
 # Bakes in a process of its own.
@@ -199,12 +213,12 @@ def checkout(root: Path, bases: str) -> Path:
     """Make a checkout that can bake the recipe tiny, and return its folder."""
     shutil.copytree(ROOT / "packer", root / "packer")
     shutil.copy(ROOT / "ansible.cfg", root)
-    # Without sysprep and the rest of the kit's own: what a bake does is not theirs.
-    alone = "- ansible.builtin.import_playbook: '../{{ bakehouse_playbook }}'\n"
+    shutil.copytree(ROOT / "playbooks/tasks", root / "playbooks/tasks")
+    # Without sysprep and most of the kit's own: what a bake does is not theirs.
     texts = {
         "packer/recipes/tiny.pkrvars.hcl": RECIPE,
         "playbooks/tiny.yml": PLAYBOOK,
-        "playbooks/bake.yml": alone,
+        "playbooks/bake.yml": BAKE,
     }
     for path, text in texts.items():
         (root / path).parent.mkdir(exist_ok=True)
@@ -251,6 +265,46 @@ def test_bake(bakery: Bakery) -> None:
         assert f"ok   {step}" in told
     assert "Fail if told to" not in told
     assert {*files, Path("inventory/group_vars/tiny.yml")} == tree(bakery.settings.root)
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(180)
+def test_a_second_bake(bakery: Bakery) -> None:
+    """Of the same nothing is baked; what changed is named, before the bake by file and after it by what is in it."""
+    first = bakery.bake()[1].strip()
+    code, same, told = bakery.bake()
+    assert (0, first) == (code, same.strip()), told
+    assert "nothing to bake" in told
+
+    code, second, told = bakery.bake(tiny_word="bye", tiny_purged="iputils-ping")
+
+    assert 0 == code, told
+    assert {
+        f"changed: inventory/group_vars/tiny.yml: tiny_word, since image {first}",
+        f"new: inventory/group_vars/tiny.yml: tiny_purged, since image {first}",
+    } == {line for line in told.splitlines() if "since image" in line}
+    before, after = (images.get(bakery.cloud, one.strip()) for one in (first, second))
+    rows = dossiers.as_change_rows(dossiers.compare(bakery.settings, before, after))
+    assert [("packages", "removed", "iputils-ping"), ("files", "changed", "/etc/tiny")] == [
+        (part, change, what) for part, change, what, *_ in rows
+    ]
+    shown = dossiers.find(bakery.cloud, bakery.settings, after.id)
+    assert shown.contents and shown.provenance
+    assert [after.id, after.base] == [one.id for one in shown.lineage]
+    [subject] = shown.provenance["subject"]
+    assert after.tags[f"{TAG}sbom"] == f"sha256:{subject['digest']['sha256']}"
+    assert _in_the_image(after) == {
+        name: (records.place(bakery.settings, after.id) / name).read_text()
+        for name in (records.SBOM, records.PROVENANCE)
+    }
+
+
+def _in_the_image(image: Image) -> dict[str, str]:
+    """Return the records that are in an image, by their names."""
+    [body] = docker("images", "--filter", f"reference=bakehouse/*:{image.root_snapshot}", "--quiet").split()
+    look = ["run", "--rm", "--network", "none", "--entrypoint", "cat", body]
+    names = (records.SBOM, records.PROVENANCE)
+    return {name: docker(*look, f"/usr/share/bakehouse/{name}") for name in names}
 
 
 @pytest.mark.docker
@@ -347,6 +401,7 @@ print(f"    amazon-ebs.machine: AMI: {image}", flush=True)
 print("--> amazon-ebs.machine: Error waiting for AMI: timeout", flush=True)
 sys.exit(1)
 """
+NOTHING_RECORDED = HALF_MADE.replace("sys.exit(1)", "sys.exit(0)")
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
 DEAF = """
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -355,7 +410,9 @@ time.sleep(60)
 """
 BASES = """
 bases = {
-  debian-13 = { family = "debian", image_name = "amzn-*", owner = "amazon", user = "me", root_device = "/dev/xvda" }
+  debian-13 = {
+    family = "debian", image_name = "amzn-*", owner = "amazon", user = "me", root_device = "/dev/xvda"
+  }
 }
 """
 
@@ -365,19 +422,20 @@ bases = {
     ("script", "text"),
     [
         (HALF_MADE, "Packer: Error waiting for AMI: timeout"),
+        (NOTHING_RECORDED, "the bake left no record of what is in the image"),
         (KILLED, "Packer was ended by SIGKILL"),
         (DEAF, "the bake was interrupted by SIGINT and came to nothing"),
     ],
-    ids=["half-made image", "killed", "deaf"],
+    ids=["half-made image", "nothing recorded", "killed", "deaf"],
 )
 def test_broken_packer(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, text: str) -> None:
-    """When Packer leaves a half-made image, dies or doesn't stop, that is said, and nothing is left all the same."""
+    """When Packer leaves half an image or no record, dies or doesn't stop, that is said, and nothing is left."""
     packer = tmp_path / "packer"
     packer.write_text(f"#!{sys.executable}\nimport os, signal, sys, time\n{script}")
     packer.chmod(0o755)
     given = settings.load(recipe="tiny", root=checkout(tmp_path / "checkout", BASES))
     monkeypatch.setattr(tools, "packer", lambda: tools.Packer(packer, (1, 6, 6)))
-    monkeypatch.setattr(bakes, "connect", lambda *_, **__: cloud)
+    monkeypatch.setattr(plans, "connect", lambda *_, **__: cloud)
     monkeypatch.setattr(type(cloud), "caller", lambda _: "127.0.0.1/32")
     monkeypatch.setattr(bakes, "_CANCEL_SECONDS", 1)
     before = resources(cloud)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from bakehouse.cloud import TAG, Cloud, tag_list
 from bakehouse.errors import BakehouseError, InputError, NotFoundError
 from bakehouse.images import Image, Retirement
 from bakehouse.recipes import Base
-from bakehouse.settings import Settings
 
 ANSWER = {
     "ImageId": "ami-0a1b2c3d4e5f60718",
@@ -68,6 +66,33 @@ def test_from_aws() -> None:
         read.imdsv2,
     )
     assert datetime(2026, 11, 22, 8, 15, tzinfo=UTC) == read.created
+
+
+def test_as_row() -> None:
+    """A row tells in words how old an image is, and only that it's dirty of a commit that is."""
+    tags = tag_list({f"{TAG}recipe": "web", f"{TAG}base": "ami-1", f"{TAG}commit": f"{'a' * 40}-dirty"})
+    mappings = [{"DeviceName": "/dev/xvda", "Ebs": {"SnapshotId": "snap-1", "VolumeSize": 8}}]
+    one = image(Tags=tags, BlockDeviceMappings=mappings)
+
+    row = images.as_row(one, one.created + timedelta(hours=47))
+
+    expected = ["web", "available", "47 h", "", "ami-1", "8 GiB", "aaaaaaa-dirty", "", one.name]
+    assert [one.id, *expected] == row
+    assert ["59 min", "2 d"] == [images.as_row(one, one.created + timedelta(minutes=at))[3] for at in (59.9, 48 * 60)]
+
+
+@pytest.mark.local
+def test_lineage(cloud: Cloud) -> None:
+    """The lineage goes from an image to the one it was baked upon, as far as they are there, and never round."""
+    base = cloud.ec2.register_image(Name="a base")["ImageId"]
+    lower = baked(cloud, base=base)
+    upper = baked(cloud, base=lower)
+    orphan = baked(cloud, base="ami-0123456789abcdef0")
+    round_ = baked(cloud)
+    images.tag(cloud, round_, {f"{TAG}base": round_})
+
+    expected = {upper: [upper, lower, base], orphan: [orphan], round_: [round_]}
+    assert expected == {one: [each.id for each in images.lineage(cloud, images.get(cloud, one))] for one in expected}
 
 
 def test_newest_first() -> None:
@@ -210,13 +235,3 @@ def test_retire_leaves_a_snapshot_without_our_tag(cloud: Cloud) -> None:
     cloud.ec2.delete_tags(Resources=list(found.snapshots), Tags=[{"Key": f"{TAG}recipe"}])
 
     assert Retirement(found, ()) == images.plan(cloud, found)
-
-
-def test_packages(settings: Settings, tmp_path: Path) -> None:
-    """The packages that a bake recorded are kept by image; of another image none are known."""
-    (tmp_path / "packages.json").write_text('{"zlib": "1"}')
-
-    images.keep_packages(settings, "ami-1", tmp_path / "packages.json")
-
-    assert {"zlib": "1"} == images.packages(settings, "ami-1")
-    assert images.packages(settings, "ami-2") is None

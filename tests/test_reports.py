@@ -13,6 +13,7 @@ import pytest
 
 from bakehouse import reports
 from bakehouse.console import Step
+from bakehouse.contents import Change
 from bakehouse.errors import ToolError
 from bakehouse.reports import Finding, Proof
 
@@ -33,7 +34,7 @@ PROOF = Proof(
     unproven={},
     no_picture="there is no Chromium on this computer",
     shared={"hostname": "different", "/etc/machine-id": "the same", "/srv/*": "on none"},
-    packages=(("zlib", "1", ""),),
+    changes=(Change("packages", "zlib", "1", ""),),
     timeline=(Step("i-1 i-2 running", 0.5, 2.0, ok=True), Step("i-1 rebooted", 20.0, 20.0, ok=False)),
 )
 FAILED = dataclasses.replace(PROOF, findings=(GOOD, BAD))
@@ -103,10 +104,10 @@ def test_the_page_needs_nothing_else() -> None:
         ({"findings": (GOOD, BAD)}, ["fail", "Why it is not fit", "second boot", "of which 1 are not good"]),
         ({"stand_ins": ("jenkins",)}, ["STAND-IN", "says nothing of the real jenkins"]),
         (
-            {"unproven": {"packages": "not recorded"}, "packages": ()},
-            ["Not proven packages", "Not known: not recorded"],
+            {"unproven": {"contents": "not recorded"}, "changes": ()},
+            ["Not proven contents", "Not known: not recorded"],
         ),
-        ({"shared": {}, "boot_seconds": {}, "packages": ()}, ["nothing was compared", "never served", "None."]),
+        ({"shared": {}, "boot_seconds": {}, "changes": ()}, ["nothing was compared", "never served", "None."]),
     ],
 )
 def test_the_page_tells(changes: dict[str, object], words: list[str]) -> None:

@@ -67,6 +67,22 @@ def test_used_thoroughly(root: Path) -> None:
     assert {"inner.most", "looked.up", "of.test"} <= set(collections)
 
 
+def test_folders(root: Path) -> None:
+    """A bake reads what is used at any depth, what roles of others use and the kit's own part of the bake too."""
+    galaxy = root / ".bakehouse/galaxy"
+    write(galaxy / "roles/author.four/tasks/main.yml", "- include_role: {name: four.inner}\n")
+    write(galaxy / "roles/four.inner/tasks/main.yml", "- my.own.module:\n")
+    write(galaxy / "collections/ansible_collections/my/own/MANIFEST.json", "{}")
+    write(root / "playbooks/bake.yml", "- hosts: all\n  tasks: [import_role: {name: sysprep}]\n")
+    write(root / "roles/sysprep/tasks/main.yml", "[]\n")
+
+    roles, collections = requirements.folders(root, RECIPE)
+
+    assert {"one", "two", "author.four", "four.inner", "sysprep"} == set(roles)
+    assert (root / "roles/one", galaxy / "roles/four.inner") == (roles["one"], roles["four.inner"])
+    assert {"my.own": galaxy / "collections/ansible_collections/my/own"} == collections
+
+
 def test_hooks_are_used(root: Path) -> None:
     """The roles before and after the recipe's own, and those that verify, are used wherever group_vars name them."""
     write(root / "inventory/group_vars/all.yml", "bake_roles_before: [harden]\n")

@@ -9,10 +9,21 @@ from typing import Any
 import pytest
 
 from bakehouse import traits, twins
+from bakehouse.contents import Contents, Package
 from bakehouse.twins import Comparison, Question, Traits
 
 OWN = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1z"
 ASKED = Question("salt", ("/srv/secret*",), 1000.0)
+CONTENTS = Contents(
+    system={"id": "debian"},
+    packages=(Package("deb", "zlib", "1", "amd64", "zlib", ("Zlib",)),),
+    services={"ssh.service": "enabled"},
+    ports={"tcp 0.0.0.0:22": "sshd"},
+    users={"root": "0:0 /root /bin/bash"},
+    setuid={"/usr/bin/su": "4755:root:root"},
+    files={"/etc/motd": f"sha256:{'a' * 64}"},
+    repositories={},
+)
 ONE = Traits(
     hostname="ip-10-0-0-1",
     files={"/etc/machine-id": "a", "/srv/secret": traits.digest(b"salt", b"hush-hush")},
@@ -20,7 +31,7 @@ ONE = Traits(
     old=(),
     keys=(("admin", "/home/admin/.ssh/authorized_keys", OWN),),
     passwords=(),
-    packages={"zlib": "1"},
+    contents=CONTENTS,
     journal="",
 )
 OTHER = dataclasses.replace(ONE, hostname="ip-10-0-0-2", files={"/etc/machine-id": "b", "/srv/secret": "c"})
@@ -129,20 +140,55 @@ def test_a_password() -> None:
     assert (False, "with one: root, admin") == (passwords.ok, passwords.evidence)
 
 
-@pytest.mark.parametrize(
-    ("running", "evidence"),
-    [
-        ({"zlib": "1"}, "1 packages, each in the version recorded at the bake"),
-        ({"zlib": "2"}, "zlib 1 at the bake, 2 now"),
-        ({"zlib": "1", "nmap": "7"}, "nmap not there at the bake, 7 now"),
-        ({}, "zlib 1 at the bake, not there now"),
-    ],
-)
-def test_packages(running: dict[str, str], evidence: str) -> None:
-    """Each package that was added, taken away or changed since the bake is named with both versions."""
-    finding = twins.packages(twins.changes({"zlib": "1"}, running), running)
+ADDED = Package("deb", "nmap", "7", "amd64", "nmap", ())
+DIFFERENT: list[tuple[dict[str, Any], str, str]] = [
+    (
+        {"packages": (dataclasses.replace(CONTENTS.packages[0], version="2"),)},
+        "The packages are those of the bake",
+        "zlib 1 at the bake, 2 now",
+    ),
+    (
+        {"packages": (*CONTENTS.packages, ADDED)},
+        "The packages are those of the bake",
+        "nmap not there at the bake, 7 now",
+    ),
+    ({"services": {}}, "The services are those of the bake", "ssh.service enabled at the bake, not there now"),
+    (
+        {"users": {**CONTENTS.users, "eve": "0:0 / /bin/sh"}},
+        "The users are those of the bake",
+        "eve not there at the bake, 0:0 / /bin/sh now",
+    ),
+    (
+        {"setuid": {}},
+        "The setuid files are those of the bake",
+        "/usr/bin/su 4755:root:root at the bake, not there now",
+    ),
+    (
+        {"files": {"/etc/motd": f"sha256:{'b' * 64}"}},
+        "The files in /etc are those of the bake",
+        f"/etc/motd sha256:{'a' * 33} at the bake, sha256:{'b' * 33} now",
+    ),
+]
 
-    assert (running == {"zlib": "1"}, evidence) == (finding.ok, finding.evidence)
+
+@pytest.mark.parametrize(("changes", "name", "evidence"), DIFFERENT)
+def test_not_as_baked(changes: dict[str, Any], name: str, evidence: str) -> None:
+    """What isn't as it was recorded at the bake is named with both values, in the finding of its part alone."""
+    running = dataclasses.replace(CONTENTS, **changes)
+
+    findings = twins.as_baked(twins.changes(CONTENTS, running), running)
+
+    assert [(name, evidence)] == [(one.name, one.evidence) for one in findings if not one.ok]
+
+
+def test_as_baked() -> None:
+    """What is as it was recorded is good, part by part; what listens is the services' own."""
+    running = dataclasses.replace(CONTENTS, ports={})
+
+    findings = twins.as_baked(twins.changes(CONTENTS, running), running)
+
+    assert [True] * 5 == [one.ok for one in findings]
+    assert "all 1 are as recorded at the bake" == findings[0].evidence
 
 
 def test_masked() -> None:

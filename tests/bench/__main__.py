@@ -44,12 +44,13 @@ _STAGES_OF_STEPS = {
 _STEP = re.compile(r"ok   (?P<step>.*)  (?P<seconds>[\d.]+) s")
 _BUSY = 10  # percent; with more before a bake the machine was not idle
 
-# What an image holds: each package with its version; each file with its rights, owner, target and content.
+# What an image holds, but for the kit's record of it: each package with its version; each file with its rights, owner,
+# target and content.
 _READ = r"""
 dpkg-query --show --showformat='package ${Package} ${Version} ${db:Status-Abbrev}\n'
 apt-mark showauto | sed 's/^/as a dependency: /'
-find / -xdev -printf '%M %u:%g %p %l\n'
-find / -xdev -type f -exec sha256sum {} +
+find / -xdev ! -path '/usr/share/bakehouse*' -printf '%M %u:%g %p %l\n'
+find / -xdev -type f ! -path '/usr/share/bakehouse*' -exec sha256sum {} +
 """
 # The content of files that tell when they were made, or list things in any order.
 _VOLATILE = re.compile(
@@ -199,7 +200,9 @@ def packer(bench: Bench, clock: Clock, stack: ExitStack) -> str:
 def kit(bench: Bench, clock: Clock, stack: ExitStack) -> str:
     """Bake as a person does, and return the image's ID."""
     clock.begin("rest")
-    lines = clock.follow([str(ROOT / "inv"), "bake", "--account", "local", "--recipe", bench.order.recipe.name])
+    lines = clock.follow(
+        [str(ROOT / "inv"), "bake", "--force", "--account", "local", "--recipe", bench.order.recipe.name]
+    )
     image = images.get(bench.cloud, next(line for line in lines if line.startswith("ami-")), bench.order.recipe.name)
     stack.callback(lambda: images.apply(bench.cloud, images.plan(bench.cloud, image)))
     return image.id

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ec2_fixtures import LocalEc2, docker
+from ec2_fixtures import Checkout, LocalEc2, docker, git
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def test_nginx(local_ec2: LocalEc2) -> None:
@@ -48,33 +44,6 @@ NOTE = """
   ansible.builtin.shell: echo {word} {{{{ ansible_facts['distribution'] }}}} >>/etc/order
   changed_when: true
 """
-
-
-class Checkout:
-    """Hold a copy of this checkout, on the tests' local EC2."""
-
-    def __init__(self, folder: Path, local_ec2: LocalEc2) -> None:
-        self.folder, self.environ = folder, local_ec2.environ
-        listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-        for file in git(ROOT, *listed[1:]).splitlines():
-            if (ROOT / file).is_file() and not file.startswith("tests/"):
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / file, folder / file)
-
-    def inv(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a task, in this checkout's venv; fail with all that was said when it fails."""
-        line = [sys.executable, "-m", "invoke", *words]
-        path = f"{Path(sys.executable).parent}:{self.environ['PATH']}"
-        environ = {**self.environ, "PATH": path}
-        done = subprocess.run(line, cwd=self.folder, env=environ, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done
-
-
-def git(folder: Path, *words: str) -> str:
-    """Run git in a folder, as somebody, and return what it printed."""
-    line = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *words]
-    return subprocess.run(line, check=True, capture_output=True, text=True).stdout
 
 
 def write(path: Path, text: str) -> Path:

@@ -11,10 +11,11 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from ec2_fixtures import LocalEc2, describe, docker, mark, state_of, wait
+from ec2_fixtures import Checkout, LocalEc2, describe, docker, mark, state_of, wait
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
@@ -103,6 +104,29 @@ def test_the_stand_in_is_announced(kit: LocalEc2, ec2: Any) -> None:
     assert [one["image"] for one in told] == [Story.image]
     stand_in = {"Key": "bakehouse:jenkins", "Value": "stand-in"} in tags
     assert stand_in == (told[0]["provenance"].get("jenkins") == "stand-in") == ("STAND-IN" in Story.said)
+
+
+def test_nothing_to_bake(kit: LocalEc2, tmp_path: Path) -> None:
+    """Where nothing has changed, in another checkout too, a bake is the image there is, at once; a change is named."""
+    again = kit.inv("bake", "--prove")
+    other = Checkout(tmp_path / "checkout", kit)
+    with (other.folder / "README.md").open("a") as readme:
+        readme.write("A comment.\n")
+    there = other.inv("bake", "--plan")
+    with (other.folder / "roles/jenkins/templates/jenkins.sources.j2").open("a") as template:
+        template.write("# A comment.\n")
+    with (other.folder / "inventory/group_vars/jenkins.yml").open("a") as variables:
+        variables.write("jenkins_umask: '0027'\n")
+    changed = other.inv("bake", "--plan")
+
+    assert Story.image == again.stdout.strip()
+    assert f"image {Story.image} is proven already" in again.stderr
+    assert (Story.image, "") == (there.stdout.strip(), changed.stdout)
+    assert [
+        f"new: inventory/group_vars/jenkins.yml: jenkins_umask, since image {Story.image}",
+        f"changed: roles/jenkins/templates/jenkins.sources.j2, since image {Story.image}",
+        "a bake is due",
+    ] == changed.stderr.splitlines()[-3:]
 
 
 def test_promote(kit: LocalEc2) -> None:

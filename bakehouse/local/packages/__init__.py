@@ -18,7 +18,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,8 @@ class Repository:
     """Hold where a repository of stand-ins is, as the machines on its network see it.
 
     Attributes: url, of an apt repository for ``URIs:``, of one for dnf the ``baseurl``; key_url, its public key,
-    armoured; fingerprint, of that key, 40 hexadecimal digits; stands_in_for, the package's name; version, of that.
+    armoured; fingerprint, of that key, 40 hexadecimal digits; stands_in_for, the package's name; version, of that;
+    content, a digest of all that it holds.
     """
 
     url: str
@@ -72,6 +73,7 @@ class Repository:
     fingerprint: str
     stands_in_for: str
     version: str
+    content: str = ""  # none in the file that is part of it
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def up(
     with _alone(state):
         folder = _have(place, package, family)
         _serve(place, folder.name)
-        return _about(folder)[0]
+        return replace(_about(folder)[0], content=_digest(folder))
 
 
 def down(docker: DockerClient, *, labels: Mapping[str, str]) -> None:

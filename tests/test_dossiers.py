@@ -1,0 +1,182 @@
+"""Dossiers: all that is known of an image, and the differences of two, told in three ways."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+
+import pytest
+from test_contents import CONTENTS, DIGEST
+from test_images import baked
+
+from bakehouse import contents, dossiers, images, records
+from bakehouse.cloud import TAG, Cloud, tag_list
+from bakehouse.contents import Change, Contents
+from bakehouse.dossiers import Difference, Dossier
+from bakehouse.errors import NotFoundError
+from bakehouse.images import Image
+from bakehouse.settings import Settings
+
+NOW = datetime(2026, 1, 3, tzinfo=UTC)
+
+
+def image(name: str, **tags: str) -> Image:
+    """Return an image of this ID, with these tags."""
+    ours = tag_list({f"{TAG}{key}": value for key, value in tags.items()})
+    created = "2026-01-01T00:00:00.000Z"
+    return Image.from_aws(
+        {"ImageId": name, "Name": f"n-{name}", "State": "available", "CreationDate": created, "Tags": ours}
+    )
+
+
+DIFFERENCE = Difference(
+    image("ami-1"),
+    image("ami-2"),
+    (
+        Change("packages", "curl", "1", "2"),
+        Change("packages", "nmap", "", "7"),
+        Change("files", "/etc/a|b", DIGEST, ""),
+    ),
+)
+
+
+def test_rows_of_a_dossier() -> None:
+    """All of it is there: facts, tags, lineage to what is gone, system, each part of the contents, inputs."""
+    one = image("ami-2", recipe="web", base="ami-1", sbom=DIGEST)
+    rows = dossiers.as_rows(Dossier(one, (one,), CONTENTS, {}, {"kit": "0.1"}), NOW)
+
+    assert {"image", "tag", "lineage", "system", *contents.SECTIONS, "input"} == {row[0] for row in rows}
+    for row in (
+        ["image", "age", "2 d"],
+        ["tag", "sbom", "sha256:aaaaaaaaaaaa"],
+        ["lineage", "ami-2", "n-ami-2"],
+        ["lineage", "ami-1", "not there any more"],
+        ["packages", "kernel", "6.1-1 6.2-1"],
+        ["files", "/etc/motd", "sha256:aaaaaaaaaaaa"],
+        ["input", "kit", "0.1"],
+    ):
+        assert row in rows
+
+
+def test_rows_without_records() -> None:
+    """Of an image that was baked elsewhere there is what the account tells."""
+    one = image("ami-2", recipe="web")
+
+    assert {"image", "tag", "lineage"} == {
+        row[0] for row in dossiers.as_rows(Dossier(one, (one,), None, None, None), NOW)
+    }
+
+
+def test_data_of_a_dossier() -> None:
+    """A program gets the whole of it, which is plain JSON."""
+    one = image("ami-2", recipe="web")
+    told = dossiers.as_data(Dossier(one, (one,), CONTENTS, {"_type": "x"}, {"kit": "0.1"}))
+
+    assert {"image": "ami-2", "name": "n-ami-2"} == told["lineage"][0]
+    assert (asdict(CONTENTS), {"_type": "x"}, {"kit": "0.1"}) == (told["contents"], told["statement"], told["inputs"])
+    assert "ami-2" in json.dumps(told, default=str)
+
+
+def test_rows_of_a_difference() -> None:
+    """Each change is a row with its kind; digests are shortened."""
+    assert [
+        ["packages", "changed", "curl", "1", "2"],
+        ["packages", "added", "nmap", "", "7"],
+        ["files", "removed", "/etc/a|b", "sha256:aaaaaaaaaaaa", ""],
+    ] == dossiers.as_change_rows(DIFFERENCE)
+
+
+def test_data_of_a_difference() -> None:
+    """A program gets both images and each change with whole digests."""
+    told = dossiers.as_difference_data(DIFFERENCE)
+
+    assert ("ami-1", "ami-2", 3) == (told["from"], told["to"], len(told["changes"]))
+    assert {"part": "files", "change": "removed", "what": "/etc/a|b", "before": DIGEST, "after": ""} == told["changes"][
+        2
+    ]
+
+
+MARKDOWN = """\
+## n-ami-2 (ami-2)
+
+Since n-ami-1 (ami-1):
+
+### Packages
+
+| What | Before | After |
+| --- | --- | --- |
+| curl | 1 | 2 |
+| nmap |  | 7 |
+
+### Files
+
+| What | Before | After |
+| --- | --- | --- |
+| /etc/a\\|b | sha256:aaaaaaaaaaaa |  |"""
+
+
+def test_markdown() -> None:
+    """Release notes have a table for each part that differs, and say so where none does."""
+    assert MARKDOWN == dossiers.as_markdown(DIFFERENCE)
+    same = replace(DIFFERENCE, changes=())
+    assert "## n-ami-2 (ami-2)\n\nSince n-ami-1 (ami-1):\n\nNo difference." == dossiers.as_markdown(same)
+
+
+def recorded(cloud: Cloud, settings: Settings, told: Contents, recipe: str = "jenkins") -> Image:
+    """Have an image made, with the record of these contents."""
+    text = contents.as_sbom(told, "an image", "r-1", "0.1", NOW)
+    image_id = baked(cloud, recipe, sbom=records.digest(text))
+    records.keep(settings, image_id, {records.SBOM: text})
+    return images.get(cloud, image_id)
+
+
+@pytest.mark.local
+def test_compare(cloud: Cloud, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """Images of two recipes can be compared, which is said."""
+    one = recorded(cloud, settings, CONTENTS)
+    other = recorded(cloud, settings, replace(CONTENTS, services={}), "nginx")
+
+    found = dossiers.compare(settings, *dossiers.pair(cloud, "jenkins", one.id, other.id))
+
+    assert (one, other) == (found.before, found.after)
+    assert {"getty@.service", "ssh.service"} == {change.name for change in found.changes}
+    assert f"{one.id} is of recipe jenkins, {other.id} of recipe nginx\n" == capsys.readouterr().err
+
+
+@pytest.mark.local
+def test_compare_without_a_record(cloud: Cloud, settings: Settings) -> None:
+    """An image whose contents aren't recorded here is named, with where the record is."""
+    one, other = recorded(cloud, settings, CONTENTS), baked(cloud)
+
+    with pytest.raises(NotFoundError, match=f"no record here of what is in image {other}") as refused:
+        dossiers.compare(settings, one, images.get(cloud, other))
+    assert "/usr/share/bakehouse/sbom.cdx.json" in refused.value.hint
+
+
+@pytest.mark.local
+def test_find(cloud: Cloud, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dossier is of the newest image where none is named; that there is no record of its contents is said."""
+    one = recorded(cloud, settings, CONTENTS)
+    named, told = dossiers.find(cloud, settings, one.id), capsys.readouterr().err
+    (records.place(settings, one.id) / records.SBOM).unlink()
+    newest = dossiers.find(cloud, settings)
+
+    assert named.contents
+    assert (set(CONTENTS.packages), "") == (set(named.contents.packages), told)
+    assert (one.id, None) == (newest.image.id, newest.contents)
+    assert f"no record here of what is in image {one.id}" in capsys.readouterr().err
+
+
+@pytest.mark.local
+def test_pair(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default the newest image is compared with the one before it; a single one with nothing."""
+    several = [
+        replace(image(f"ami-{day}", recipe="jenkins"), created=datetime(2026, 1, day, tzinfo=UTC)) for day in (3, 2, 1)
+    ]
+    monkeypatch.setattr(images, "find", lambda *_: several)
+
+    assert ["ami-2", "ami-3"] == [one.id for one in dossiers.pair(cloud, "jenkins", "", "")]
+    monkeypatch.setattr(images, "find", lambda *_: several[:1])
+    with pytest.raises(NotFoundError, match="there is no image of recipe jenkins before ami-3"):
+        dossiers.pair(cloud, "jenkins", "", "")
