@@ -404,33 +404,72 @@ def retire(
     c: Context, image: str, dry_run: bool = False, yes: bool = False, recipe: str = "", account: str = ""
 ) -> None:
     """Deregister an image and delete its snapshots."""
-    from bakehouse import cloud, images
+    from bakehouse import cloud, images, retirements
 
     settings = _settings(account, recipe)
     door = cloud.connect(settings)
-    plan = images.plan(door, images.get(door, image, settings.recipe))
+    plan = retirements.retirement(door, images.get(door, image, settings.recipe))
     if _agreed(plan.lines, "Retire?", dry_run=dry_run, yes=yes):
-        images.apply(door, plan)
+        retirements.retire(door, plan)
+
+
+@task(help={**WHICH, "image": "the image's ID", "why": "the reason, for whoever wants to use it"})
+def revoke(c: Context, image: str, why: str = "", recipe: str = "", account: str = "") -> None:
+    """Have an image, and all baked upon it, not be used any more."""
+    from bakehouse import console, promotions
+
+    settings = _settings(account, recipe)
+    console.data(promotions.revoke(settings, image, why).id)
+    console.say(f"next: ./inv restore --image {image}{_same(settings)} takes it back")
+
+
+@task(help={**WHICH, "image": "the image's ID"})
+def restore(c: Context, image: str, recipe: str = "", account: str = "") -> None:
+    """Take back that an image was revoked or deprecated."""
+    from bakehouse import console, promotions
+
+    console.data(promotions.restore(_settings(account, recipe), image).id)
 
 
 @task(
     help={
         **ACCOUNT,
-        **CHANGE,
-        "leftovers": "what bakes and proofs that were killed, or bakes that failed and were kept, have left",
+        "keep": "how many usable images of each recipe stay in any case; 3 by default",
+        "older-than": "only what is older than so many days goes; 0 by default",
+        "limit": "how many are deprecated, and how many deleted, in one run; 20 by default",
+        "now": "delete what wasn't deprecated in an earlier run too",
+        "leftovers": "instead, what dead bakes, proofs and trials, and failed bakes that were kept, have left",
+        "yes": "do it, instead of only saying so",
     }
 )
-def cleanup(c: Context, leftovers: bool = False, dry_run: bool = False, yes: bool = False, account: str = "") -> None:
-    """Clear away what may go."""
-    from bakehouse import cleanups, cloud
+def cleanup(
+    c: Context,
+    keep: str = "3",
+    older_than: str = "0",
+    limit: str = "20",
+    now: bool = False,
+    leftovers: bool = False,
+    yes: bool = False,
+    account: str = "",
+) -> None:
+    """Tell which images and snapshots may go and why, or clear them away."""
+    from bakehouse import cleanups, cloud, console, retirements
 
-    if not leftovers:
-        raise InputError("clear away what?", "./inv cleanup --leftovers")
+    terms = retirements.terms(keep=keep, older_than=older_than, limit=limit, at_once=now)
     settings = _settings(account)
     door = cloud.connect(settings)
-    plan = cleanups.leftovers(door, settings, kept=True)
-    if _agreed(plan.lines, "Clear away?", dry_run=dry_run, yes=yes):
-        cleanups.apply(door, plan)
+    if leftovers:
+        found = cleanups.leftovers(door, settings, kept=True)
+        if _agreed(found.lines, "Clear away?", dry_run=not yes, yes=yes):
+            cleanups.apply(door, found)
+    else:
+        plan = retirements.plan(door, terms)
+        console.table(retirements.COLUMNS, retirements.as_rows(plan))
+        if yes:
+            retirements.apply(door, plan)
+        retirements.insist(plan)
+    if not yes:
+        console.say("nothing was done: --yes does it")
 
 
 @task
@@ -486,7 +525,7 @@ def test(c: Context, only: str = "") -> None:  # noqa: PT028, a task and no test
         "role": "only the scenarios that apply this role",
         "scenario": "only this one of the folders in molecule/",
         "platform": "only on this base",
-        "keep": "leave the machines for a look; ./inv cleanup --leftovers clears them away",
+        "keep": "leave the machines for a look; ./inv cleanup --leftovers --yes clears them away",
         "junit": "also write a JUnit report to this file",
     },
 )
@@ -659,6 +698,8 @@ ns = Collection(
         diff,
         terminate,
         retire,
+        revoke,
+        restore,
         cleanup,
         doctor,
         lint,

@@ -263,7 +263,7 @@ def _keep(cloud: Cloud, order: Order, run: Run) -> None:
             hosts = ["-o", f"UserKnownHostsFile={run.known_hosts}", "-o", "StrictHostKeyChecking=accept-new"]
             console.say(f"machine {machine['InstanceId']} stays; enter it:")
             console.say(f"  {shlex.join(['ssh', '-i', str(run.key), '-o', 'IdentitiesOnly=yes', *hosts, there])}")
-            console.say("clear it away when you are done: ./inv cleanup --leftovers")
+            console.say("clear it away when you are done: ./inv cleanup --leftovers --yes")
 
 
 def _interrupted(by: str) -> BakeError:

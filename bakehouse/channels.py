@@ -164,6 +164,11 @@ def move(cloud: Cloud, channel: Channel, image: str, why: str = "", stand_ins: S
     )
 
 
+def delete(cloud: Cloud, channel: Channel) -> None:
+    """Delete a channel with its history; that it is gone already is fine."""
+    cloud.ssm.delete_parameters(Names=[channel.parameter])
+
+
 def nominate(cloud: Cloud, image: Image) -> None:
     """Move the channel candidate to an image that was just baked; if it can't be, say so: the image is complete."""
     try:

@@ -81,7 +81,7 @@ def leftovers(cloud: Cloud, settings: Settings, kept: bool = False) -> Plan:
         if run.lives:
             staying[run.id] = ""
         elif run.kept and not kept:
-            staying[run.id] = "which was kept: ./inv cleanup --leftovers"
+            staying[run.id] = "which was kept: ./inv cleanup --leftovers --yes"
         else:
             ended[run.id] = run
     files = [Leftover(_FILES, str(run.folder), run.id) for run in ended.values() if not run.wiped and not run.kept]

@@ -1,4 +1,4 @@
-"""Images: what our bakes made of which base, found by their tags, and taken out of service with their snapshots."""
+"""Images: what our bakes made of which base, found by their tags."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ COLUMNS = ("image", "recipe", "state", "age", "verdict", "base", "size", "commit
 
 REVOKED = f"{TAG}revoked"
 """The tag of an image that nobody may use any more; its value tells why."""
+
+DEPRECATED = f"{TAG}deprecated"
+"""The tag of an image or a snapshot that goes at the next cleanup; its value tells since when."""
 
 _REPOSITORY = f"{TAG}repository-"
 _ID = re.compile(r"ami-([0-9a-f]{8}|[0-9a-f]{17})")
@@ -84,6 +87,11 @@ class Image:
         return self.tags.get(REVOKED, "")
 
     @property
+    def deprecated(self) -> bool:
+        """Tell whether it goes at the next cleanup."""
+        return DEPRECATED in self.tags
+
+    @property
     def user(self) -> str:
         """Return the user that its machines are entered as over SSH."""
         return self.tags.get(f"{TAG}user", "")
@@ -105,22 +113,6 @@ class Image:
         return tuple(key.removeprefix(TAG) for key, value in self.tags.items() if value == "stand-in")
 
 
-@dataclass(frozen=True)
-class Retirement:
-    """Hold what taking an image out of service means: the image, and those of its snapshots that are ours."""
-
-    image: Image
-    snapshots: tuple[str, ...]
-
-    @property
-    def lines(self) -> list[str]:
-        """Return the plan as a person reads it."""
-        return [
-            f"deregister image {self.image.id} ({self.image.name}, {self.image.created:%Y-%m-%d %H:%M})",
-            *(f"delete snapshot {snapshot}" for snapshot in self.snapshots),
-        ]
-
-
 def newest(images: list[Image]) -> list[Image]:
     """Return the images newest first; the run's ID decides where two were made in one second."""
     return sorted(images, key=lambda image: (image.created, image.run), reverse=True)
@@ -128,9 +120,14 @@ def newest(images: list[Image]) -> list[Image]:
 
 def find(cloud: Cloud, recipe: str) -> list[Image]:
     """Return our images of a recipe, newest first; those still being made are among them."""
-    filters = [_filter(f"tag:{TAG}recipe", recipe), _filter(f"tag:{TAG}kind", "image")]
-    answers = cloud.ec2.pages("describe_images", "Images", Owners=["self"], Filters=filters, PaginationConfig=PAGED)
-    return newest([Image.from_aws(answer) for answer in answers])
+    return newest(owned(cloud, **{f"tag:{TAG}recipe": recipe, f"tag:{TAG}kind": "image"}))
+
+
+def owned(cloud: Cloud, **filters: str) -> list[Image]:
+    """Return the account's own images, ours and others, that these filters let through."""
+    which = {"Owners": ["self"], "Filters": [_filter(name, value) for name, value in filters.items()]}
+    answers = cloud.ec2.pages("describe_images", "Images", **which, PaginationConfig=PAGED)
+    return [Image.from_aws(answer) for answer in answers]
 
 
 def latest(cloud: Cloud, recipe: str) -> Image:
@@ -183,6 +180,15 @@ def lineage(cloud: Cloud, image: Image) -> list[Image]:
     return line
 
 
+def descendants(image: Image, among: Iterable[Image]) -> list[Image]:
+    """Return those images that were baked upon one, or upon one that was, oldest first."""
+    found: list[Image] = []
+    for one in sorted(among, key=lambda one: one.created):  # a base is older than what is baked upon it
+        if one.base in [image.id, *(other.id for other in found)]:
+            found.append(one)
+    return found
+
+
 def revocation(cloud: Cloud, image: Image) -> str:
     """Return why an image may not be used: it, or one that it was baked upon, was revoked; empty when it may be."""
     for one in lineage(cloud, image):
@@ -227,6 +233,23 @@ def repository_tags(indexes: Iterable[str]) -> dict[str, str]:
     return {f"{_REPOSITORY}{number}": index for number, index in enumerate(indexes, start=1)}
 
 
+def restore(cloud: Cloud, image: Image) -> None:
+    """Take back that an image was revoked or deprecated."""
+    cloud.ec2.disable_image_deprecation(ImageId=image.id)
+    tags = [{"Key": key} for key in (REVOKED, DEPRECATED)]
+    cloud.ec2.delete_tags(Resources=[image.id, *image.snapshots], Tags=tags)
+
+
+def gone(cloud: Cloud, image_id: str) -> None:
+    """Deregister an image and return when it is gone; that it was so already is fine."""
+    try:
+        cloud.ec2.deregister_image(ImageId=image_id)
+    except CloudError as error:
+        if not error.aws_code.startswith("InvalidAMIID."):
+            raise
+    wait(f"image {image_id} to be gone", lambda: _look(cloud, image_id) is None or None, seconds=120)
+
+
 def require_imdsv2(cloud: Cloud, image_id: str) -> Image:
     """Have every machine of an image answer metadata requests with a token only; return the image as it is then."""
     cloud.ec2.modify_image_attribute(ImageId=image_id, ImdsSupport={"Value": "v2.0"})
@@ -255,25 +278,6 @@ def as_data(image: Image) -> dict[str, Any]:
     ours = {key.removeprefix(TAG): value for key, value in image.tags.items() if key.startswith(TAG)}
     known = {"image": image.id, "name": image.name, "state": image.state, "created": image.created, "size": image.size}
     return {**known, "imdsv2": image.imdsv2, "snapshots": image.snapshots, "provenance": ours}
-
-
-def plan(cloud: Cloud, image: Image) -> Retirement:
-    """Say what retiring an image takes away; a snapshot without our tag stays."""
-    if not image.snapshots:
-        return Retirement(image, ())
-    filters = [_filter("snapshot-id", *image.snapshots), _filter("tag-key", f"{TAG}recipe")]
-    answers = cloud.ec2.pages("describe_snapshots", "Snapshots", OwnerIds=["self"], Filters=filters)
-    ours = {answer["SnapshotId"] for answer in answers}
-    return Retirement(image, tuple(snapshot for snapshot in image.snapshots if snapshot in ours))
-
-
-def apply(cloud: Cloud, retirement: Retirement) -> None:
-    """Retire an image as planned, and look again: return when it is gone."""
-    image_id = retirement.image.id
-    cloud.ec2.deregister_image(ImageId=image_id)
-    wait(f"image {image_id} to be gone", lambda: _look(cloud, image_id) is None or None, seconds=120)
-    for snapshot in retirement.snapshots:
-        cloud.ec2.delete_snapshot(SnapshotId=snapshot)
 
 
 def _age(since: timedelta) -> str:

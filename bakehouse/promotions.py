@@ -49,6 +49,32 @@ def roll_back(settings: Settings, *, channel: str = STABLE, to: str = "", why: s
     return _move(account, known, image, why)
 
 
+def revoke(settings: Settings, image_id: str, why: str) -> Image:
+    """Have an image, and all that was baked upon it, not be used any more; say what that concerns, and return it."""
+    if not channels.check_why(why):
+        raise InputError("revoke it why?", "give the reason: --why")
+    account = connect(settings)
+    image = images.get(account, image_id, settings.recipe)
+    revoked = images.tag(account, image.id, {images.REVOKED: why})
+    upon = images.descendants(image, images.owned(account))
+    for one in upon:
+        console.say(f"image {one.id} of recipe {one.recipe} was baked upon it and may not be used either")
+    for channel in channels.find(account):
+        if channel.image in [image.id, *(one.id for one in upon)]:
+            console.say(f"channel {channel.name} of recipe {channel.recipe} points to {channel.image}: roll it back")
+    return revoked
+
+
+def restore(settings: Settings, image_id: str) -> Image:
+    """Take back that an image was revoked or deprecated, and return it."""
+    account = connect(settings)
+    image = images.get(account, image_id, settings.recipe)
+    if not (image.revoked or image.deprecated):
+        console.say(f"image {image.id} was neither revoked nor deprecated")
+    images.restore(account, image)
+    return image
+
+
 def _check(channel: str, why: str) -> None:
     channels.check_why(why)
     if channels.check(channel) == channels.CANDIDATE:
@@ -69,6 +95,8 @@ def _refuse_unfit(cloud: Cloud, image: Image) -> None:
     if image.state != "available":
         raise InputError(f"image {image.id} is {image.state}", "wait until ./inv images says that it's available")
     images.refuse_revoked(cloud, image)
+    if image.deprecated:
+        raise InputError(f"image {image.id} is deprecated and goes soon", f"./inv restore --image {image.id}")
     if image.verdict == "fail":
         raise InputError(f"image {image.id} was proven and is not fit", "./inv prove shows why; promote another image")
     if image.verdict != "pass":

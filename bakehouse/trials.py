@@ -247,4 +247,4 @@ def _leave(cloud: Cloud, within: Run) -> None:
     within.keep()
     for machine in machines.find(cloud, instances.RECIPE):
         console.say(f"machine {machine.id} stays: ./inv ssh --recipe {instances.RECIPE} --machine {machine.id}")
-    console.say("clear it away when you are done: ./inv cleanup --leftovers")
+    console.say("clear it away when you are done: ./inv cleanup --leftovers --yes")

@@ -42,15 +42,6 @@ class Killed(BaseException):
     """End what is going on, as kill -9 would: nothing is asked of the account any more, not even on the way out."""
 
 
-def killed_after(cloud: Cloud, calls: int) -> Cloud:
-    """Return the door of somebody who is killed after so many calls."""
-
-    def die() -> None:
-        raise Killed
-
-    return disturbed(cloud, die, lambda number: number >= calls)
-
-
 def disturbed(cloud: Cloud, disturb: Callable[[], None], when: Callable[[int], bool]) -> Cloud:
     """Return a door of the same account where something happens before each call for whose number ``when`` holds."""
     door, numbers = clouds._local(cloud.endpoint, cloud.region), count()
@@ -61,6 +52,27 @@ def disturbed(cloud: Cloud, disturb: Callable[[], None], when: Callable[[int], b
 
     door.session.events.register("before-call", look)
     return door
+
+
+@pytest.fixture
+def killed_after(cloud: Cloud) -> Callable[[int], Cloud]:
+    """Give what returns the door of somebody who is killed after so many calls."""
+    left = [0]
+
+    def die() -> None:
+        raise Killed
+
+    def count_down(_: int) -> bool:
+        left[0] -= 1
+        return left[0] < 0
+
+    door = disturbed(cloud, die, count_down)
+
+    def enter(calls: int) -> Cloud:
+        left[0] = calls
+        return door
+
+    return enter
 
 
 def refused(cloud: Cloud, what: str) -> Cloud:

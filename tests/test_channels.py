@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moto_fixtures import Killed, disturbed, killed_after, refused
+from moto_fixtures import Killed, disturbed, refused
 from test_images import baked
 
 from bakehouse import channels, images
@@ -171,14 +172,14 @@ def test_two_at_once(cloud: Cloud, call: int, wins: str) -> None:
 
 
 @pytest.mark.local
-def test_killed(cloud: Cloud) -> None:
+def test_killed(cloud: Cloud, killed_after: Callable[[int], Cloud]) -> None:
     """Whenever the one who moves a channel is killed, it points to the old or to the new image, and can be moved on."""
     old, new = baked(cloud), baked(cloud)
     seen = []
     for calls in count():
         before = channels.move(cloud, read(cloud), old)
         try:
-            channels.move(killed_after(cloud, calls), before, new)
+            channels.move(killed_after(calls), before, new)
             break
         except Killed:
             seen.append(read(cloud).image)
@@ -187,13 +188,13 @@ def test_killed(cloud: Cloud) -> None:
 
 
 @pytest.mark.local
-def test_killed_when_too_late(cloud: Cloud) -> None:
+def test_killed_when_too_late(cloud: Cloud, killed_after: Callable[[int], Cloud]) -> None:
     """One who was killed before putting right what he had moved too late: the next move does."""
     first, late, last = baked(cloud), baked(cloud), baked(cloud)
     before = read(cloud)
     channels.move(cloud, before, first)
     with pytest.raises(Killed):
-        channels.move(killed_after(cloud, 3), before, late)
+        channels.move(killed_after(3), before, late)
     assert (first, late) == (read(cloud).image, value(cloud))
 
     channels.move(cloud, read(cloud), last)

@@ -11,7 +11,7 @@ import pytest
 from bakehouse import images
 from bakehouse.cloud import TAG, Cloud, tag_list
 from bakehouse.errors import BakehouseError, InputError, NotFoundError
-from bakehouse.images import Image, Retirement
+from bakehouse.images import Image
 from bakehouse.recipes import Base
 
 ANSWER = {
@@ -102,16 +102,6 @@ def test_newest_first() -> None:
     old = image(ImageId="ami-3", CreationDate="2026-11-21T08:15:00.000Z", Tags=tag_list({f"{TAG}run": "z"}))
 
     assert ["ami-2", "ami-1", "ami-3"] == [one.id for one in images.newest([old, first, second])]
-
-
-def test_a_retirement_says_what_goes() -> None:
-    """The plan names the image with its name and time, and each snapshot."""
-    plan = Retirement(image(), ("snap-1",))
-
-    assert [
-        "deregister image ami-0a1b2c3d4e5f60718 (bakehouse-jenkins-20261122-081500-a1b2, 2026-11-22 08:15)",
-        "delete snapshot snap-1",
-    ] == plan.lines
 
 
 @pytest.mark.local
@@ -213,25 +203,27 @@ def test_tag_reaches_the_snapshots(cloud: Cloud) -> None:
     ]
 
 
+def test_descendants() -> None:
+    """What was baked upon an image, or upon what was, are its descendants; others' bases don't matter."""
+    made = [
+        image(
+            ImageId=f"ami-{one}", CreationDate=f"2026-11-2{day}T00:00:00Z", Tags=tag_list({f"{TAG}base": f"ami-{base}"})
+        )
+        for one, base, day in (("c", "b", 3), ("b", "a", 2), ("d", "x", 1), ("e", "a", 4))
+    ]
+
+    found = images.descendants(image(ImageId="ami-a"), made)
+
+    assert ["ami-b", "ami-c", "ami-e"] == [one.id for one in found]
+
+
 @pytest.mark.local
-def test_retire_takes_image_and_snapshots_and_nothing_else(cloud: Cloud) -> None:
-    """After a retirement the image and its snapshot are gone; the other image's are there."""
-    going, staying = baked(cloud), baked(cloud)
-    plan = images.plan(cloud, images.get(cloud, going, "jenkins"))
+def test_restore(cloud: Cloud) -> None:
+    """What is restored is neither revoked nor deprecated, and the same as before."""
+    before = images.get(cloud, baked(cloud), "jenkins")
+    changed = images.tag(cloud, before.id, {images.REVOKED: "a hole", images.DEPRECATED: "today"})
+    assert ("a hole", True) == (changed.revoked, changed.deprecated)
 
-    images.apply(cloud, plan)
+    images.restore(cloud, changed)
 
-    mine = [{"Name": "tag-key", "Values": [f"{TAG}recipe"]}]
-    left = [one["SnapshotId"] for one in cloud.ec2.describe_snapshots(Filters=mine)["Snapshots"]]
-    assert [staying] == [one.id for one in images.find(cloud, "jenkins")]
-    assert list(images.find(cloud, "jenkins")[0].snapshots) == left
-    assert 1 == len(plan.snapshots)
-
-
-@pytest.mark.local
-def test_retire_leaves_a_snapshot_without_our_tag(cloud: Cloud) -> None:
-    """A snapshot of the image that lacks our tag is no part of the plan."""
-    found = images.get(cloud, baked(cloud), "jenkins")
-    cloud.ec2.delete_tags(Resources=list(found.snapshots), Tags=[{"Key": f"{TAG}recipe"}])
-
-    assert Retirement(found, ()) == images.plan(cloud, found)
+    assert before == images.get(cloud, before.id, "jenkins")

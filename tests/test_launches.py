@@ -16,7 +16,7 @@ import pytest
 from test_machines import MACHINE
 
 from bakehouse import cloud as clouds
-from bakehouse import doors, images, launches, machines, probes, services, shells
+from bakehouse import doors, images, launches, machines, probes, retirements, services, shells
 from bakehouse.cloud import TAG, Cloud
 from bakehouse.errors import VerdictError
 from bakehouse.settings import ROOT, Settings
@@ -108,7 +108,7 @@ def image(cloud: Cloud, settings: Settings, shared: tuple[Any, str]) -> Iterator
     image_id = launcher.image(machine_id, "bakehouse-web")
     images.tag(cloud, image_id, {f"{TAG}recipe": "web", f"{TAG}kind": "image", f"{TAG}user": "admin"})
     yield image_id
-    images.apply(cloud, images.plan(cloud, images.get(cloud, image_id, "web")))
+    retirements.delete(cloud, images.get(cloud, image_id, "web"))
     assert [] == images.find(cloud, "web")
 
 

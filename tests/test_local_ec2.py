@@ -430,7 +430,7 @@ def test_state_survives_a_crash(ec2: Any, local_ec2: Any, machines: Machines) ->
     machines.ssh(one, "echo survives | sudo tee /srv/survives; sync")
     image = machines.image(one, "survives", NoReboot=True)
     ec2.create_tags(Resources=[image, one], Tags=[{"Key": "late", "Value": "tag"}])
-    ssm.put_parameter(Name="/a/parameter", Value=image, Type="String")
+    ssm.put_parameter(Name="/a/parameter", Value=image, Type="String", DataType="aws:ec2:image")
     before = inventory(ec2)
     local_ec2.kill()
     docker("kill", *docker("ps", "--quiet", "--filter", f"label=bakehouse.instance={one}").split())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import pytest
-from moto_fixtures import Killed, killed_after
+from moto_fixtures import Killed
 from test_images import baked
 
 from bakehouse import channels, promotions
@@ -176,14 +177,14 @@ def test_roll_back_refuses(account: Account, more: dict[str, str], kind: type[Ba
     assert named["present"] == account.stable
 
 
-def test_killed(account: Account) -> None:
+def test_killed(account: Account, killed_after: Callable[[int], Cloud]) -> None:
     """A promotion or roll-back that is killed after any call leaves the old or the new image; the next one goes on."""
     old, new = baked(account.cloud, verdict=PROVEN), baked(account.cloud, verdict=PROVEN)
     seen: dict[str, list[str]] = {new: [], old: []}
     account.promote(old)
     for calls in count():
         for image, task in ((new, account.promote), (old, account.roll_back)):
-            account.enter(killed_after(account.cloud, calls))
+            account.enter(killed_after(calls))
             try:
                 task(**({"image": new} if image == new else {}))
                 seen[image].append("done")

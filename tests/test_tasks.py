@@ -188,12 +188,14 @@ BAD_INPUT = {
     "a reason that is too long": (f"promote --why {'x' * 257}", _nothing, "--why has 257 characters"),
     "terminate what": ("terminate", _nothing, "terminate which machines?"),
     "terminate one and all": ("terminate --machine i-1 --all", _nothing, "terminate which machines?"),
+    "revoke why": ("revoke ami-0123456789abcdef0", _nothing, "revoke it why?"),
+    "a negative number of images": ("cleanup --keep -1", _nothing, "--keep -1 is not a number"),
+    "an age that is none": ("cleanup --older-than x", _nothing, "--older-than x is not a number"),
     "unknown scenario": ("test-role --scenario nope", _nothing, "there is no scenario nope"),
     "unknown platform": ("test-role --platform nope", _nothing, "there is no platform nope"),
     "a role without a scenario": ("test-role --role nope", _nothing, "there is no role with a scenario nope"),
     "a report nowhere": ("probe --junit no/r.xml", _nothing, "--junit no/r.xml can't be written: No such file or dir"),
     "a report that is a folder": ("test-role --junit roles", _nothing, "--junit roles can't be written: Is a dir"),
-    "clear away what": ("cleanup", _nothing, "clear away what?"),
 }  # fmt: skip
 
 
@@ -230,6 +232,8 @@ def test_bad_input(
         ("promote", "no image of recipe jenkins is proven on account local"),
         ("promote --image BASE", "is none of ours: it carries no tag bakehouse:recipe"),
         ("rollback --channel nope", "recipe jenkins has no channel nope on account local"),
+        ("revoke ami-0123456789abcdef0 --why x", "there is no image ami-0123456789abcdef0 on account local"),
+        ("restore BASE", "is none of ours: it carries no tag bakehouse:recipe"),
         ("retire ami-xyz --yes", "'ami-xyz' is not an image ID"),
         ("retire BASE --yes", "is none of ours: it carries no tag bakehouse:recipe"),
         ("terminate --machine i-0123456789abcdef0 --yes", "machine i-0123456789abcdef0 isn't there on account local"),

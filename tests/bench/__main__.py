@@ -20,7 +20,7 @@ from statistics import median
 
 import yaml
 
-from bakehouse import bakes, cleanups, console, images, local, orders, recipes, runs, settings, tools
+from bakehouse import bakes, cleanups, console, images, local, orders, recipes, retirements, runs, settings, tools
 from bakehouse.cloud import TAG, Cloud, connect, tag_specifications, wait
 from bakehouse.errors import BakeError, BakehouseError, InputError, VerdictError
 from bakehouse.local.machines import Bodies
@@ -204,7 +204,7 @@ def kit(bench: Bench, clock: Clock, stack: ExitStack) -> str:
         [str(ROOT / "inv"), "bake", "--force", "--account", "local", "--recipe", bench.order.recipe.name]
     )
     image = images.get(bench.cloud, next(line for line in lines if line.startswith("ami-")), bench.order.recipe.name)
-    stack.callback(lambda: images.apply(bench.cloud, images.plan(bench.cloud, image)))
+    stack.callback(lambda: retirements.retire(bench.cloud, retirements.retirement(bench.cloud, image)))
     return image.id
 
 

@@ -31,6 +31,9 @@ IDENTITIES = (
 ONLY_ELSEWHERE = {"DescribeInstanceStatus", "DescribeRegions", "DescribeSubnets", "DescribeVpcs"}
 # these are for a machine that isn't healthy, and a caller whose address has changed,
 ONLY_ELSEWHERE |= {"RevokeSecurityGroupIngress"}
+# these are a cleanup's where there is more to look at,
+ONLY_ELSEWHERE |= {"DescribeImageAttribute", "DescribeSnapshotAttribute", "DescribeLaunchTemplateVersions"}
+ONLY_ELSEWHERE |= {"GetParameter", "EnableImageDeprecation"}
 # and these are a proof's, the last of one that was killed.
 ONLY_ELSEWHERE |= {"GetConsoleOutput", "RebootInstances", "StartInstances", "DeleteVolume"}
 
@@ -253,13 +256,33 @@ def test_probe_fails_an_unhealthy_machine(kit: LocalEc2) -> None:
     assert "jenkins.service is inactive" in done.stdout
 
 
+def test_revoke(kit: LocalEc2) -> None:
+    """A revoked image is not launched, though a channel points to it, until it is restored."""
+    said = kit.inv("revoke", Story.image, "--why", "a hole").stderr
+    assert f"channel stable of recipe jenkins points to {Story.image}: roll it back" in said
+    launch = [str(kit.program), "launch", "--channel", "stable"]
+    done = subprocess.run(launch, env=kit.environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: image {Story.image} was revoked: a hole" in done.stderr
+    assert kit.inv("restore", Story.image).stdout.strip() == Story.image
+
+
+def test_cleanup(kit: LocalEc2) -> None:
+    """What a channel points to stays, even if no image is to be kept, and the plan says so."""
+    told = [line.split("\t") for line in kit.inv("cleanup", "--keep", "0").stdout.splitlines()]
+    [[step, _, recipe, _, why]] = [row for row in told if row[1] == Story.image]
+    assert (step, recipe, why) == ("stay", "jenkins", "channel candidate points to it")
+
+
 def test_clear_away(kit: LocalEc2, ec2: Any) -> None:
     """After terminate and retire there is no machine, image or snapshot of ours left in the account."""
     kit.inv("terminate", "--all", "--yes")
     assert json.loads(kit.inv("machines", "--json").stdout) == []
     assert docker("ps", "--quiet", "--filter", f"label=bakehouse.instance={Story.machines[0]}") == ""
     snapshot = ec2.describe_images(ImageIds=[Story.image])["Images"][0]["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
-    kit.inv("retire", "--image", Story.image, "--yes")
+    said = kit.inv("retire", "--image", Story.image, "--yes").stderr
+    assert "delete channel stable, which points to it, with its history" in said
+    assert json.loads(kit.inv("channels", "--json").stdout) == []
     assert json.loads(kit.inv("images", "--json").stdout) == []
     kept = ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
     assert snapshot not in [one["SnapshotId"] for one in kept]

@@ -1,0 +1,436 @@
+"""Retirements: what is in use never goes, the rest goes step by step, and who is killed leaves nothing between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from moto_fixtures import Killed, refused
+from test_images import baked, image
+from test_references import machine, parameter
+
+from bakehouse import channels, images, retirements
+from bakehouse.channels import Channel, Move
+from bakehouse.cloud import TAG, Cloud, tag_list
+from bakehouse.errors import CloudError, InputError
+from bakehouse.images import DEPRECATED, Image
+from bakehouse.references import References
+from bakehouse.retirements import Plan, Retirement, Snapshot, Survey, Terms
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+NONE = Terms(keep=0)
+
+
+def made(name: str, days: int = 10, state: str = "available", kind: str = "image", **tags: str) -> Image:
+    """Return an image of recipe web that was made so many days ago."""
+    ours = {f"{TAG}{key}": value for key, value in {"recipe": "web", "kind": kind, **tags}.items() if value}
+    when = f"{NOW - timedelta(days=days):%Y-%m-%dT%H:%M:%S}.000Z"
+    disks = [{"DeviceName": "/dev/xvda", "Ebs": {"SnapshotId": f"snap-{name}"}}]
+    return image(ImageId=f"ami-{name}", CreationDate=when, State=state, Tags=tag_list(ours), BlockDeviceMappings=disks)
+
+
+def disk(name: str, days: int = 10, state: str = "completed", **tags: str) -> Snapshot:
+    """Return a snapshot of ours."""
+    ours = {f"{TAG}{key}": value for key, value in {"recipe": "web", **tags}.items()}
+    return Snapshot(f"snap-{name}", state, NOW - timedelta(days=days), ours)
+
+
+def channel(*names: str) -> Channel:
+    """Return the channel stable of recipe web, moved from image to image."""
+    moves = [Move(number, f"ami-{name}", NOW, after=number - 1) for number, name in enumerate(names, 1)]
+    return Channel("web", "stable", tuple(moves))
+
+
+def fates(found: Survey, wanted: Terms = NONE) -> dict[str, str]:
+    """Return what becomes of each thing, the step and why."""
+    plan = retirements.decide(found, wanted, NOW)
+    return {fate.thing.id.partition("-")[2]: f"{fate.step}: {fate.why}" for fate in plan.fates}
+
+
+GOES, GONE = "deprecate: nothing uses it", "delete: nothing uses it"
+MAKING = "stay: images are being made"
+
+CASES: dict[str, tuple[Survey, Terms, dict[str, str]]] = {
+    "nothing uses it": (Survey([made("a"), made("b", deprecated="x")]), NONE, {"a": GOES, "b": GONE}),
+    "at once": (Survey([made("a")]), replace(NONE, at_once=True), {"a": GONE}),
+    "without our tag": (Survey([made("a", recipe=""), made("b", kind="bake"), made("c", kind="")]), NONE, {}),
+    "the newest": (
+        Survey([made("a", 1), made("b", 2, revoked="x"), made("c", 3, state="failed"), made("d", 4), made("e", 5)]),
+        Terms(keep=2),
+        {**dict.fromkeys("abcd", "stay: one of the newest 2"), "e": GOES},
+    ),
+    "of each recipe": (
+        Survey([made("a", 1), made("b", 2, recipe="db"), made("c", 3, recipe="db")]),
+        Terms(keep=1),
+        {**dict.fromkeys("ab", "stay: one of the newest 1"), "c": GOES},
+    ),
+    "a bake's own is not yet one": (
+        Survey([made("a", 0, kind="bake"), made("b", 1)]), Terms(keep=1), {"b": "stay: one of the newest 1"}
+    ),
+    "young": (
+        Survey([made("a", 2), made("b", 3)]), Terms(keep=0, days=3), {"a": "stay: younger than 3 days", "b": GOES}
+    ),
+    "a channel": (
+        Survey([made(one) for one in "abcde"], channels=[channel(*"abcded")]),
+        NONE,
+        {
+            "d": "stay: channel stable points to it",
+            **dict.fromkeys("bc", "stay: channel stable can go back to it"),
+            **dict.fromkeys("ae", GOES),
+        },
+    ),
+    "references": (
+        Survey([made("a"), made("b")], references=References({"ami-a": ("machine i-2", "machine i-1", "parameter x")})),
+        NONE,
+        {"a": "stay: machine i-1 and 2 more", "b": GOES},
+    ),
+    "shares": (
+        Survey([made("a"), made("b")], [disk("x"), disk("y")], shares={"ami-a": "12", "ami-b": "", "snap-x": "3"}),
+        NONE,
+        {"a": "stay: shared with 1, 2", "b": GOES, "x": "stay: shared with 3", "y": "deprecate: no image has it"},
+    ),
+    "a base": (
+        Survey([made("a", 3), made("b", 2, base="ami-a"), made("c", 1, base="ami-b")]),
+        NONE,
+        {"a": "stay: ami-b was baked upon it", "b": "stay: ami-c was baked upon it", "c": GOES},
+    ),
+    "a base of what isn't ours": (
+        Survey([made("a"), made("b", recipe="", base="ami-a")]), NONE, {"a": "stay: ami-b was baked upon it"}
+    ),
+    "snapshots": (
+        Survey([made("a"), made("b", recipe="")], [disk("a"), disk("b"), disk("c"), disk("d", deprecated="x")]),
+        NONE,
+        {"a": GOES, "c": "deprecate: no image has it", "d": "delete: no image has it"},
+    ),
+    "while images are being made": (
+        Survey([made("a", state="pending"), made("b")], [disk("c")]),
+        NONE,
+        {"a": MAKING, "b": GOES, "c": MAKING},
+    ),
+    "a snapshot that is being made": (Survey([], [disk("a", state="pending")]), NONE, {"a": MAKING}),
+    "the oldest first": (
+        Survey([made("a", 1), made("b", 3), made("c", 2), made("d", 5, deprecated="x"), made("e", 4, deprecated="x")]),
+        Terms(keep=0, limit=1),
+        {
+            "a": "later: nothing uses it; 1 go at a time",
+            "b": GOES,
+            "c": "later: nothing uses it; 1 go at a time",
+            "d": GONE,
+            "e": "later: nothing uses it; 1 go at a time",
+        },
+    ),
+    "what couldn't be read": (
+        Survey([made("a", deprecated="x")], [disk("b")], References({}, ("the machines can't be read: no",))),
+        NONE,
+        dict.fromkeys("ab", "stay: not everything could be read"),
+    ),
+    "channels that couldn't be read": (
+        Survey([made("a")], unread=("no rights",)), NONE, {"a": "stay: not everything could be read"}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("found", "wanted", "expected"), CASES.values(), ids=CASES.keys())
+def test_decide(found: Survey, wanted: Terms, expected: dict[str, str]) -> None:
+    """Each of our things stays or takes a step, and the plan says why."""
+    assert expected == fates(found, wanted)
+
+
+NAMES = "abcdefgh"
+IDS = st.sampled_from([f"ami-{name}" for name in NAMES] + [f"snap-{name}" for name in NAMES])
+IMAGES = st.builds(
+    lambda name, days, state, kind, recipe, base, marked: made(
+        name, days, state, kind, recipe=recipe, base=f"ami-{base}" if base else "", deprecated=marked
+    ),
+    *(st.sampled_from(NAMES), st.integers(0, 9), st.sampled_from(["available", "pending", "failed"])),
+    *(st.sampled_from(["image", "image", "bake", ""]), st.sampled_from(["web", "db", ""])),
+    *(st.sampled_from(["", *NAMES]), st.sampled_from(["", "x"])),
+)
+DISKS = st.builds(
+    lambda name, days, marked: disk(name, days, **({"deprecated": marked} if marked else {})),
+    *(st.sampled_from(NAMES), st.integers(0, 9), st.sampled_from(["", "x"])),
+)
+ACCOUNTS = st.builds(
+    Survey,
+    images=st.lists(IMAGES, max_size=8, unique_by=lambda one: one.id),
+    snapshots=st.lists(DISKS, max_size=8, unique_by=lambda one: one.id),
+    references=st.builds(
+        References,
+        st.dictionaries(
+            IDS, st.lists(st.sampled_from(["machine i-1", "parameter x"]), min_size=1).map(tuple), max_size=3
+        ),
+        st.sampled_from([(), (), (), ("the machines can't be read: no",)]),
+    ),
+    channels=st.lists(st.lists(st.sampled_from(NAMES), min_size=1).map(lambda names: channel(*names)), max_size=2),
+    shares=st.dictionaries(IDS, st.sampled_from([(), ("111111111111",)]), max_size=3),
+)
+TERMS = st.builds(Terms, st.integers(0, 3), st.integers(0, 5), st.integers(0, 5), st.booleans())
+
+
+@given(ACCOUNTS, TERMS)
+def test_nothing_in_use_ever_goes(found: Survey, wanted: Terms) -> None:
+    """On no account goes what is in use, not ours, too new, or anything while something could not be read."""
+    plan = retirements.decide(found, wanted, NOW)
+    going = [thing for step in ("deprecate", "delete", "later") for thing in plan.of(step)]
+    ids = {thing.id for thing in going}
+
+    assert not (ids and found.references.unread)
+    assert set() == ids & set(found.references.users)
+    assert set() == ids & {one for one, whom in found.shares.items() if whom}
+    assert set() == ids & {back for one in found.channels for back in (one.image, *one.predecessors[:2])}
+    assert set() == ids & {one.base for one in found.images}
+    assert set() == ids & {disk for one in found.images for disk in one.snapshots}
+    assert all(thing.recipe and now_old(thing, wanted) and thing.state != "pending" for thing in going)
+    for recipe in ("web", "db"):
+        ours = [one for one in found.images if one.recipe == recipe and one.tags.get(f"{TAG}kind") == "image"]
+        assert set() == ids & {one.id for one in images.newest(ours)[: wanted.keep] if distinct(ours)}
+    assert all(len(plan.of(step)) <= wanted.limit for step in ("deprecate", "delete"))
+    assert all(thing.deprecated or wanted.at_once for thing in plan.of("delete"))
+
+
+def now_old(thing: Image | Snapshot, wanted: Terms) -> bool:
+    """Tell whether a thing is old enough to go."""
+    return NOW - thing.created >= timedelta(days=wanted.days)
+
+
+def distinct(found: list[Image]) -> bool:
+    """Tell whether no two images were made at the same time, so that one order of theirs is right."""
+    return len({one.created for one in found}) == len(found)
+
+
+@given(ACCOUNTS, TERMS, st.randoms())
+def test_the_order_does_not_matter(found: Survey, wanted: Terms, chance: Any) -> None:
+    """In whatever order AWS tells of things, the plan is the same."""
+
+    def shuffled(things: Any) -> Any:
+        return chance.sample(list(things), len(things))
+
+    users = {one: tuple(shuffled(found.references.users[one])) for one in shuffled(found.references.users)}
+    other = Survey(
+        *(shuffled(found.images), shuffled(found.snapshots), References(users, found.references.unread)),
+        *(shuffled(found.channels), {one: found.shares[one] for one in shuffled(found.shares)}),
+    )
+
+    assert retirements.decide(found, wanted, NOW) == retirements.decide(other, wanted, NOW)
+
+
+@given(ACCOUNTS, TERMS)
+def test_planning_is_all_that_is_planned(found: Survey, wanted: Terms) -> None:
+    """Each of our images has one fate, and once a plan has been carried out the next one takes nothing back."""
+    plan = retirements.decide(found, wanted, NOW)
+    ours = {one.id for one in found.images if one.recipe and one.tags.get(f"{TAG}kind") == "image"}
+
+    assert ours == {fate.thing.id for fate in plan.fates if isinstance(fate.thing, Image)}
+    assert len(plan.fates) == len({fate.thing.id for fate in plan.fates})
+    assert plan == retirements.decide(found, wanted, NOW)
+    gone = [thing.id for thing in plan.of("delete")]
+    left = [one for one in found.images if one.id not in gone]
+    later = retirements.decide(replace(found, images=left), wanted, NOW)
+    stayed = {fate.thing.id for fate in plan.fates if fate.step == "stay"}
+    assert set() == {thing.id for thing in later.of("delete")} & stayed - {one.base for one in found.images}
+
+
+@pytest.mark.parametrize("flag", ["keep", "older-than", "limit"])
+@pytest.mark.parametrize("text", ["-1", "x", "1.5", ""])
+def test_terms(flag: str, text: str) -> None:
+    """What is no number from 0 up is refused by the name of its flag."""
+    typed = {"keep": "3", "older_than": "0", "limit": "20"}
+    assert Terms() == retirements.terms(**typed, at_once=False)
+
+    with pytest.raises(InputError, match=f"--{flag} {text} is not a number"):
+        retirements.terms(**{**typed, flag.replace("-", "_"): text}, at_once=False)
+
+
+def test_a_retirement_says_what_goes() -> None:
+    """The plan names what still uses the image, the channels, the image with its name and time, and each snapshot."""
+    plan = Retirement(image(), ("snap-1",), (channel("x"),), ("machine i-1",))
+
+    assert [
+        "it is still in use: machine i-1",
+        "delete channel stable, which points to it, with its history",
+        "deregister image ami-0a1b2c3d4e5f60718 (bakehouse-jenkins-20261122-081500-a1b2, 2026-11-22 08:15)",
+        "delete snapshot snap-1",
+    ] == plan.lines
+
+
+def there(cloud: Cloud) -> tuple[set[str], set[str]]:
+    """Return the account's images and those of its snapshots that carry our tag."""
+    mine = [{"Name": "tag-key", "Values": [f"{TAG}recipe"]}]
+    disks = cloud.ec2.describe_snapshots(Filters=mine)["Snapshots"]
+    return {one.id for one in images.owned(cloud)}, {one["SnapshotId"] for one in disks}
+
+
+def disks_of(cloud: Cloud, *image_ids: str) -> set[str]:
+    """Return the snapshots of images."""
+    return {one for each in image_ids for one in images.get(cloud, each, "jenkins").snapshots}
+
+
+def clean(cloud: Cloud, **wanted: Any) -> Plan:
+    """Clean up as the task does, and return the plan."""
+    plan = retirements.plan(cloud, Terms(**wanted))
+    retirements.apply(cloud, plan)
+    return plan
+
+
+@pytest.mark.local
+def test_retire(cloud: Cloud) -> None:
+    """After a retirement the image, its channel and its snapshot are gone; another image's are there."""
+    going, staying = baked(cloud), baked(cloud)
+    for name, image_id in (("candidate", going), ("stable", staying)):
+        channels.move(cloud, channels.read(cloud, "jenkins", name), image_id)
+    user = machine(cloud, going)
+    disks = disks_of(cloud, staying)
+
+    plan = retirements.retirement(cloud, images.get(cloud, going, "jenkins"))
+    assert (["candidate"], (f"machine {user}",)) == ([one.name for one in plan.channels], plan.users)
+    retirements.retire(cloud, plan)
+
+    assert ({staying}, disks) == there(cloud)
+    assert ["stable"] == [one.name for one in channels.find(cloud)]
+    retirements.retire(cloud, plan)
+
+
+@pytest.mark.local
+def test_a_snapshot_without_our_tag_stays(cloud: Cloud) -> None:
+    """Of an image that goes, a snapshot that lacks our tag stays as it is."""
+    found = images.get(cloud, baked(cloud), "jenkins")
+    cloud.ec2.delete_tags(Resources=list(found.snapshots), Tags=[{"Key": f"{TAG}recipe"}])
+
+    clean(cloud, keep=0)
+    before = cloud.ec2.describe_snapshots(SnapshotIds=list(found.snapshots))["Snapshots"]
+    assert DEPRECATED not in [tag["Key"] for one in before for tag in one["Tags"]]
+    clean(cloud, keep=0)
+
+    assert (set(), set()) == there(cloud)
+    assert before == cloud.ec2.describe_snapshots(SnapshotIds=list(found.snapshots))["Snapshots"]
+
+
+@pytest.mark.local
+def test_cleanup(cloud: Cloud) -> None:
+    """What nothing uses is deprecated first, and goes with its snapshots at the next run, unless it's restored."""
+    going, restored, shared, used, kept = (baked(cloud, run=str(number)) for number in range(5))
+    cloud.ec2.modify_image_attribute(ImageId=shared, LaunchPermission={"Add": [{"UserId": "111111111111"}]})
+    parameter(cloud, "golden", used)
+    foreign = cloud.ec2.register_image(Name="theirs")["ImageId"]
+    before = there(cloud)
+    staying = {*disks_of(cloud, restored, shared, used, kept)}
+
+    planned = retirements.plan(cloud, Terms(keep=1))
+    assert {going, restored} == {thing.id for thing in planned.of("deprecate")}
+    assert before == there(cloud)
+    retirements.apply(cloud, planned)
+    assert before == there(cloud)
+    for image_id, ends in ((going, True), (restored, True), (shared, False)):
+        [told] = cloud.ec2.describe_images(ImageIds=[image_id])["Images"]
+        assert [ends, ends] == ["DeprecationTime" in told, images.get(cloud, image_id, "jenkins").deprecated]
+
+    images.restore(cloud, images.get(cloud, restored, "jenkins"))
+    assert [going] == [thing.id for thing in clean(cloud, keep=1).of("delete")]
+
+    assert ({restored, shared, used, kept, foreign}, staying) == there(cloud)
+    assert [["delete", restored, "jenkins"]] == [
+        row[:3] for row in retirements.as_rows(retirements.plan(cloud, Terms(keep=1))) if row[0] != "stay"
+    ]
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("operation", ["ec2.DescribeInstances", "ec2.DescribeImageAttribute", "ssm"])
+def test_what_cant_be_read(cloud: Cloud, operation: str) -> None:
+    """Where something can't be read nothing goes, and what it was is said; exit 1, for a cleanup wanted otherwise."""
+    baked(cloud)
+    before = there(cloud)
+
+    plan = clean(refused(cloud, operation), keep=0, at_once=True)
+
+    assert before == there(cloud)
+    assert {"stay"} == {fate.step for fate in plan.fates}
+    with pytest.raises(CloudError, match=r"nothing goes: .* can't be read: .*not authorized") as raised:
+        retirements.insist(plan)
+    assert 1 == raised.value.code
+
+
+@pytest.mark.local
+def test_only_those_whose_turn_it_is_are_asked_for_shares(cloud: Cloud) -> None:
+    """Shared images don't use up the limit: so many are asked as it takes to fill it."""
+    shared = [baked(cloud, run=str(number)) for number in range(3)]
+    for image_id in shared:
+        cloud.ec2.modify_image_attribute(ImageId=image_id, LaunchPermission={"Add": [{"UserId": "111111111111"}]})
+    others = [baked(cloud, run=str(number)) for number in range(3, 6)]
+
+    plan = retirements.plan(cloud, Terms(keep=0, limit=2))
+
+    steps = {fate.thing.id: fate.step for fate in plan.fates}
+    assert 2 == sorted(steps[one] for one in others).count("deprecate")
+    assert not {"deprecate"} & {steps[one] for one in shared}
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("step", ["cleanup", "retire"])
+def test_killed(cloud: Cloud, killed_after: Callable[[int], Cloud], step: str) -> None:
+    """Whenever a cleanup or a retirement is killed, the next one brings it to its end, and nothing in use is lost."""
+    used, based, pointed = baked(cloud), baked(cloud), baked(cloud)
+    machine(cloud, used)
+    cloud.ec2.create_tags(Resources=[used], Tags=tag_list({f"{TAG}base": based}))
+    channels.move(cloud, channels.read(cloud, "jenkins", "stable"), pointed)
+    left = {used, based, pointed}, disks_of(cloud, used, based, pointed)
+
+    def carry_out(door: Cloud, image_id: str) -> None:
+        if step == "cleanup":
+            clean(door, keep=0)
+        elif images._look(door, image_id):
+            retirements.retire(door, retirements.retirement(door, images.get(door, image_id, "jenkins")))
+
+    for calls in count():
+        going = baked(cloud)
+        channels.move(cloud, channels.read(cloud, "jenkins", "candidate"), going if step == "retire" else pointed)
+        try:
+            carry_out(killed_after(calls), going)
+            break
+        except Killed:
+            assert {one.image for one in channels.find(cloud)} <= there(cloud)[0]
+        for _ in range(2):
+            carry_out(cloud, going)
+        clean(cloud, keep=0, at_once=True)  # a snapshot whose image was retired
+        assert left == there(cloud)
+    assert calls > 8
+
+
+@pytest.mark.local
+def test_a_thousand_images(cloud: Cloud) -> None:
+    """A thousand images and three hundred machines are all seen, over many pages, in less than five seconds."""
+    from moto.ec2.models import ec2_backends
+
+    [backend] = [ec2_backends["123456789012"]["us-east-1"]]
+    for number in range(1000):
+        one = backend.register_image(f"bakehouse-jenkins-{number}")
+        tags = {f"{TAG}recipe": "jenkins", f"{TAG}kind": "image", f"{TAG}run": f"{number:04}", f"{TAG}base": "ami-1"}
+        one.add_tags(tags)
+        one.ebs_snapshot.add_tags(tags)
+    first = images.find(cloud, "jenkins")[-1].id
+    for _ in range(3):
+        cloud.ec2.run_instances(ImageId=first, MinCount=100, MaxCount=100, InstanceType="t3.small")
+
+    begun = time.monotonic()
+    found = images.find(cloud, "jenkins")
+    listed = time.monotonic()
+    plan = retirements.plan(cloud, Terms())
+    planned = time.monotonic()
+
+    assert [f"{number:04}" for number in reversed(range(1000))] == [one.run for one in found]
+    assert {"stay": 4, "deprecate": 20, "later": 976} == {
+        step: len(plan.of(step)) for step in ("stay", "deprecate", "later")
+    }
+    assert f"machine {_first(cloud)} and 299 more" in [fate.why for fate in plan.fates]
+    assert 5 > listed - begun and 5 > planned - listed, (listed - begun, planned - listed)
+
+
+def _first(cloud: Cloud) -> str:
+    pages = cloud.ec2.pages("describe_instances", "Reservations")
+    return min(str(one["InstanceId"]) for each in pages for one in each["Instances"])
