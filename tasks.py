@@ -377,6 +377,35 @@ def outputs(
     console.data(write(outputs.of_channel(_settings(account, recipe), channel)))
 
 
+@task(
+    help={
+        **WHICH,
+        "image": "the image's ID",
+        "region": "the regions to copy it to, with commas between",
+    }
+)
+def copy(c: Context, image: str, region: str, recipe: str = "", account: str = "") -> None:
+    """Copy an image to other regions, and print the copies' IDs."""
+    from bakehouse import console, copies
+
+    for there, copied in copies.copy(_settings(account, recipe), image, region).items():
+        console.data(f"{there}\t{copied.id}")
+
+
+@task(
+    help={
+        **WHICH,
+        "image": "the image's ID",
+        "account-id": "the IDs of the accounts to share it with, with commas between",
+    }
+)
+def share(c: Context, image: str, account_id: str, recipe: str = "", account: str = "") -> None:
+    """Let other accounts launch an image, and print its ID."""
+    from bakehouse import console, shares
+
+    console.data(shares.share(_settings(account, recipe), image, account_id).id)
+
+
 @task(help={**WHICH, **CHANGE, "machine": "the machine's ID", "all": "all machines of the recipe"})
 def terminate(
     c: Context,
@@ -696,6 +725,8 @@ ns = Collection(
         outputs,
         show,
         diff,
+        copy,
+        share,
         terminate,
         retire,
         revoke,

@@ -223,9 +223,9 @@ def base(cloud: Cloud, wanted: Base) -> Image:
 
 def tag(cloud: Cloud, image_id: str, tags: Mapping[str, str]) -> Image:
     """Put tags on an image and on its snapshots; return it as it is then."""
-    image = _there(cloud, image_id)
+    image = there(cloud, image_id)
     cloud.ec2.create_tags(Resources=[image.id, *image.snapshots], Tags=tag_list(tags))
-    return _there(cloud, image_id)
+    return there(cloud, image_id)
 
 
 def repository_tags(indexes: Iterable[str]) -> dict[str, str]:
@@ -253,7 +253,7 @@ def gone(cloud: Cloud, image_id: str) -> None:
 def require_imdsv2(cloud: Cloud, image_id: str) -> Image:
     """Have every machine of an image answer metadata requests with a token only; return the image as it is then."""
     cloud.ec2.modify_image_attribute(ImageId=image_id, ImdsSupport={"Value": "v2.0"})
-    return wait(f"image {image_id} to require IMDSv2", lambda: _with_imdsv2(_there(cloud, image_id)), seconds=60)
+    return wait(f"image {image_id} to require IMDSv2", lambda: _with_imdsv2(there(cloud, image_id)), seconds=60)
 
 
 def as_row(image: Image, now: datetime) -> list[str]:
@@ -299,7 +299,8 @@ def _look(cloud: Cloud, image_id: str) -> Image | None:
     return Image.from_aws(found[0]) if found and found[0]["State"] != "deregistered" else None
 
 
-def _there(cloud: Cloud, image_id: str) -> Image:
+def there(cloud: Cloud, image_id: str) -> Image:
+    """Return the image of this ID, whosever it is; raises NotFoundError when it isn't there."""
     image = _look(cloud, image_id)
     if image is None:
         raise NotFoundError(f"there is no image {image_id} on account {cloud.account}")

@@ -124,7 +124,7 @@ def test_a_repository_that_stands_in_is_known_before() -> None:
 def kit(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Return the kit's own settings with a state of its own, on an EC2 where any image is the base."""
     start = cloud.ec2.register_image(Name="debian-13-amd64-1")["ImageId"]
-    monkeypatch.setattr(images, "base", lambda *_: images._there(cloud, start))
+    monkeypatch.setattr(images, "base", lambda *_: images.there(cloud, start))
     monkeypatch.setattr(plans, "connect", lambda *_, **__: cloud)
     monkeypatch.setattr(repositories, "states", lambda several: dict.fromkeys(several, "sha256:1"))
     return Settings(root=ROOT, state=tmp_path, account="local", region="", recipe="nginx")
@@ -149,7 +149,7 @@ def test_draw(cloud: Cloud, kit: Settings, monkeypatch: pytest.MonkeyPatch) -> N
     second = plans.draw(kit)
     other = cloud.ec2.register_image(Name="debian-13-amd64-2")["ImageId"]
     was = first.order.start.id
-    monkeypatch.setattr(images, "base", lambda *_: images._there(cloud, other))
+    monkeypatch.setattr(images, "base", lambda *_: images.there(cloud, other))
     monkeypatch.setattr(orders, "__version__", "9")
     monkeypatch.setattr(repositories, "states", lambda several: dict.fromkeys(several, "sha256:2"))
     load = recipes.load

@@ -1,12 +1,14 @@
-"""What moto's answers pass over, bodies apart: pages, an image's attributes, and parameters that name an image."""
+"""What moto's answers pass over, bodies apart: pages, an image's attributes, parameters that name one, AWS's keys."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import moto.ec2.urls
+import moto.kms.urls
 import moto.ssm.urls
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import utcnow
@@ -15,6 +17,7 @@ from moto.ec2.models import ec2_backends
 from moto.ec2.models.core import TaggedEC2Resource
 from moto.ec2.responses import EC2Response
 from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, convert_tag_spec, get_prefix
+from moto.kms.responses import KmsResponse
 from moto.ssm.responses import SimpleSystemManagerResponse
 
 _ALL = 1_000_000
@@ -118,6 +121,18 @@ class Parameters(SimpleSystemManagerResponse):
         return ActionResult({"Version": known.version + 1 if known else 1, "Tier": "Standard"})
 
 
+class Keys(KmsResponse):
+    """Tell which keys are AWS's own."""
+
+    def describe_key(self) -> str:
+        """Have the keys under AWS's aliases managed by AWS: moto makes that of EBS as one of the customer's."""
+        answer: dict[str, Any] = json.loads(super().describe_key())
+        told = answer["KeyMetadata"]
+        if any(alias.startswith("alias/aws/") for alias in self.kms_backend.keys[told["KeyId"]].aliases):
+            told["KeyManager"] = "AWS"
+        return json.dumps(answer)
+
+
 def _tags(resource: TaggedEC2Resource) -> list[dict[str, str]]:
     """Return a resource's tags; moto would look through all resources' for them, which takes seconds for a thousand."""
     one: Any = resource
@@ -130,4 +145,5 @@ def install(ec2: type[Answers] = Answers) -> None:
     """Have these answers given in the place of moto's."""
     TaggedEC2Resource.get_tags = _tags  # type: ignore[assignment, method-assign]
     moto.ec2.urls.url_paths["{0}/"] = ec2.dispatch
+    moto.kms.urls.url_paths["{0}/$"] = Keys.dispatch
     moto.ssm.urls.url_paths["{0}/$"] = Parameters.dispatch

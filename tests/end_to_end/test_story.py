@@ -34,6 +34,8 @@ ONLY_ELSEWHERE |= {"RevokeSecurityGroupIngress"}
 # these are a cleanup's where there is more to look at,
 ONLY_ELSEWHERE |= {"DescribeImageAttribute", "DescribeSnapshotAttribute", "DescribeLaunchTemplateVersions"}
 ONLY_ELSEWHERE |= {"GetParameter", "EnableImageDeprecation"}
+# these are for other regions and accounts,
+ONLY_ELSEWHERE |= {"CopyImage", "ModifySnapshotAttribute", "DescribeKey"}
 # and these are a proof's, the last of one that was killed.
 ONLY_ELSEWHERE |= {"GetConsoleOutput", "RebootInstances", "StartInstances", "DeleteVolume"}
 

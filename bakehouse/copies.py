@@ -1,0 +1,86 @@
+"""Copies: an image in other regions, with its tags, its snapshots and the channels that point to it."""
+
+from __future__ import annotations
+
+from bakehouse import channels, console, images
+from bakehouse.cloud import TAG, Cloud, connect, tag_specifications, wait
+from bakehouse.errors import CloudError, InputError
+from bakehouse.images import Image
+from bakehouse.settings import Settings
+
+_ORIGIN = f"{TAG}copy-of"
+_SECONDS = 3600  # AWS carries whole disks from one continent to another
+
+
+def copy(settings: Settings, image_id: str, regions: str) -> dict[str, Image]:
+    """Copy an image to regions, with commas between, and return the copies by region when they are available.
+
+    A copy that is there already, finished or not, is taken for it: who was interrupted begins anew. Channels that point
+    to the image point to its copy in the copy's region. Raises InputError for a region that isn't enabled.
+    """
+    account = connect(settings)
+    doors = [account.at(region) for region in _enabled(account, regions)]
+    image = images.usable(account, image_id, settings.recipe)
+    begun = {door.region: _find(door, account, image) or _begin(door, account, image) for door in doors}
+    copies = {door.region: _finish(door, begun[door.region]) for door in doors}
+    for channel in channels.find(account, image.recipe):
+        for door in doors if channel.image == image.id else ():
+            _point(door, account, channel.name, copies[door.region])
+    return copies
+
+
+def _enabled(cloud: Cloud, regions: str) -> list[str]:
+    """Return the regions that are named; raises InputError for one that can't be copied to."""
+    wanted = list(dict.fromkeys(filter(None, regions.split(","))))
+    if not wanted:
+        raise InputError("copy it where?", "give regions with commas between: --region eu-west-1,eu-central-1")
+    told = cloud.ec2.describe_regions(AllRegions=True)["Regions"]
+    enabled = {one["RegionName"]: one["OptInStatus"] != "not-opted-in" for one in told}
+    for region in wanted:
+        if region == cloud.region:
+            raise InputError(f"the image is in region {region} already", "name another region")
+        if region not in enabled:
+            raise InputError(f"there is no region {region}", f"known: {', '.join(sorted(enabled))}")
+        if not enabled[region]:
+            raise InputError(f"region {region} is not enabled on account {cloud.account}", "enable it, or name another")
+    return wanted
+
+
+def _find(door: Cloud, home: Cloud, image: Image) -> Image | None:
+    """Return the copy that there is or soon will be; a failed one is none."""
+    found = images.owned(door, **{f"tag:{_ORIGIN}": f"{home.region}/{image.id}"})
+    return next((one for one in images.newest(found) if one.state in ("available", "pending")), None)
+
+
+def _begin(door: Cloud, home: Cloud, image: Image) -> Image:
+    own = {key: value for key, value in image.tags.items() if not key.startswith("aws:") and key != images.DEPRECATED}
+    tags = {**own, _ORIGIN: f"{home.region}/{image.id}"}
+    copied = door.ec2.copy_image(
+        SourceImageId=image.id,
+        SourceRegion=home.region,
+        Name=image.name,
+        TagSpecifications=tag_specifications(tags, "image", "snapshot"),
+    )
+    return images.there(door, copied["ImageId"])
+
+
+def _finish(door: Cloud, copied: Image) -> Image:
+    """Return a copy when it is available and demands IMDSv2, which EC2 doesn't copy."""
+
+    def look() -> Image | None:
+        found = images.there(door, copied.id)
+        return found if found.state != "pending" else None
+
+    with console.step(f"{copied.id} available in {door.region}"):
+        found = wait(f"image {copied.id} to be available in {door.region}", look, _SECONDS, every=2)
+    if found.state != "available":
+        raise CloudError(f"image {copied.id} in {door.region} is {found.state}", "./inv copy again begins anew")
+    return found if found.imdsv2 else images.require_imdsv2(door, found.id)
+
+
+def _point(door: Cloud, home: Cloud, name: str, copied: Image) -> None:
+    there = channels.read(door, copied.recipe, name)
+    if there.image != copied.id:
+        why = f"copied from {home.region}"
+        channels.move(door, there, copied.id, why, copied.stand_ins)
+        console.say(f"channel {name} in {door.region}: {there.image or 'new'} -> {copied.id}")

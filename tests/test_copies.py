@@ -1,0 +1,100 @@
+"""Copies: an image gets to other regions once, whole, and with the channels that point to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+from moto_fixtures import Killed
+from test_images import baked
+
+from bakehouse import channels, copies, images
+from bakehouse.cloud import TAG, Cloud
+from bakehouse.errors import InputError
+from bakehouse.images import Image
+from bakehouse.settings import Settings
+
+pytestmark = pytest.mark.local
+
+REGION = "eu-west-1"
+
+
+@pytest.fixture
+def copy(settings: Settings, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Image]]:
+    """Give the task, which enters the account by another door on demand."""
+
+    def carry_out(image: str, regions: str = REGION, door: Cloud = cloud) -> dict[str, Image]:
+        monkeypatch.setattr(copies, "connect", lambda _: door)
+        return copies.copy(settings, image, regions)
+
+    return carry_out
+
+
+def test_copy(cloud: Cloud, copy: Callable[..., dict[str, Image]]) -> None:
+    """A copy has the image's name and tags, on its snapshots too, demands IMDSv2, and channels point to it there."""
+    image = images.get(cloud, baked(cloud, verdict="pass sha256:0", jenkins="stand-in", deprecated="today"), "jenkins")
+    channels.move(cloud, channels.read(cloud, "jenkins", "stable"), image.id)
+    channels.move(cloud, channels.read(cloud, "jenkins", "beta"), baked(cloud))
+
+    made = copy(image.id, f"{REGION},us-west-2")
+
+    assert [REGION, "us-west-2"] == list(made)
+    for region, copied in made.items():
+        door = cloud.at(region)
+        tags = {**image.tags, f"{TAG}copy-of": f"us-east-1/{image.id}"}
+        del tags[images.DEPRECATED]
+        assert (image.name, tags, True) == (copied.name, copied.tags, copied.imdsv2)
+        disks = door.ec2.describe_snapshots(SnapshotIds=list(copied.snapshots))["Snapshots"]
+        assert [tags] == [{tag["Key"]: tag["Value"] for tag in disk["Tags"]} for disk in disks]
+        [stable] = channels.find(door)
+        move = stable.moves[-1]
+        assert ("stable", copied.id, "copied from us-east-1") == (stable.name, move.image, move.why)
+        assert ("jenkins",) == move.stand_ins
+    assert made == copy(image.id, f"{REGION},us-west-2")
+    assert 1 == len(channels.find(cloud.at(REGION))[0].moves)
+
+
+def test_killed(
+    cloud: Cloud, copy: Callable[..., dict[str, Image]], killed_after: Callable[[int], Cloud], tmp_path: Path
+) -> None:
+    """Whenever a copy is killed, the next one ends it: one copy, whole, and the channel points to it."""
+    for calls in count():
+        image = baked(cloud, run=str(calls))
+        channels.move(cloud, channels.read(cloud, "jenkins", "stable"), image)
+        try:
+            copy(image, door=killed_after(calls))
+            break
+        except Killed:
+            pass
+        copied = copy(image)[REGION]
+        there = cloud.at(REGION)
+        assert [copied.id] == [one.id for one in images.find(there, "jenkins") if one.run == str(calls)]
+        assert (copied.id, True) == (channels.get(there, "jenkins", "stable").image, copied.imdsv2)
+    assert calls > 10
+
+
+@pytest.mark.parametrize(
+    ("regions", "words"),
+    [
+        ("", "copy it where?"),
+        ("us-east-1", "the image is in region us-east-1 already"),
+        ("mars-1", "there is no region mars-1"),
+        (f"{REGION},me-south-1", "region me-south-1 is not enabled on account local"),
+    ],
+)
+def test_where_it_cant_go(cloud: Cloud, copy: Callable[..., dict[str, Image]], regions: str, words: str) -> None:
+    """A region that is the image's own, none at all or not enabled is refused before anything is copied."""
+    image = baked(cloud)
+
+    with pytest.raises(InputError, match=words) as raised:
+        copy(image, regions)
+    assert raised.value.hint
+    assert [] == images.owned(cloud.at(REGION))
+
+
+def test_what_was_revoked_is_not_copied(cloud: Cloud, copy: Callable[..., dict[str, Image]]) -> None:
+    """A revoked image stays where it is."""
+    with pytest.raises(InputError, match="was revoked: a hole"):
+        copy(baked(cloud, revoked="a hole"))
