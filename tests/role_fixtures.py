@@ -135,6 +135,12 @@ def shell(name: str, command: str) -> Task:
     return {"name": name, "ansible.builtin.shell": command}
 
 
+def chapter(name: str, command: str = "") -> Task:
+    """Return the task that begins a chapter, by a command where it needs one."""
+    title = f"Chapter: {name}"
+    return shell(title, command) if command else {"name": title, "ansible.builtin.debug": {"msg": name}}
+
+
 def survived(task: Task) -> Task:
     """Return the task as one whose failure ends nothing."""
     return {"block": [task], "rescue": [{"ansible.builtin.debug": {"msg": "the next chapter goes on"}}]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ TASKS = sorted(path for place in ("roles/*/tasks/*.yml", "playbooks/*.yml") for 
 LISTS_OF_TASKS = ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always")
 PIN = ROOT / "roles/jenkins/files/pin_signing_key.py"
 LIST = ROOT / "roles/sysprep/files/list_existing.sh"
+LOOK = ROOT / "roles/jenkins/files/look.py"
 DROP_IN = ROOT / "roles/jenkins/templates/10-bakehouse.conf.j2"
 
 KEYS = ROOT / "tests/data/keys"  # made by gpg, which also told their fingerprints
@@ -64,14 +66,17 @@ def test_inputs_carry_the_name_of_their_role(role: str) -> None:
     assert [] == [name for name in inputs if not name.startswith(f"{role}_")]
 
 
+def every(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield everything in a list of tasks or plays: each play, block and task."""
+    for entry in entries:
+        yield entry
+        for key in LISTS_OF_TASKS:
+            yield from every(entry.get(key, []))
+
+
 def tasks(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield every task of a list of tasks or plays, those in blocks too."""
-    for entry in entries:
-        inner = [entry[key] for key in LISTS_OF_TASKS if key in entry]
-        for more in inner:
-            yield from tasks(more)
-        if not inner and "roles" not in entry:
-            yield entry
+    return (one for one in every(entries) if not {*LISTS_OF_TASKS, "roles"} & one.keys())
 
 
 @pytest.mark.parametrize("path", TASKS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -83,31 +88,34 @@ def test_only_modules_of_ansible_core_are_used(path: Path) -> None:
     assert [] == re.findall(r"lookup\('(?!ansible\.builtin\.)", path.read_text())
 
 
-COPIES = [("list_existing.sh", "jenkins", "sysprep"), ("pin_signing_key.py", "jenkins", "java")]
+@pytest.mark.parametrize("role", ROLES)
+def test_what_is_registered_has_a_name_of_its_own(role: str) -> None:
+    """No variable that a role sets is registered too: what was registered wins, in every later task and file."""
+    listed = [task for path in (ROOT / "roles" / role / "tasks").glob("*.yml") for task in every(load(path))]
+    registered = {task["register"] for task in listed if "register" in task}
+    assert set() == registered & {name for task in listed for name in task.get("vars", ())}
 
 
-@pytest.mark.parametrize(("script", "one", "other"), COPIES)
-def test_both_copies_of_a_script_are_the_same(script: str, one: str, other: str) -> None:
+def test_both_copies_of_a_script_are_the_same() -> None:
     """Roles are used one by one, so two of them carry the script; neither has drifted."""
-    assert (ROOT / f"roles/{one}/files/{script}").read_text() == (ROOT / f"roles/{other}/files/{script}").read_text()
+    assert PIN.read_text() == (ROOT / "roles/java/files/pin_signing_key.py").read_text()
 
 
 def test_existing_files_are_listed(tmp_path: Path) -> None:
-    """Patterns find files and folders, hidden ones and those with spaces too, and no empty file."""
+    """Patterns find files and folders, hidden ones and those with spaces too, and no empty file; in both roles."""
     for name in ("plain", ".hidden", "with space", "folder/inner"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     (tmp_path / "empty").touch()
-    patterns = ["pl*", ".hid*", "with sp*", "folder", "f*/inner", "empty", "none*", "none"]
+    (tmp_path / "dangling").symlink_to("none")
+    names = ["pl*", ".hid*", "with sp*", "folder", "f*/inner", "empty", "dangling", "none*", "none"]
+    patterns = [f"{tmp_path}/{name}" for name in names]
     told = subprocess.run(
-        ["sh", "-c", LIST.read_text()],
-        input="\n".join(f"{tmp_path}/{pattern}" for pattern in patterns),
-        capture_output=True,
-        text=True,
-        check=True,
+        ["sh", "-c", LIST.read_text()], input="\n".join(patterns), capture_output=True, text=True, check=True
     )
-    expected = ["plain", ".hidden", "with space", "folder", "folder/inner"]
-    assert [f"{tmp_path}/{name}" for name in expected] == told.stdout.splitlines()
+    expected = [f"{tmp_path}/{name}" for name in ("plain", ".hidden", "with space", "folder", "folder/inner")]
+    assert expected == told.stdout.splitlines()
+    assert sorted(expected) == runpy.run_path(str(LOOK))["existing"](patterns)
 
 
 @cache
