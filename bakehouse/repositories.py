@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from urllib.request import urlopen
 
 from bakehouse import traits
@@ -27,5 +28,5 @@ def _state(index: str) -> str:
     try:
         with urlopen(index, timeout=_SECONDS) as answer:
             return traits.offered(answer.read())
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return UNREACHABLE

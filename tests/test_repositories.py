@@ -36,7 +36,9 @@ def test_states(tmp_path: Path, served: str) -> None:
     assert {f"{served}/InRelease": traits.offered(b"an index")} == repositories.states([f"{served}/InRelease"])
 
 
-@pytest.mark.parametrize("index", ["http://127.0.0.1:9/InRelease", "http://no.invalid/InRelease", "no URL", ""])
+@pytest.mark.parametrize(
+    "index", ["http://127.0.0.1:9/InRelease", "http://no.invalid/InRelease", "http://x:y z", "no URL", ""]
+)
 def test_unreachable(index: str) -> None:
     """An index where nobody answers, or that has no URL, can't be reached."""
     assert {index: UNREACHABLE} == repositories.states([index])
