@@ -31,11 +31,17 @@ def moto() -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def _door(moto: str) -> Cloud:
+    """Return a door whose clients are made once: that takes longer than most tests do."""
+    return clouds._local(moto, "us-east-1")
+
+
 @pytest.fixture
-def cloud(moto: str) -> Cloud:
+def cloud(moto: str, _door: Cloud) -> Cloud:
     """Return the door to an account that is moto's and holds nothing of ours."""
     urlopen(Request(f"{moto}/moto-api/reset", method="POST")).close()
-    return clouds._local(moto, "us-east-1")
+    return _door
 
 
 class Killed(BaseException):
