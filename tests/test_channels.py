@@ -67,7 +67,10 @@ def test_predecessors(history: str, predecessors: str) -> None:
     assert list(predecessors) == moved.predecessors
 
 
-@pytest.mark.parametrize("description", [None, "", "our AMI", "[]", '{"image": "ami-1"}', '{"image": "ami-0"}'])
+OURS = '{"image": "ami-0", "origin": "", "by": "me", "why": "", "stand_ins": [], "after": 2}'
+
+
+@pytest.mark.parametrize("description", [None, "", "our AMI", "[]", '{"image": "ami-1"}', OURS])
 def test_a_foreign_version(description: str | None) -> None:
     """A version that others made, with our note left as it was or with one of theirs, is read for what SSM knows."""
     answer = {"Version": 3, "Value": "ami-1", "LastModifiedDate": NOW, "LastModifiedUser": "them"}

@@ -149,8 +149,8 @@ IMAGES = st.builds(
     lambda name, days, state, kind, recipe, base, marked: made(
         name, days, state, kind, recipe=recipe, base=f"ami-{base}" if base else "", deprecated=marked
     ),
-    *(st.sampled_from(NAMES), st.integers(0, 9), st.sampled_from(["available", "pending", "failed"])),
-    *(st.sampled_from(["image", "image", "bake", ""]), st.sampled_from(["web", "db", ""])),
+    *(st.sampled_from(NAMES), st.integers(0, 9), st.sampled_from([*["available"] * 9, "pending", "failed"])),
+    *(st.sampled_from([*["image"] * 9, "bake", ""]), st.sampled_from([*["web"] * 5, "db", ""])),
     *(st.sampled_from(["", *NAMES]), st.sampled_from(["", "x"])),
 )
 DISKS = st.builds(
@@ -159,19 +159,26 @@ DISKS = st.builds(
 )
 ACCOUNTS = st.builds(
     Survey,
-    images=st.lists(IMAGES, max_size=8, unique_by=lambda one: one.id),
+    images=st.lists(IMAGES, min_size=2, max_size=8, unique_by=lambda one: one.id),
     snapshots=st.lists(DISKS, max_size=8, unique_by=lambda one: one.id),
     references=st.builds(
         References,
         st.dictionaries(
             IDS, st.lists(st.sampled_from(["machine i-1", "parameter x"]), min_size=1).map(tuple), max_size=3
         ),
-        st.sampled_from([(), (), (), ("the machines can't be read: no",)]),
+        st.sampled_from([*[()] * 9, ("the machines can't be read: no",)]),
     ),
-    channels=st.lists(st.lists(st.sampled_from(NAMES), min_size=1).map(lambda names: channel(*names)), max_size=2),
+    channels=st.lists(
+        st.builds(
+            lambda name, names: replace(channel(*names), name=name),
+            st.sampled_from(["stable", "beta"]),
+            st.lists(st.sampled_from(NAMES), min_size=1),
+        ),
+        unique_by=lambda one: one.name,
+    ),
     shares=st.dictionaries(IDS, st.sampled_from([(), ("111111111111",)]), max_size=3),
 )
-TERMS = st.builds(Terms, st.integers(0, 3), st.integers(0, 5), st.integers(0, 5), st.booleans())
+TERMS = st.builds(Terms, st.integers(0, 2), st.integers(0, 4), st.integers(0, 5), st.booleans())
 
 
 @given(ACCOUNTS, TERMS)
