@@ -48,7 +48,8 @@ class Move:
     @classmethod
     def from_aws(cls, answer: Mapping[str, Any]) -> Move:
         """Read one of the Parameters of a GetParameterHistory answer."""
-        foreign = cls(answer["Version"], answer["Value"], answer["LastModifiedDate"], by=answer["LastModifiedUser"])
+        by = answer.get("LastModifiedUser", "")
+        foreign = cls(answer["Version"], answer["Value"], answer["LastModifiedDate"], by=by)
         try:
             note = json.loads(answer.get("Description", ""))
             if note["image"] != foreign.image:

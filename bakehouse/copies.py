@@ -73,8 +73,8 @@ def _finish(door: Cloud, copied: Image) -> Image:
 
     with console.step(f"{copied.id} available in {door.region}"):
         found = wait(f"image {copied.id} to be available in {door.region}", look, _SECONDS, every=2)
-    if found.state != "available":
-        raise CloudError(f"image {copied.id} in {door.region} is {found.state}", "./inv copy again begins anew")
+        if found.state != "available":
+            raise CloudError(f"image {found.id}, the copy in {door.region}, is {found.state}", "copy it again")
     return found if found.imdsv2 else images.require_imdsv2(door, found.id)
 
 

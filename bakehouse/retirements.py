@@ -18,6 +18,7 @@ from bakehouse.references import References
 COLUMNS = ("step", "what", "recipe", "made", "why")
 
 _BACK = 2  # predecessors of a channel that stay, so that there is something to roll back to
+_GONE = ("InvalidAMIID.", "InvalidSnapshot.NotFound")  # how AWS's error codes begin for what isn't there any more
 _AHEAD = timedelta(minutes=2)  # EC2 takes whole minutes, and none in the past
 
 
@@ -104,24 +105,29 @@ class Plan:
 class Retirement:
     """Hold what taking one image out of service means.
 
-    Attributes: image; snapshots, those of its that are ours; channels, which point to it and go with it; users, what
-    else uses it, or could not be read.
+    Attributes: image; snapshots, those of its that are ours; channels, which point to it and go with it; references,
+    what else uses it, and what could not be read.
     """
 
     image: Image
     snapshots: tuple[str, ...]
     channels: tuple[Channel, ...] = ()
-    users: tuple[str, ...] = ()
+    references: References = field(default_factory=References)
 
     @property
     def lines(self) -> list[str]:
         """Return the plan as a person reads it."""
         return [
-            *(f"it is still in use: {user}" for user in self.users),
+            *(f"still in use: {user}" for user in self._users()),
+            *(f"maybe in use: {what}" for what in self.references.unread),
             *(f"delete channel {channel.name}, which points to it, with its history" for channel in self.channels),
             f"deregister image {self.image.id} ({self.image.name}, {self.image.created:%Y-%m-%d %H:%M})",
             *(f"delete snapshot {snapshot}" for snapshot in self.snapshots),
         ]
+
+    def _users(self) -> list[str]:
+        own = [f"parameter {channel.parameter}" for channel in self.channels]
+        return [user for user in self.references.users.get(self.image.id, ()) if user not in own]
 
 
 def terms(*, keep: str, older_than: str, limit: str, at_once: bool) -> Terms:
@@ -189,10 +195,14 @@ def insist(planned: Plan) -> None:
 def deprecate(cloud: Cloud, thing: Thing) -> None:
     """Announce that a thing goes at the next cleanup; ``images.restore`` takes it back."""
     now = datetime.now(UTC)
-    if isinstance(thing, Image):
-        cloud.ec2.enable_image_deprecation(ImageId=thing.id, DeprecateAt=now + _AHEAD)
     tags = tag_list({DEPRECATED: f"{now:%Y-%m-%d %H:%M} UTC"})
-    cloud.ec2.create_tags(Resources=list(dict.fromkeys([thing.id, *_disks(cloud, thing)])), Tags=tags)
+    try:
+        if isinstance(thing, Image):
+            cloud.ec2.enable_image_deprecation(ImageId=thing.id, DeprecateAt=now + _AHEAD)
+        cloud.ec2.create_tags(Resources=list(dict.fromkeys([thing.id, *_disks(cloud, thing)])), Tags=tags)
+    except CloudError as error:
+        if not error.aws_code.startswith(_GONE):
+            raise
 
 
 def delete(cloud: Cloud, thing: Thing) -> None:
@@ -206,17 +216,14 @@ def delete(cloud: Cloud, thing: Thing) -> None:
         except CloudError as error:
             if error.aws_code == "InvalidSnapshot.InUse":
                 console.say(f"snapshot {disk} stays: {error.text}")
-            elif error.aws_code != "InvalidSnapshot.NotFound":
+            elif not error.aws_code.startswith(_GONE):
                 raise
 
 
 def retirement(cloud: Cloud, image: Image) -> Retirement:
     """Say what taking an image out of service takes away, and what still uses it."""
     pointing = [channel for channel in channels.find(cloud, image.recipe) if channel.image == image.id]
-    found = references.find(cloud)
-    own = [f"parameter {channel.parameter}" for channel in pointing]
-    users = [user for user in found.users.get(image.id, ()) if user not in own]
-    return Retirement(image, _disks(cloud, image), tuple(pointing), (*users, *found.unread))
+    return Retirement(image, _disks(cloud, image), tuple(pointing), references.find(cloud))
 
 
 def retire(cloud: Cloud, planned: Retirement) -> None:
@@ -298,9 +305,11 @@ def _survey(cloud: Cloud) -> Survey:
         known = channels.find(cloud)
     except BakehouseError as error:
         unread = (f"the channels can't be read: {error.text}",)
+    # snapshots before images: one that is made in between must not look as if it had none
+    disks = [Snapshot.from_aws(one) for one in cloud.ec2.pages("describe_snapshots", "Snapshots", **which)]
     return Survey(
         images=images.owned(cloud),
-        snapshots=[Snapshot.from_aws(one) for one in cloud.ec2.pages("describe_snapshots", "Snapshots", **which)],
+        snapshots=disks,
         references=references.find(cloud),
         channels=known,
         unread=unread,

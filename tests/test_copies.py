@@ -7,12 +7,12 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from moto_fixtures import Killed
+from moto_fixtures import Killed, disturbed
 from test_images import baked
 
 from bakehouse import channels, copies, images
 from bakehouse.cloud import TAG, Cloud
-from bakehouse.errors import InputError
+from bakehouse.errors import CloudError, InputError
 from bakehouse.images import Image
 from bakehouse.settings import Settings
 
@@ -73,6 +73,24 @@ def test_killed(
         assert [copied.id] == [one.id for one in images.find(there, "jenkins") if one.run == str(calls)]
         assert (copied.id, True) == (channels.get(there, "jenkins", "stable").image, copied.imdsv2)
     assert calls > 10
+
+
+def test_a_copy_that_fails(cloud: Cloud, copy: Callable[..., dict[str, Image]]) -> None:
+    """A copy that EC2 can't finish is said to have failed, and the next one is made anew."""
+    from moto.ec2.models import ec2_backends
+
+    copied = ec2_backends["123456789012"][REGION].amis
+
+    def fail() -> None:
+        for one in copied.values():
+            one.state = "failed"
+
+    image = baked(cloud)
+    with pytest.raises(CloudError, match=f"image ami-[0-9a-f]+, the copy in {REGION}, is failed"):
+        copy(image, door=disturbed(cloud, fail, lambda _: True))
+
+    assert "available" == copy(image)[REGION].state
+    assert ["available", "failed"] == sorted(one.state for one in images.find(cloud.at(REGION), "jenkins"))
 
 
 @pytest.mark.parametrize(

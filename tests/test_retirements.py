@@ -257,10 +257,13 @@ def test_terms(flag: str, text: str) -> None:
 
 def test_a_retirement_says_what_goes() -> None:
     """The plan names what still uses the image, the channels, the image with its name and time, and each snapshot."""
-    plan = Retirement(image(), ("snap-1",), (channel("x"),), ("machine i-1",))
+    users = {image().id: ("machine i-1", "parameter /bakehouse/web/stable"), "ami-x": ("machine i-2",)}
+
+    plan = Retirement(image(), ("snap-1",), (channel("x"),), References(users, ("the parameters can't be read: no",)))
 
     assert [
-        "it is still in use: machine i-1",
+        "still in use: machine i-1",
+        "maybe in use: the parameters can't be read: no",
         "delete channel stable, which points to it, with its history",
         "deregister image ami-0a1b2c3d4e5f60718 (bakehouse-jenkins-20261122-081500-a1b2, 2026-11-22 08:15)",
         "delete snapshot snap-1",
@@ -296,7 +299,9 @@ def test_retire(cloud: Cloud) -> None:
     disks = disks_of(cloud, staying)
 
     plan = retirements.retirement(cloud, images.get(cloud, going, "jenkins"))
-    assert (["candidate"], (f"machine {user}",)) == ([one.name for one in plan.channels], plan.users)
+    assert [f"still in use: machine {user}", "delete channel candidate, which points to it, with its history"] == (
+        plan.lines[:2]
+    )
     retirements.retire(cloud, plan)
 
     assert ({staying}, disks) == there(cloud)
@@ -341,6 +346,8 @@ def test_cleanup(cloud: Cloud) -> None:
     images.restore(cloud, images.get(cloud, restored, "jenkins"))
     assert [going] == [thing.id for thing in clean(cloud, keep=1).of("delete")]
 
+    assert ({restored, shared, used, kept, foreign}, staying) == there(cloud)
+    retirements.apply(cloud, planned)  # of another run, as it were, which begins when this one has ended
     assert ({restored, shared, used, kept, foreign}, staying) == there(cloud)
     assert [["delete", restored, "jenkins"]] == [
         row[:3] for row in retirements.as_rows(retirements.plan(cloud, Terms(keep=1))) if row[0] != "stay"

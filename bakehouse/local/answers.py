@@ -12,7 +12,7 @@ import moto.kms.urls
 import moto.ssm.urls
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import utcnow
-from moto.ec2.exceptions import EC2ClientError
+from moto.ec2.exceptions import EC2ClientError, UnvailableAMIIdError
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.core import TaggedEC2Resource
 from moto.ec2.responses import EC2Response
@@ -95,7 +95,11 @@ class Answers(EC2Response):
         return ActionResult({"Return": True})
 
     def _image(self) -> Any:
-        return self.ec2_backend.describe_images(ami_ids=[self._get_param("ImageId")])[0]
+        image_id = self._get_param("ImageId")
+        found = self.ec2_backend.describe_images(ami_ids=[image_id])
+        if not found:
+            raise UnvailableAMIIdError(image_id)
+        return found[0]
 
     def _paged(self, ask: Callable[[], ActionResult], key: str) -> ActionResult:
         """Return that page of an answer which MaxResults and NextToken ask for."""
