@@ -258,6 +258,20 @@ def test_probe_fails_an_unhealthy_machine(kit: LocalEc2) -> None:
     assert "jenkins.service is inactive" in done.stdout
 
 
+def test_roll_back(kit: LocalEc2, ec2: Any) -> None:
+    """Another image is promoted, and stable goes back to the first; the history has it all."""
+    other = ec2.copy_image(SourceImageId=Story.image, SourceRegion="us-east-1", Name="other", CopyImageTags=True)[
+        "ImageId"
+    ]
+    wait(lambda: ec2.describe_images(ImageIds=[other])["Images"][0]["State"] == "available")
+    assert kit.inv("promote", "--image", other, "--allow-stand-in").stdout.strip() == other
+    assert kit.inv("rollback", "--why", "it crashes").stdout.strip() == Story.image
+    [_, stable] = json.loads(kit.inv("channels", "--json").stdout)
+    assert [one["image"] for one in stable["history"]] == [Story.image, other, Story.image]
+    assert stable["history"][-1]["why"] == "it crashes"
+    kit.inv("retire", other, "--yes")
+
+
 def test_revoke(kit: LocalEc2) -> None:
     """A revoked image is not launched, though a channel points to it, until it is restored."""
     said = kit.inv("revoke", Story.image, "--why", "a hole").stderr
