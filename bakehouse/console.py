@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -42,13 +43,16 @@ def say(line: str) -> None:
 
 
 def data(value: str) -> None:
-    """Print one value for a program to read."""
-    print(value, flush=True)
+    """Print one value for a program to read; one that has read enough of it is no fault."""
+    try:
+        print(value, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def data_json(value: Any) -> None:
     """Print one JSON document for a program to read."""
-    print(json.dumps(value, indent=2, default=str), flush=True)
+    data(json.dumps(value, indent=2, default=str))
 
 
 @contextmanager
@@ -92,8 +96,7 @@ def finished(name: str, seconds: float, ok: bool = True) -> None:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on stdout: lines under a head on a terminal, tab-separated rows for programs."""
     if not sys.stdout.isatty():
-        for row in (columns, *rows):
-            print("\t".join(row))
+        data("\n".join("\t".join(row) for row in (columns, *rows)))
         return
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:

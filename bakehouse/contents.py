@@ -213,7 +213,7 @@ def _read(bom: Mapping[str, Any]) -> Contents:
                 parts["setuid"][one["name"]] = ours["setuid"]
         else:
             url = PackageURL.from_string(one["purl"])
-            architecture = dict(url.qualifiers)["arch"]
+            architecture = dict(url.qualifiers).get("arch", "")
             licences = tuple(_named(each) for each in one.get("licenses", ()))
             source = ours.get("source", "")
             packages.append(Package(url.type, one["name"], one["version"], architecture, source, licences))

@@ -109,7 +109,7 @@ def packages() -> list[dict[str, Any]]:
     for kind, command, form in _LISTS:
         for line in _told(*command, form).splitlines():
             state, name, version, architecture, source, licence = line.split("\t")
-            if state == "installed":
+            if state == "installed" and architecture != "(none)":  # which is a key that rpm has been told to trust
                 one = {"kind": kind, "name": name, "version": version, "architecture": architecture, "source": source}
                 found.append(
                     {**one, "licences": [licence] if licence else licences(f"/usr/share/doc/{name}/copyright")}

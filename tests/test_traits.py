@@ -17,7 +17,8 @@ from bakehouse import traits
 LISTS = {
     "dpkg-query": r"""printf '%b' 'installed\tlibc6\t2.41\tamd64\tglibc\t\n' 'installed\tzlib\t1\tamd64\tzlib\t\n'
                       printf 'config-files\tgone\t3\tall\tgone\t\n'""",
-    "rpm": r"printf 'installed\tkernel\t1:6.2-1\tx86_64\tkernel-6.2-1.src.rpm\tGPL-2.0-only\n'",
+    "rpm": r"""printf 'installed\tkernel\t1:6.2-1\tx86_64\tkernel-6.2-1.src.rpm\tGPL-2.0-only\n'
+              printf 'installed\tgpg-pubkey\t5bc232c1-6b03067e\t(none)\t(none)\tpubkey\n'""",
     "systemctl": "echo 'ssh.service enabled enabled'",
     "ss": """cat <<'END'
 tcp LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=7,fd=3),("sshd",pid=8,fd=3))
