@@ -66,7 +66,7 @@ def repository(folder: Path, word: str) -> Path:
 
 
 def test_roles_of_others(local_ec2: LocalEc2, tmp_path: Path) -> None:
-    """Roles from git and from a collection are installed and bake, before, as and after the recipe's own."""
+    """Roles from git, from a collection and from a path bake, before, as and after the recipe's own."""
     kit = Checkout(tmp_path / "checkout", local_ec2)
     theirs = tmp_path / "theirs"
     write(
@@ -82,7 +82,8 @@ def test_roles_of_others(local_ec2: LocalEc2, tmp_path: Path) -> None:
         "collections": [{"name": str(theirs / "own"), "type": "dir"}],
     }
     write(kit.folder / "requirements.yml", yaml.safe_dump(required))
-    kit.inv("new-recipe", "mine", "--roles", "author.greeting")
+    write(theirs / "plain/tasks/main.yml", NOTE.format(word="plain"))
+    kit.inv("new-recipe", "mine", "--roles", f"author.greeting,{theirs / 'plain'}")
     with (kit.folder / "inventory/group_vars/mine.yml").open("a") as variables:
         variables.write(yaml.safe_dump(HOOKS))
     image = kit.inv("bake", "--recipe", "mine").stdout.strip()
@@ -90,5 +91,5 @@ def test_roles_of_others(local_ec2: LocalEc2, tmp_path: Path) -> None:
     snapshot = ec2.describe_images(ImageIds=[image])["Images"][0]["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
     [body] = docker("images", "--filter", f"reference=bakehouse/*:{snapshot}", "--quiet").split()
     noted = docker("run", "--rm", "--entrypoint", "cat", body, "/etc/order")
-    assert noted.split("\n") == ["before Debian", "greeting Debian", "after Debian", ""]
+    assert noted.split("\n") == ["before Debian", "greeting Debian", "plain Debian", "after Debian", ""]
     kit.inv("retire", "--recipe", "mine", image, "--yes")
