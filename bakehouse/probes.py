@@ -190,7 +190,7 @@ def _finding(event: str, seen: Mapping[str, Any]) -> Finding | None:
     if (of_loop and asserts) or (item and not asserts):
         return None  # the end of an assertion's loop, whose items were seen; an item of a loop whose end will tell
     name = result["item"]["name"] if item else seen.get("task", "").rpartition("| ")[2]
-    evidence = " ".join(str(result.get("msg", "")).split()).removeprefix(f"{name}: ")
+    evidence = " ".join(f"{result.get('msg', '')} {result.get('stderr', '')}".split()).removeprefix(f"{name}: ")
     return Finding(name, outcome == "ok", evidence, seen.get("duration") or 0.0)
 
 

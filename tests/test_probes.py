@@ -176,7 +176,7 @@ PLAY = """
   gather_facts: false
   tasks:
     - name: In service | Broken
-      ansible.builtin.command: {argv: [/no/such/program]}
+      ansible.builtin.command: {argv: [ls, /no/such/file]}
       changed_when: false
 """
 BROKEN = PLAY.replace("[{name: Bad, ok: false}, {name: Good, ok: true}]", "[{name: Good, ok: true}]")
@@ -207,14 +207,14 @@ def test_verify(settings: Settings) -> None:
 
 
 def test_verify_what_breaks(settings: Settings) -> None:
-    """A task that breaks is a bad finding too."""
+    """A task that breaks is a bad finding too, with what was said."""
     _checkout(settings.root, f"{MACHINE.id} ansible_connection=local\n")
     (settings.root / "playbooks" / "verify.yml").write_text(BROKEN)
 
     findings = probes.verify(settings, [MACHINE])[MACHINE.id]
 
     assert [("Alone", True), ("Good", True), ("Broken", False)] == [(one.name, one.ok) for one in findings]
-    assert findings[-1].evidence == "Error executing command."
+    assert findings[-1].evidence.startswith("non-zero return code ls: ")
 
 
 def test_verify_a_machine_that_ansible_does_not_see(settings: Settings) -> None:
