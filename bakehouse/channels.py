@@ -94,6 +94,11 @@ class Channel:
         return self.moves[-1].image if self.versions else ""
 
     @property
+    def settled(self) -> bool:
+        """Tell whether the last version counts, so that everybody sees the image that it points to."""
+        return not self.versions or self.versions[-1].image == self.image
+
+    @property
     def predecessors(self) -> list[str]:
         """Return the images to roll back to, nearest first: who went back to an image has left those after it."""
         line: list[str] = []
@@ -157,7 +162,7 @@ def move(cloud: Cloud, channel: Channel, image: str, why: str = "", stand_ins: S
     now = _at_least(cloud, channel, version)
     if version in [one.version for one in now.moves]:
         return now
-    while now.versions[-1].image != now.image:
+    while not now.settled:
         now = _at_least(cloud, now, _put(cloud, now, now.image, f"version {version} had not seen this one"))
     raise InputError(
         f"channel {channel.name} was moved to {now.image} meanwhile, by {now.moves[-1].by}: there it stays",

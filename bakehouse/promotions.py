@@ -126,7 +126,7 @@ def _nearest(cloud: Cloud, channel: Channel) -> Image:
 
 
 def _move(cloud: Cloud, channel: Channel, image: Image, why: str) -> Channel:
-    if channel.image == image.id:
+    if channel.settled and channel.image == image.id:
         console.say(f"channel {channel.name} points to {image.id} already")
         return channel
     moved = channels.move(cloud, channel, image.id, why, image.stand_ins)

@@ -136,6 +136,19 @@ def test_why_is_short(account: Account) -> None:
     assert "š" * 256 == account.promote(why="š" * 256).moves[-1].why
 
 
+def test_the_same_image_again(account: Account, killed_after: Callable[[int], Cloud]) -> None:
+    """Promoting what a channel points to changes nothing, unless somebody was killed before putting that right."""
+    image, late = baked(account.cloud, verdict=PROVEN), baked(account.cloud, verdict=PROVEN)
+    begin = channels.read(account.cloud, "jenkins", "stable")
+    moved = account.promote(image)
+    assert moved == account.promote(image)
+    with pytest.raises(Killed):
+        channels.move(killed_after(3), begin, late)
+    assert (image, False) == (account.stable, channels.read(account.cloud, "jenkins", "stable").settled)
+
+    assert (image, True) == (account.promote(image).image, account.promote(image).settled)
+
+
 def test_roll_back(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
     """Rolling back goes step by step, over what is no longer fit, until there is nothing to go back to."""
     first, second, third, fourth = (baked(account.cloud, verdict=PROVEN) for _ in range(4))
