@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -40,8 +41,12 @@ def ctrl_c() -> Iterator[Callable[[], None]]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put first what takes long, so that two workers end together."""
-    items.sort(key=lambda item: item.get_closest_marker("docker") is None)
+    """Put first the modules whose tests may take longest, then what else starts machines: so workers end together."""
+    allowed: dict[Path, float] = {}
+    for item in items:
+        limit = item.get_closest_marker("timeout")
+        allowed[item.path] = max(allowed.get(item.path, 0), limit.args[0] if limit else 0)
+    items.sort(key=lambda item: (-allowed[item.path], item.get_closest_marker("docker") is None))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

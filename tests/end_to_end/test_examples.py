@@ -1,14 +1,11 @@
-"""The examples: other tools launch the image of a channel, and find its machines."""
+"""The examples: other tools launch the image of a channel. That they find its machines is a chapter of the story."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import urllib.request
-import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import hcl2
@@ -56,53 +53,6 @@ def test_ec2_resolves_the_channel(image: str, local_ec2: LocalEc2) -> None:
     ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
     assert image == made["ImageId"]
     wait(lambda: state_of(ec2, made["InstanceId"]) == "terminated")
-
-
-@pytest.fixture(scope="module")
-def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with the collection amazon.aws."""
-    folder = tmp_path_factory.mktemp("collections")
-    wanted = ["--no-deps", "--require-hashes", "--requirement", str(ROOT / "tests/data/ansible.txt")]
-    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--dest", str(folder), *wanted], check=True)
-    [wheel] = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        ours = [name for name in archive.namelist() if name.startswith("ansible_collections/amazon/aws/")]
-        archive.extractall(folder, ours)
-    return folder
-
-
-@pytest.fixture
-def ansible(collections: Path, local_ec2: LocalEc2) -> dict[str, str]:
-    """Give the environment in which Ansible finds the machines of the local EC2 through amazon.aws."""
-    return {
-        **local_ec2.environ,
-        "PATH": f"{ROOT}/.venv/bin:{local_ec2.environ['PATH']}",
-        "AWS_ACCESS_KEY_ID": "tests",
-        "AWS_SECRET_ACCESS_KEY": "tests",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL_EC2": local_ec2.endpoint,
-        "ANSIBLE_COLLECTIONS_PATH": str(collections),
-    }
-
-
-@pytest.mark.docker
-def test_the_playbook_verifies_what_the_inventory_finds(
-    image: str, local_ec2: LocalEc2, ansible: dict[str, str]
-) -> None:
-    """With the inventory of amazon.aws the example's playbook reaches a launched machine, and all holds there."""
-    machine = local_ec2.inv("launch", "--image", image).stdout.split()[0]
-    try:
-        [key] = (local_ec2.state / "keys/local").glob("bakehouse-jenkins*[!b]")
-        call = ["ansible-playbook", "-i", "inventory/aws_ec2.yml", "examples/verify.yml"]
-        known_hosts = f"-o UserKnownHostsFile={local_ec2.state}/known_hosts/{machine}"
-        private = {"ansible_ssh_private_key_file": str(key), "ansible_ssh_args": known_hosts}
-        done = subprocess.run(
-            [*call, "-e", json.dumps(private)], cwd=ROOT, env=ansible, capture_output=True, text=True, check=False
-        )
-    finally:
-        local_ec2.inv("terminate", "--all", "--yes")
-    assert 0 == done.returncode, done.stdout + done.stderr
-    assert f"ok: [{machine}] => (item=The login page is Jenkins's)" in done.stdout
 
 
 def test_terraforms_example_launches_the_channels_image() -> None:

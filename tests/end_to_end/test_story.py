@@ -8,14 +8,16 @@ import json
 import re
 import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ec2_fixtures import Checkout, LocalEc2, describe, docker, mark, state_of, wait
+from ec2_fixtures import ROOT, Checkout, LocalEc2, describe, docker, mark, state_of, wait
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
@@ -224,6 +226,40 @@ def test_machines_are_in_the_inventory(kit: LocalEc2) -> None:
     ping = ["ansible", "-i", "inventory", "jenkins", "-m", "ping"]
     done = subprocess.run(ping, env=activated, cwd=kit.program.parent, capture_output=True, text=True, check=False)
     assert done.stdout.count("SUCCESS") == 2, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with the collection amazon.aws."""
+    folder = tmp_path_factory.mktemp("collections")
+    wanted = ["--no-deps", "--require-hashes", "--requirement", str(ROOT / "tests/data/ansible.txt")]
+    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--dest", str(folder), *wanted], check=True)
+    [wheel] = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        ours = [name for name in archive.namelist() if name.startswith("ansible_collections/amazon/aws/")]
+        archive.extractall(folder, ours)
+    return folder
+
+
+def test_the_examples_playbook_verifies_them(kit: LocalEc2, collections: Path) -> None:
+    """With the inventory of amazon.aws the example's playbook reaches both machines, and all holds there."""
+    environ = {
+        **kit.environ,
+        "PATH": f"{ROOT}/.venv/bin:{kit.environ['PATH']}",
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL_EC2": kit.endpoint,
+        "ANSIBLE_COLLECTIONS_PATH": str(collections),
+    }
+    [key] = (kit.state / "keys/local").glob("bakehouse-jenkins*[!b]")
+    known_hosts = f"-o UserKnownHostsFile={kit.state}/known_hosts/{{{{ inventory_hostname }}}}"
+    private = json.dumps({"ansible_ssh_private_key_file": str(key), "ansible_ssh_args": known_hosts})
+    call = ["ansible-playbook", "-i", "inventory/aws_ec2.yml", "examples/verify.yml", "-e", private]
+    done = subprocess.run(call, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for machine in Story.machines:
+        assert f"ok: [{machine}] => (item=The login page is Jenkins's)" in done.stdout
 
 
 def test_stop_and_start(kit: LocalEc2, ec2: Any) -> None:
