@@ -161,12 +161,8 @@ class LocalEc2:
 
     def borrow_base(self, other: LocalEc2) -> None:
         """Take another local EC2's base for this one's own, which is quicker than making it."""
-        base = docker("images", "--quiet", "--filter", f"label=bakehouse.checkout={mark(other.state)}", *_BASES).split()
-        label = f"FROM {base[0]}\nLABEL bakehouse.checkout={mark(self.state)}\n"
+        label = f"FROM {debian_of(other)}\nLABEL bakehouse.checkout={mark(self.state)}\n"
         subprocess.run(["docker", "build", "--quiet", "-"], input=label, text=True, check=True, capture_output=True)
-
-
-_BASES = ("--filter", "label=bakehouse.kind=base")
 
 
 def git(folder: Path, *words: str) -> str:
@@ -300,7 +296,12 @@ def base(ec2: Any) -> str:
 @pytest.fixture(scope="session")
 def debian_base(local_ec2: LocalEc2) -> str:
     """Give the Docker image of the Debian base that the test run's local EC2 has made."""
-    labels = (f"bakehouse.checkout={mark(local_ec2.state)}", "bakehouse.kind=base", "bakehouse.base=debian-13")
+    return debian_of(local_ec2)
+
+
+def debian_of(made: LocalEc2) -> str:
+    """Return the ID of the Docker image of a local EC2's Debian 13, which may not be its only base."""
+    labels = (f"bakehouse.checkout={mark(made.state)}", "bakehouse.kind=base", "bakehouse.base=debian-13")
     filters = (part for label in labels for part in ("--filter", f"label={label}"))
     return docker("images", "--no-trunc", "--quiet", *filters).split()[0]
 

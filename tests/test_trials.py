@@ -220,21 +220,3 @@ def test_molecule_alone(local_ec2: LocalEc2, ec2: Any, checkout: Path) -> None:
     assert _things(ec2)
     molecule("destroy")
     assert [] == _things(ec2)
-
-
-@pytest.mark.docker
-@pytest.mark.timeout(900)
-# What alternative sets is set in test_role_jenkins.py too, where each can be looked at.
-@pytest.mark.parametrize(("scenario", "platform"), [("default", "debian-13"), ("rpm", "rpm-stand-in")])
-def test_our_scenarios(local_ec2: LocalEc2, ec2: Any, scenario: str, platform: str) -> None:
-    """The roles pass every step of the scenario, and nothing of the trial is left."""
-    process = _test_role(local_ec2, ROOT, "--scenario", scenario, "--platform", platform)
-    table, told = process.communicate(timeout=800)
-
-    assert 0 == process.returncode, told
-    [steps] = [one.steps for one in scenarios.load(ROOT) if one.name == scenario]
-    expected = [*(step for step in steps if step != "destroy"), "destroy", "all"]
-    assert [[scenario, platform, step, "ok"] for step in expected] == [
-        line.split("\t")[:4] for line in table.splitlines()[1:]
-    ]
-    assert [] == _things(ec2)
