@@ -14,7 +14,7 @@ import pytest
 from ec2_fixtures import LocalEc2, wait
 from test_tasks import PARTS
 
-from bakehouse import scenarios, settings, trials
+from bakehouse import settings, trials
 from bakehouse.errors import RegistryError, VerdictError
 from bakehouse.scenarios import Scenario
 from bakehouse.settings import ROOT
