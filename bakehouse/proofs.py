@@ -53,18 +53,18 @@ def prove(settings: Settings, image_id: str = "") -> Proof:
     account = connect(settings)
     image = images.usable(account, image_id, recipe.name)
     console.say(f"image {image.id} ({image.name}){''.join(f', {name} is a stand-in' for name in image.stand_ins)}")
-    trial = _Trial(settings, account, recipe, service, image)
+    attempt = _Attempt(settings, account, recipe, service, image)
     with (
         runs.interruptible(lambda by: _interrupted(image, by)),
         runs.begin(settings) as run,
         console.recorded() as steps,
     ):
         try:
-            trial.carry_out(run)
+            attempt.carry_out(run)
         finally:
-            _clear_away(settings, account, run, trial.machines)
-    proof = trial.proof(steps)
-    digest = reports.write(page(settings, proof).parent, proof, trial.logs, trial.picture)
+            _clear_away(settings, account, run, attempt.machines)
+    proof = attempt.proof(steps)
+    digest = reports.write(page(settings, proof).parent, proof, attempt.logs, attempt.picture)
     images.tag(account, image.id, {f"{TAG}verdict": f"{proof.verdict} {digest}"})
     return proof
 
@@ -91,7 +91,7 @@ def insist(settings: Settings, proof: Proof) -> None:
         raise VerdictError(f"image {proof.image} is not fit: {', '.join(names)}", f"read {page(settings, proof)}")
 
 
-class _Trial:
+class _Attempt:
     """Carry out a proof, and hold what was found so far."""
 
     def __init__(self, settings: Settings, account: Cloud, recipe: Recipe, service: Service, image: Image) -> None:

@@ -43,6 +43,7 @@ _COMMON = re.compile(r"/usr/share/common-licenses/([\w.+-]*\w)")
 _APT = re.compile(rb"^ ([0-9a-f]{32,} +\d+ (?:\S*/)?Packages(?:\.\w+)?)$", re.MULTILINE)
 _DNF = re.compile(rb'<data type="primary">.*?<checksum[^>]*>([0-9a-f]+)</checksum>', re.DOTALL)
 
+_USER = re.compile(r"//[^/]*@")
 _DNF_CACHE = "/var/cache/dnf"
 
 # Files in /etc that are a machine's and no image's, or tell when they were made, or are made of others.
@@ -132,10 +133,13 @@ def offered(index: bytes) -> str:
 
 
 def _repositories() -> Iterator[tuple[str, str]]:
-    """Yield the URL of each repository's index that apt or dnf has fetched, and the digest of what it offered."""
+    """Yield the URL of each repository's index that apt or dnf has fetched, and the digest of what it offered.
+
+    A user and password in it are left out: what is told here gets into the image's tags and records.
+    """
     for url, path in (*_of_apt(), *_of_dnf()):
         if url.startswith("http") and os.path.isfile(path):
-            yield url, offered(Path(path).read_bytes())
+            yield _USER.sub("//", url), offered(Path(path).read_bytes())
 
 
 def _of_apt() -> Iterator[tuple[str, str]]:

@@ -126,14 +126,14 @@ Repo-baseurl       : file:///srv/repository
 
 
 def test_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The indexes that apt and dnf have are told by their URLs, with what each offered; a folder is no URL."""
+    """The indexes that apt and dnf have are told by their URLs, with what each offered: no folder, and no password."""
     names = ("deb_a%5fb_dists_stable_InRelease", "deb_flat_Release", "amazonlinux-0123456789abcdef", "local-1")
     files = [tmp_path / name for name in names]
     for file in files[2:]:
         (file / "repodata").mkdir(parents=True)
     for file in (*files[:2], *(file / "repodata/repomd.xml" for file in files[2:])):
         file.write_text(file.name)
-    lists = f"""http://deb/a_b/dists/stable/main/binary-amd64/Packages main/binary-amd64/Packages \
+    lists = f"""http://me:s3cret@deb/a_b/dists/stable/main/binary-amd64/Packages main/binary-amd64/Packages \
 {tmp_path}/deb_a%5fb_dists_stable_main_binary-amd64_Packages.lz4
 http://deb/flat/Packages Packages {tmp_path}/deb_flat_Packages
 http://deb/gone/Packages Packages {tmp_path}/deb_gone_Packages
