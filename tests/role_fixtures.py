@@ -42,6 +42,12 @@ class Told:
         done = [one["event_data"] for one in self.events if one["event"] == "runner_on_ok"]
         return [one["task"].removeprefix("jenkins : ") for one in done if one["res"].get("changed")]
 
+    def said(self, task: str) -> str:
+        """Return what the one task of this name printed."""
+        done = [one["event_data"] for one in self.events if one["event"] == "runner_on_ok"]
+        [printed] = [one["res"]["stdout"] for one in done if one["task"] == task]
+        return str(printed)
+
     def succeeded(self) -> Told:
         """Return this; fail with what failed."""
         assert not self.messages(), "\n".join(self.messages())

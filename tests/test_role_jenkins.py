@@ -248,8 +248,7 @@ def test_a_bad_input_is_refused(refusals: dict[str, Told], ground: Ground, name:
     said = " ".join(refusals[name].messages())
     for words in REFUSED[name][1]:
         assert words.replace("FOLDER", str(ground.folder)) in said
-    looked = [one["event_data"] for one in refusals[name].events if one["event"] == "runner_on_ok"]
-    assert [""] == [one["res"]["stdout"] for one in looked if one["task"] == "Look what is left"]
+    assert "" == refusals[name].said("Look what is left")
 
 
 def test_a_full_disk_fails(refusals: dict[str, Told]) -> None:
@@ -677,8 +676,7 @@ def test_with_rpm_a_bad_input_is_refused(amazon: dict[str, Told], name: str) -> 
     said = " ".join(amazon[name].messages())
     for words in RPM_REFUSED[name][1]:
         assert words in said
-    looked = [one["event_data"] for one in amazon[name].events if one["event"] == "runner_on_ok"]
-    assert [""] == [one["res"]["stdout"] for one in looked if one["task"] == "Look what is left"]
+    assert "" == amazon[name].said("Look what is left")
 
 
 def test_with_rpm_it_is_installed_once(amazon: dict[str, Told]) -> None:

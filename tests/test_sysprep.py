@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from ec2_fixtures import ROOT, Machines, describe
+from ec2_fixtures import Machines
+from role_fixtures import Host, Task, Told, chapter, role, shell, survived
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
@@ -26,57 +21,36 @@ PLANTED = {
 }
 FIRST = ("cloud_init", "packages", "traces")
 
-PLAYBOOK = """
-- hosts: all
-  become: true
-  gather_facts: false
-  tasks:
-    - block:
-        - ansible.builtin.include_role: {name: sysprep}
-      always:
-        - ansible.builtin.shell: for path in {{ planted | join(' ') }}; do if [ -s $path ]; then echo $path; fi; done
-          register: seen
-          changed_when: false
-        - ansible.builtin.copy: {content: "{{ seen.stdout_lines | to_json }}", dest: "{{ seen_file }}", mode: "0600"}
-          become: false
-          delegate_to: localhost
-          connection: local
+PATHS = " ".join(path for planted in PLANTED.values() for path in planted)
+PLANT = f"""
+for path in {PATHS}; do if [ ! -s $path ]; then mkdir -p $(dirname $path); echo x >$path; fi; done
+echo x >/root/.ssh/id_ed25519; echo x >/etc/token
 """
+LOOK = f"for path in {PATHS}; do if [ -s $path ]; then echo $path; fi; done"
+GHOST = "/home/ghost/.ssh"
 
-Sysprep = Callable[..., tuple[int, str, set[str]]]
+
+def sysprep(*concerns: str, **variables: Any) -> Task:
+    """Return the task that applies the role with these concerns alone."""
+    switches: dict[str, Any] = {f"sysprep_{concern}": concern in concerns for concern in PLANTED}
+    return role("sysprep", **switches, **variables)
 
 
 @pytest.fixture(scope="module")
-def machine(shared: tuple[Machines, str]) -> tuple[Machines, str]:
-    """Give a machine with all that is planted there."""
-    machines, one = shared
-    paths = " ".join(path for planted in PLANTED.values() for path in planted)
-    plant = f"for path in {paths}; do if [ ! -s $path ]; then mkdir -p $(dirname $path); echo x >$path; fi; done"
-    machines.ssh(one, f"sudo sh -euc '{plant}'")
-    return machines, one
-
-
-@pytest.fixture
-def sysprep(machine: tuple[Machines, str], tmp_path: Path) -> Sysprep:
-    """Give what applies the role: it returns the exit code, what was said, and what of the planted is still there."""
-    machines, one = machine
-    address = describe(machines.ec2, one)[0]["PublicIpAddress"]
-    host = f"{address} ansible_user=admin ansible_ssh_private_key_file={machines.key_file}\n"
-    (tmp_path / "hosts").write_text(host)
-    (tmp_path / "playbook.yml").write_text(PLAYBOOK)
-    environ = {**os.environ, "ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "ANSIBLE_HOST_KEY_CHECKING": "false"}
-    environ |= {"ANSIBLE_PIPELINING": "true", "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3"}
-
-    def apply(*concerns: str, **variables: Any) -> tuple[int, str, set[str]]:
-        seen = tmp_path / "seen.json"
-        told = {"planted": [path for planted in PLANTED.values() for path in planted], "seen_file": str(seen)}
-        switches = {f"sysprep_{concern}": concern in concerns for concern in PLANTED}
-        program = Path(sys.executable).with_name("ansible-playbook")
-        argv = [str(program), "-i", "hosts", "playbook.yml", "-e", json.dumps({**told, **switches, **variables})]
-        done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
-        return done.returncode, " ".join((done.stdout + done.stderr).split()), set(json.loads(seen.read_text()))
-
-    return apply
+def told(shared: tuple[Machines, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
+    """Give what the role says of a machine with all that is planted there, one run after the other."""
+    tasks = [
+        chapter("refused", PLANT),
+        survived(sysprep(*PLANTED, sysprep_forbidden_paths=["/etc/tok*"])),
+        shell("Look", LOOK),
+        chapter("first concerns"),
+        sysprep(*FIRST),
+        shell("Look", LOOK),
+        chapter("others", f"rm /root/.ssh/id_ed25519; mkdir -p {GHOST}; echo x >{GHOST}/authorized_keys"),
+        survived(sysprep("logs", "identity", "access")),
+        shell("Look", LOOK),
+    ]
+    return dict(Host(*shared, tmp_path_factory.mktemp("sysprep")).play(tasks, {}).apart())
 
 
 def of(*concerns: str) -> set[str]:
@@ -84,34 +58,22 @@ def of(*concerns: str) -> set[str]:
     return {path for concern in concerns for path in PLANTED[concern]}
 
 
-# The tests stand in the order in which they run: what is taken away stays away.
-
-
-def test_refused(machine: tuple[Machines, str], sysprep: Sysprep) -> None:
+def test_refused(told: dict[str, Told]) -> None:
     """A private key and a file of one's own patterns are refused before anything is removed."""
-    machine[0].ssh(machine[1], "sudo sh -c 'echo x >/root/.ssh/id_ed25519; echo x >/etc/token'")
+    [said] = told["refused"].messages()
 
-    code, told, left = sysprep(*PLANTED, sysprep_forbidden_paths=["/etc/tok*"])
-
-    assert (2, of(*PLANTED)) == (code, left), told
-    assert "the image would hold /root/.ssh/id_ed25519, /etc/token, which no image of this kind may" in told
+    assert "the image would hold /root/.ssh/id_ed25519, /etc/token, which no image of this kind may" in said
+    assert of(*PLANTED) == set(told["refused"].said("Look").split())
 
 
-def test_first_concerns(sysprep: Sysprep) -> None:
+def test_first_concerns(told: dict[str, Told]) -> None:
     """Each concern that is on takes all away that is its own; those that are off take and refuse nothing."""
-    code, told, left = sysprep(*FIRST)
-
-    assert (0, of("logs", "identity", "access")) == (code, left), told
+    assert of("logs", "identity", "access") == set(told["first concerns"].succeeded().said("Look").split())
 
 
-def test_other_concerns_and_what_stays(machine: tuple[Machines, str], sysprep: Sysprep) -> None:
+def test_other_concerns_and_what_stays(told: dict[str, Told]) -> None:
     """The others do so likewise; what can't be found by them, in the home of nobody, fails the last assertion."""
-    ghost = "/home/ghost/.ssh"
-    machine[0].ssh(
-        machine[1], f"sudo sh -c 'rm /root/.ssh/id_ed25519; mkdir -p {ghost}; echo x >{ghost}/authorized_keys'"
-    )
+    [said] = told["others"].messages()
 
-    code, told, left = sysprep("logs", "identity", "access")
-
-    assert (2, set()) == (code, left), told
-    assert f"the image would hold {ghost}/authorized_keys" in told
+    assert f"the image would hold {GHOST}/authorized_keys" in said
+    assert "" == told["others"].said("Look")
