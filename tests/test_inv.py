@@ -309,6 +309,7 @@ def test_as_an_ordinary_user(open_path: Path) -> None:
 # The real one
 
 
+@pytest.mark.timed
 def test_listing_the_tasks_is_quick_and_lazy() -> None:
     """./inv --list takes under a second, since nothing heavy is imported for it."""
     seconds = []

@@ -59,6 +59,7 @@ def test_a_machine_is_pending_until_its_sshd_answers(ec2: Any, machines: Machine
         assert connection.recv(4) == b"SSH-"
 
 
+@pytest.mark.timed
 def test_eight_machines_come_up_together(ec2: Any, machines: Machines) -> None:
     """Eight machines started by one call are running in under 15 s on 2 cores, each at its own addresses."""
     begun = time.monotonic()
@@ -308,6 +309,7 @@ def answer(url: str) -> Any:
     return None
 
 
+@pytest.mark.timed
 def test_calls_that_make_nothing_are_quick(ec2: Any, shared: tuple[Machines, str]) -> None:
     """Describe calls answer in under 50 ms, a refused launch included."""
     times = []
@@ -395,6 +397,7 @@ def test_refusals_are_ec2s(ec2: Any, shared: tuple[Machines, str]) -> None:
     wait(lambda: state_of(ec2, fresh) == "terminated")
 
 
+@pytest.mark.timed
 def test_requests_do_not_wait_for_each_other(ec2: Any, shared: tuple[Machines, str]) -> None:
     """A client that asks during a long copy is answered at once."""
     machines, one = shared

@@ -417,6 +417,7 @@ def test_killed(cloud: Cloud, killed_after: Callable[[int], Cloud], step: str) -
 
 
 @pytest.mark.local
+@pytest.mark.timed
 def test_a_thousand_images(cloud: Cloud) -> None:
     """A thousand images and three hundred machines are all seen, over many pages, in less than five seconds."""
     from moto.ec2.models import ec2_backends
