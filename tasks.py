@@ -246,17 +246,18 @@ def machines_(c: Context, json: bool = False, recipe: str = "", account: str = "
 
 @task(name="images", help={**WHICH, **JSON})
 def images_(c: Context, json: bool = False, recipe: str = "", account: str = "") -> None:
-    """List the images of the recipe, newest first."""
+    """List the images of the recipe, newest first, with what uses them."""
     from datetime import UTC, datetime
 
-    from bakehouse import cloud, console, images
+    from bakehouse import cloud, console, dossiers, images
 
     settings = _settings(account, recipe)
-    found = images.find(cloud.connect(settings), settings.recipe)
+    connected = cloud.connect(settings)
+    found = dossiers.entries(connected, images.find(connected, settings.recipe))
     if json:
-        console.data_json([images.as_data(image) for image in found])
+        console.data_json([dossiers.as_entry_data(entry) for entry in found])
     else:
-        console.table(images.COLUMNS, [images.as_row(image, datetime.now(UTC)) for image in found])
+        console.table(dossiers.ENTRIES, [dossiers.as_entry_row(entry, datetime.now(UTC)) for entry in found])
 
 
 @task(help={**WHICH, **JSON, "image": "the image's ID; the recipe's newest image by default"})

@@ -1,19 +1,34 @@
-"""Dossiers: all that is known of an image, and how the contents of two images differ."""
+"""Dossiers: all that is known of images, and how the contents of two images differ."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from bakehouse import console, contents, images, records
+from bakehouse import channels, console, contents, images, records, references
+from bakehouse.channels import Channel
 from bakehouse.cloud import TAG, Cloud
 from bakehouse.contents import SECTIONS, Change, Contents
-from bakehouse.errors import NotFoundError
+from bakehouse.errors import BakehouseError, NotFoundError
 from bakehouse.images import Image
 from bakehouse.settings import Settings
 
+ENTRIES = (
+    "image",
+    "recipe",
+    "state",
+    "age",
+    "verdict",
+    "channels",
+    "in use by",
+    "base",
+    "size",
+    "commit",
+    "stand-ins",
+    "name",
+)
 COLUMNS = ("part", "what", "value")
 CHANGES = ("part", "change", "what", "before", "after")
 
@@ -22,14 +37,23 @@ _DIGEST = len("sha256:") + 12  # as much of a digest as a person compares
 
 
 @dataclass(frozen=True)
+class Entry:
+    """Hold one image of a list: the image; channels, the names of those that point to it; users, what else uses it."""
+
+    image: Image
+    channels: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Dossier:
     """Hold all that is known of an image.
 
-    Attributes: image; lineage, the image, the one it was baked upon, and so on; contents, provenance (SLSA's statement)
+    Attributes: entry; lineage, the image, the one it was baked upon, and so on; contents, provenance (SLSA's statement)
     and inputs, as they were recorded at the bake, None where there is no such record here.
     """
 
-    image: Image
+    entry: Entry
     lineage: tuple[Image, ...]
     contents: Contents | None
     provenance: Mapping[str, Any] | None
@@ -45,6 +69,26 @@ class Difference:
     changes: tuple[Change, ...]
 
 
+def entries(cloud: Cloud, found: Sequence[Image]) -> list[Entry]:
+    """Return images of one recipe with what points to them and what uses them; says what of that can't be read."""
+    used, known, unread = references.find(cloud), list[Channel](), ""
+    try:
+        known = channels.find(cloud, found[0].recipe) if found else []
+    except BakehouseError as error:
+        unread = f"the channels can't be read: {error.text}"
+    for what in filter(None, [unread, *used.unread]):
+        console.say(what)
+    own = [f"parameter {channel.parameter}" for channel in known]
+    return [
+        Entry(
+            image,
+            tuple(channel.name for channel in known if channel.image == image.id),
+            tuple(user for user in used.users.get(image.id, ()) if user not in own),
+        )
+        for image in found
+    ]
+
+
 def find(cloud: Cloud, settings: Settings, image_id: str = "") -> Dossier:
     """Return the dossier of an image, by default the newest of the recipe that the settings name.
 
@@ -55,7 +99,8 @@ def find(cloud: Cloud, settings: Settings, image_id: str = "") -> Dossier:
     if told is None:
         console.say(f"{_missing(image)}; {_WHERE}")
     statement = records.provenance(settings, image.id, image.tags.get(f"{TAG}provenance", ""))
-    return Dossier(image, tuple(images.lineage(cloud, image)), told, statement, records.inputs(settings, image.id))
+    [entry] = entries(cloud, [image])
+    return Dossier(entry, tuple(images.lineage(cloud, image)), told, statement, records.inputs(settings, image.id))
 
 
 def pair(cloud: Cloud, recipe: str, before: str, after: str) -> tuple[Image, Image]:
@@ -83,10 +128,36 @@ def compare(settings: Settings, before: Image, after: Image) -> Difference:
     return Difference(before, after, tuple(contents.changes(was, now)))
 
 
+def as_entry_row(entry: Entry, now: datetime) -> list[str]:
+    """Return an image as a row of a table, under ``ENTRIES``."""
+    image = entry.image
+    commit = image.tags.get(f"{TAG}commit", "")
+    marks = {"revoked": image.revoked, "deprecated": image.deprecated}
+    return [
+        image.id,
+        image.recipe,
+        " ".join([image.state, *(mark for mark, is_so in marks.items() if is_so)]),
+        _age(now - image.created),
+        image.verdict,
+        " ".join(entry.channels),
+        references.in_words(entry.users),
+        image.base,
+        f"{image.size} GiB",
+        commit[:7] + ("-dirty" if commit.endswith("-dirty") else ""),
+        " ".join(image.stand_ins),
+        image.name,
+    ]
+
+
+def as_entry_data(entry: Entry) -> dict[str, Any]:
+    """Return an image of a list as a program reads it."""
+    return {**images.as_data(entry.image), "channels": entry.channels, "users": entry.users}
+
+
 def as_rows(dossier: Dossier, now: datetime) -> list[list[str]]:
     """Return a dossier as the rows of a table, under ``COLUMNS``; digests are shortened."""
-    facts = zip(images.COLUMNS, images.as_row(dossier.image, now), strict=True)
-    ours = {key.removeprefix(TAG): value for key, value in dossier.image.tags.items() if key.startswith(TAG)}
+    facts = zip(ENTRIES, as_entry_row(dossier.entry, now), strict=True)
+    ours = {key.removeprefix(TAG): value for key, value in dossier.entry.image.tags.items() if key.startswith(TAG)}
     rows = [["image", name, value] for name, value in facts]
     rows += [["tag", name, _short(value)] for name, value in sorted(ours.items())]
     rows += [["lineage", one.id, one.name] for one in dossier.lineage]
@@ -102,7 +173,7 @@ def as_rows(dossier: Dossier, now: datetime) -> list[list[str]]:
 def as_data(dossier: Dossier) -> dict[str, Any]:
     """Return a dossier as a program reads it."""
     return {
-        **images.as_data(dossier.image),
+        **as_entry_data(dossier.entry),
         "lineage": [{"image": one.id, "name": one.name} for one in dossier.lineage],
         "contents": asdict(dossier.contents) if dossier.contents else None,
         "statement": dossier.provenance,
@@ -133,6 +204,11 @@ def as_markdown(difference: Difference) -> str:
             lines += ["", f"### {section.capitalize()}", "", "| What | Before | After |", "| --- | --- | --- |"]
             lines += [f"| {_cell(one.name)} | {_cell(_short(one.was))} | {_cell(_short(one.now))} |" for one in rows]
     return "\n".join(lines if difference.changes else [*lines, "", "No difference."])
+
+
+def _age(since: timedelta) -> str:
+    minutes = int(since.total_seconds() // 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h" if minutes < 48 * 60 else f"{since.days} d"
 
 
 def _kind(change: Change) -> str:

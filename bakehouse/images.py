@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from bakehouse.cloud import PAGED, TAG, Cloud, tag_list, tags_of, wait
 from bakehouse.errors import CloudError, InputError, NotFoundError
 from bakehouse.recipes import Base
-
-COLUMNS = ("image", "recipe", "state", "age", "verdict", "base", "size", "commit", "stand-ins", "name")
 
 REVOKED = f"{TAG}revoked"
 """The tag of an image that nobody may use any more; its value tells why."""
@@ -256,33 +254,11 @@ def require_imdsv2(cloud: Cloud, image_id: str) -> Image:
     return wait(f"image {image_id} to require IMDSv2", lambda: _with_imdsv2(there(cloud, image_id)), seconds=60)
 
 
-def as_row(image: Image, now: datetime) -> list[str]:
-    """Return an image as a row of a table, under ``COLUMNS``."""
-    commit = image.tags.get(f"{TAG}commit", "")
-    return [
-        image.id,
-        image.recipe,
-        image.state,
-        _age(now - image.created),
-        image.verdict,
-        image.base,
-        f"{image.size} GiB",
-        commit[:7] + ("-dirty" if commit.endswith("-dirty") else ""),
-        " ".join(image.stand_ins),
-        image.name,
-    ]
-
-
 def as_data(image: Image) -> dict[str, Any]:
     """Return an image as a program reads it, with its provenance."""
     ours = {key.removeprefix(TAG): value for key, value in image.tags.items() if key.startswith(TAG)}
     known = {"image": image.id, "name": image.name, "state": image.state, "created": image.created, "size": image.size}
     return {**known, "imdsv2": image.imdsv2, "snapshots": image.snapshots, "provenance": ours}
-
-
-def _age(since: timedelta) -> str:
-    minutes = int(since.total_seconds() // 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h" if minutes < 48 * 60 else f"{since.days} d"
 
 
 def _filter(name: str, *values: str) -> dict[str, Any]:

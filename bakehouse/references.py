@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,12 @@ def find(cloud: Cloud) -> References:
         except BakehouseError as error:
             unread.append(f"{what} can't be read: {error.text}")
     return References(users, tuple(unread))
+
+
+def in_words(users: Collection[str]) -> str:
+    """Return in a few words what uses a thing; empty when nothing does."""
+    more = f" and {len(users) - 1} more" if len(users) > 1 else ""
+    return min(users, default="") + more
 
 
 def shares(cloud: Cloud, image: str, snapshots: tuple[str, ...]) -> tuple[str, ...]:

@@ -266,7 +266,7 @@ def _used(found: Survey) -> Iterator[tuple[str, str]]:
         for image_id in channel.predecessors[:_BACK]:
             yield image_id, f"channel {channel.name} can go back to it"
     for one, users in found.references.users.items():
-        yield one, min(users) + (f" and {len(users) - 1} more" if len(users) > 1 else "")
+        yield one, references.in_words(users)
     for one, whom in found.shares.items():
         if whom:
             yield one, f"shared with {', '.join(whom)}"

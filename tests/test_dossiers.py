@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from moto_fixtures import refused
 from test_contents import CONTENTS, DIGEST
 from test_images import baked
+from test_references import parameter
 
-from bakehouse import contents, dossiers, images, records
+from bakehouse import channels, contents, dossiers, images, records
 from bakehouse.cloud import TAG, Cloud, tag_list
 from bakehouse.contents import Change, Contents
-from bakehouse.dossiers import Difference, Dossier
+from bakehouse.dossiers import Difference, Dossier, Entry
 from bakehouse.errors import NotFoundError
 from bakehouse.images import Image
 from bakehouse.settings import Settings
@@ -41,14 +43,57 @@ DIFFERENCE = Difference(
 )
 
 
+def test_row_of_an_image() -> None:
+    """A row tells in words how old an image is, that it goes soon, what uses it, and only that its commit is dirty."""
+    one = image("ami-2", recipe="web", base="ami-1", commit=f"{'a' * 40}-dirty", deprecated="2026-01-02 UTC")
+    entry = Entry(replace(one, size=8), ("candidate", "stable"), ("machine i-2", "machine i-1"))
+
+    row = dossiers.as_entry_row(entry, one.created + timedelta(hours=47))
+
+    used = ["candidate stable", "machine i-1 and 1 more"]
+    expected = ["web", "available deprecated", "47 h", "", *used, "ami-1", "8 GiB", "aaaaaaa-dirty", "", "n-ami-2"]
+    assert ["ami-2", *expected] == row
+    ages = [dossiers.as_entry_row(entry, one.created + timedelta(minutes=at))[3] for at in (59.9, 48 * 60)]
+    assert ["59 min", "2 d"] == ages
+
+
+@pytest.mark.local
+def test_entries(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    """A channel is named once, not as the parameter that it is; other parameters are users, and so are machines."""
+    older, newer, other = baked(cloud), baked(cloud), baked(cloud, "web")
+    for recipe, name, one in (("jenkins", "stable", older), ("jenkins", "next", older), ("web", "stable", other)):
+        channels.move(cloud, channels.read(cloud, recipe, name), one)
+    parameter(cloud, "golden", older)
+    [run] = cloud.ec2.run_instances(ImageId=newer, MinCount=1, MaxCount=1, InstanceType="t3.small")["Instances"]
+
+    found = dossiers.entries(cloud, images.find(cloud, "jenkins"))
+
+    told = {entry.image.id: (entry.channels, entry.users) for entry in found}
+    used = {older: (("next", "stable"), ("parameter golden",)), newer: ((), (f"machine {run['InstanceId']}",))}
+    assert (used, "") == (told, capsys.readouterr().err)
+    assert [] == dossiers.entries(cloud, [])
+
+
+@pytest.mark.local
+def test_entries_without_rights(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who may not read parameters still sees the images, and hears what is missing."""
+    one = images.get(cloud, baked(cloud))
+
+    assert [Entry(one)] == dossiers.entries(refused(cloud, "ssm"), [one])
+
+    said = capsys.readouterr().err.splitlines()
+    assert ["the channels can't be read", "the parameters can't be read"] == [line.partition(":")[0] for line in said]
+
+
 def test_rows_of_a_dossier() -> None:
     """All of it is there: facts, tags, lineage to what is gone, system, each part of the contents, inputs."""
     one = image("ami-2", recipe="web", base="ami-1", sbom=DIGEST)
-    rows = dossiers.as_rows(Dossier(one, (one,), CONTENTS, {}, {"kit": "0.1"}), NOW)
+    rows = dossiers.as_rows(Dossier(Entry(one, ("stable",)), (one,), CONTENTS, {}, {"kit": "0.1"}), NOW)
 
     assert {"image", "tag", "lineage", "system", *contents.SECTIONS, "input"} == {row[0] for row in rows}
     for row in (
         ["image", "age", "2 d"],
+        ["image", "channels", "stable"],
         ["tag", "sbom", "sha256:aaaaaaaaaaaa"],
         ["lineage", "ami-2", "n-ami-2"],
         ["lineage", "ami-1", "not there any more"],
@@ -64,14 +109,14 @@ def test_rows_without_records() -> None:
     one = image("ami-2", recipe="web")
 
     assert {"image", "tag", "lineage"} == {
-        row[0] for row in dossiers.as_rows(Dossier(one, (one,), None, None, None), NOW)
+        row[0] for row in dossiers.as_rows(Dossier(Entry(one), (one,), None, None, None), NOW)
     }
 
 
 def test_data_of_a_dossier() -> None:
     """A program gets the whole of it, which is plain JSON."""
     one = image("ami-2", recipe="web")
-    told = dossiers.as_data(Dossier(one, (one,), CONTENTS, {"_type": "x"}, {"kit": "0.1"}))
+    told = dossiers.as_data(Dossier(Entry(one), (one,), CONTENTS, {"_type": "x"}, {"kit": "0.1"}))
 
     assert {"image": "ami-2", "name": "n-ami-2"} == told["lineage"][0]
     assert (asdict(CONTENTS), {"_type": "x"}, {"kit": "0.1"}) == (told["contents"], told["statement"], told["inputs"])
@@ -164,7 +209,7 @@ def test_find(cloud: Cloud, settings: Settings, capsys: pytest.CaptureFixture[st
 
     assert named.contents
     assert (set(CONTENTS.packages), "") == (set(named.contents.packages), told)
-    assert (one.id, None) == (newest.image.id, newest.contents)
+    assert (one.id, None) == (newest.entry.image.id, newest.contents)
     assert f"no record here of what is in image {one.id}" in capsys.readouterr().err
 
 

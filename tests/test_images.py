@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
@@ -66,19 +66,6 @@ def test_from_aws() -> None:
         read.imdsv2,
     )
     assert datetime(2026, 11, 22, 8, 15, tzinfo=UTC) == read.created
-
-
-def test_as_row() -> None:
-    """A row tells in words how old an image is, and only that it's dirty of a commit that is."""
-    tags = tag_list({f"{TAG}recipe": "web", f"{TAG}base": "ami-1", f"{TAG}commit": f"{'a' * 40}-dirty"})
-    mappings = [{"DeviceName": "/dev/xvda", "Ebs": {"SnapshotId": "snap-1", "VolumeSize": 8}}]
-    one = image(Tags=tags, BlockDeviceMappings=mappings)
-
-    row = images.as_row(one, one.created + timedelta(hours=47))
-
-    expected = ["web", "available", "47 h", "", "ami-1", "8 GiB", "aaaaaaa-dirty", "", one.name]
-    assert [one.id, *expected] == row
-    assert ["59 min", "2 d"] == [images.as_row(one, one.created + timedelta(minutes=at))[3] for at in (59.9, 48 * 60)]
 
 
 @pytest.mark.local

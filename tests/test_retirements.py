@@ -16,7 +16,7 @@ from moto_fixtures import Killed, refused
 from test_images import baked, image
 from test_references import machine, parameter
 
-from bakehouse import channels, images, retirements
+from bakehouse import channels, dossiers, images, retirements
 from bakehouse.channels import Channel, Move
 from bakehouse.cloud import TAG, Cloud, tag_list
 from bakehouse.errors import CloudError, InputError
@@ -433,12 +433,13 @@ def test_a_thousand_images(cloud: Cloud) -> None:
         cloud.ec2.run_instances(ImageId=first, MinCount=100, MaxCount=100, InstanceType="t3.small")
 
     begun = time.monotonic()
-    found = images.find(cloud, "jenkins")
+    found = dossiers.entries(cloud, images.find(cloud, "jenkins"))
     listed = time.monotonic()
     plan = retirements.plan(cloud, Terms())
     planned = time.monotonic()
 
-    assert [f"{number:04}" for number in reversed(range(1000))] == [one.run for one in found]
+    assert [f"{number:04}" for number in reversed(range(1000))] == [one.image.run for one in found]
+    assert 300 == len(found[-1].users)
     assert {"stay": 4, "deprecate": 20, "later": 976} == {
         step: len(plan.of(step)) for step in ("stay", "deprecate", "later")
     }
