@@ -260,8 +260,8 @@ def images_(c: Context, json: bool = False, recipe: str = "", account: str = "")
         console.table(dossiers.ENTRIES, [dossiers.as_entry_row(entry, datetime.now(UTC)) for entry in found])
 
 
-@task(help={**WHICH, **JSON, "image": "the image's ID; the recipe's newest image by default"})
-def show(c: Context, image: str = "", json: bool = False, recipe: str = "", account: str = "") -> None:
+@task(help={**WHICH, **JSON, "image": "the image's ID, or a channel's name"})
+def show(c: Context, image: str, json: bool = False, recipe: str = "", account: str = "") -> None:
     """Show all that is known of an image: origin, lineage, contents."""
     from datetime import UTC, datetime
 
@@ -279,15 +279,15 @@ def show(c: Context, image: str = "", json: bool = False, recipe: str = "", acco
     help={
         **WHICH,
         **JSON,
-        "from": "an image's ID; the one baked before the other by default",
-        "to": "an image's ID; the recipe's newest image by default",
+        "before": "an image's ID, or a channel's name",
+        "after": "another's",
         "markdown": "print release notes in Markdown instead",
     }
 )
 def diff(
     c: Context,
-    from_: str = "",
-    to: str = "",
+    before: str,
+    after: str,
     json: bool = False,
     markdown: bool = False,
     recipe: str = "",
@@ -297,7 +297,7 @@ def diff(
     from bakehouse import cloud, console, dossiers
 
     settings = _settings(account, recipe)
-    found = dossiers.compare(settings, *dossiers.pair(cloud.connect(settings), settings.recipe, from_, to))
+    found = dossiers.compare(settings, *dossiers.pair(cloud.connect(settings), settings.recipe, before, after))
     if json:
         console.data_json(dossiers.as_difference_data(found))
     elif markdown:
@@ -450,7 +450,7 @@ def revoke(c: Context, image: str, why: str = "", recipe: str = "", account: str
 
     settings = _settings(account, recipe)
     console.data(promotions.revoke(settings, image, why).id)
-    console.say(f"next: ./inv restore --image {image}{_same(settings)} takes it back")
+    console.say(f"next: ./inv restore {image}{_same(settings)} takes it back")
 
 
 @task(help={**WHICH, "image": "the image's ID"})

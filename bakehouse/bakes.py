@@ -59,7 +59,7 @@ def bake(
     """
     with runs.interruptible(_interrupted):
         plan = plans.draw(settings, base, package_files)
-        plans.tell(plan)
+        plans.tell(plan, force=force)
         if plan.image and not force:
             return plan.image
         cleanups.clear_leftovers(plan.cloud, settings)

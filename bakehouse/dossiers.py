@@ -89,12 +89,12 @@ def entries(cloud: Cloud, found: Sequence[Image]) -> list[Entry]:
     ]
 
 
-def find(cloud: Cloud, settings: Settings, image_id: str = "") -> Dossier:
-    """Return the dossier of an image, by default the newest of the recipe that the settings name.
+def find(cloud: Cloud, settings: Settings, name: str) -> Dossier:
+    """Return the dossier of an image, named by its ID or by a channel of the recipe that the settings name.
 
     Says so where there is no record of its contents.
     """
-    image = images.get(cloud, image_id, settings.recipe) if image_id else images.latest(cloud, settings.recipe)
+    image = _named(cloud, settings.recipe, name)
     told = records.sbom(settings, image.id, image.tags.get(f"{TAG}sbom", ""))
     if told is None:
         console.say(f"{_missing(image)}; {_WHERE}")
@@ -104,22 +104,11 @@ def find(cloud: Cloud, settings: Settings, image_id: str = "") -> Dossier:
 
 
 def pair(cloud: Cloud, recipe: str, before: str, after: str) -> tuple[Image, Image]:
-    """Return the two images of these IDs, which may be of different recipes; that is said.
-
-    By default the later one is the recipe's newest, and the other the one baked before it. Raises NotFoundError where
-    there is none.
-    """
-    later = images.get(cloud, after) if after else images.latest(cloud, recipe)
-    if not before:
-        of_recipe = [one for one in images.find(cloud, later.recipe) if one.state == "available"]
-        older = next((one for one in of_recipe if one.created < later.created), None)
-        if older is None:
-            raise NotFoundError(f"there is no image of recipe {later.recipe} before {later.id}", "--from ID --to ID")
-        return older, later
-    earlier = images.get(cloud, before)
-    if earlier.recipe != later.recipe:
-        console.say(f"{earlier.id} is of recipe {earlier.recipe}, {later.id} of recipe {later.recipe}")
-    return earlier, later
+    """Return two images, each named by its ID or by a channel of the recipe; says so where they are of two recipes."""
+    one, other = _named(cloud, recipe, before), _named(cloud, recipe, after)
+    if one.recipe != other.recipe:
+        console.say(f"{one.id} is of recipe {one.recipe}, {other.id} of recipe {other.recipe}")
+    return one, other
 
 
 def compare(settings: Settings, before: Image, after: Image) -> Difference:
@@ -204,6 +193,10 @@ def as_markdown(difference: Difference) -> str:
             lines += ["", f"### {section.capitalize()}", "", "| What | Before | After |", "| --- | --- | --- |"]
             lines += [f"| {_cell(one.name)} | {_cell(_short(one.was))} | {_cell(_short(one.now))} |" for one in rows]
     return "\n".join(lines if difference.changes else [*lines, "", "No difference."])
+
+
+def _named(cloud: Cloud, recipe: str, name: str) -> Image:
+    return images.get(cloud, name if name.startswith("ami-") else channels.get(cloud, recipe, name).image)
 
 
 def _age(since: timedelta) -> str:

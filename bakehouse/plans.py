@@ -52,11 +52,12 @@ def draw(settings: Settings, base: str = "", package_files: Mapping[str, Path] |
     return Plan(cloud, order, orders.commit_of(settings.root), now, image, tuple(reasons))
 
 
-def tell(plan: Plan) -> None:
-    """Say whether a bake is due, and why."""
+def tell(plan: Plan, *, force: bool = False) -> None:
+    """Say whether a bake is due, and why; ``force``, that it comes all the same."""
     for reason in plan.reasons:
         console.say(reason)
-    console.say("nothing to bake; --force bakes all the same" if plan.image else "a bake is due")
+    spared = "--force: it is baked all the same" if force else "nothing to bake; --force bakes all the same"
+    console.say(spared if plan.image else "a bake is due")
 
 
 def decide(

@@ -96,7 +96,7 @@ def _refuse_unfit(cloud: Cloud, image: Image) -> None:
         raise InputError(f"image {image.id} is {image.state}", "wait until ./inv images says that it's available")
     images.refuse_revoked(cloud, image)
     if image.deprecated:
-        raise InputError(f"image {image.id} is deprecated and goes soon", f"./inv restore --image {image.id}")
+        raise InputError(f"image {image.id} is deprecated and goes soon", f"./inv restore {image.id}")
     if image.verdict == "fail":
         raise InputError(f"image {image.id} was proven and is not fit", "./inv prove shows why; promote another image")
     if image.verdict != "pass":

@@ -35,14 +35,14 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_local_never_leaves_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     """The account local is refused when its endpoint is not this machine."""
-    monkeypatch.setattr(local, "up", lambda *_: local.Server(1, endpoint, "", docker=True))
+    monkeypatch.setattr(local, "up", lambda *_: local.Server(1, "", endpoint, "", docker=True))
     with pytest.raises(AccountError, match="not this machine"):
         cloud.connect(settings(tmp_path, "local"))
 
 
 def test_local_has_nobodys_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that works on the local account gets fake keys, the local endpoint, and nothing of the person's."""
-    monkeypatch.setattr(local, "up", lambda *_: local.Server(1, "http://127.0.0.1:9", "", docker=True))
+    monkeypatch.setattr(local, "up", lambda *_: local.Server(1, "", "http://127.0.0.1:9", "", docker=True))
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.setenv(name, "the person's")
     environ = cloud.connect(settings(tmp_path, "local")).environ()

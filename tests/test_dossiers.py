@@ -201,27 +201,26 @@ def test_compare_without_a_record(cloud: Cloud, settings: Settings) -> None:
 
 @pytest.mark.local
 def test_find(cloud: Cloud, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    """A dossier is of the newest image where none is named; that there is no record of its contents is said."""
+    """A dossier is of an image or of what a channel points to; that there is no record of its contents is said."""
     one = recorded(cloud, settings, CONTENTS)
     named, told = dossiers.find(cloud, settings, one.id), capsys.readouterr().err
     (records.place(settings, one.id) / records.SBOM).unlink()
-    newest = dossiers.find(cloud, settings)
+    channels.move(cloud, channels.read(cloud, "jenkins", "stable"), one.id)
+    pointed = dossiers.find(cloud, settings, "stable")
 
     assert named.contents
     assert (set(CONTENTS.packages), "") == (set(named.contents.packages), told)
-    assert (one.id, None) == (newest.entry.image.id, newest.contents)
+    assert (one.id, None) == (pointed.entry.image.id, pointed.contents)
     assert f"no record here of what is in image {one.id}" in capsys.readouterr().err
 
 
 @pytest.mark.local
-def test_pair(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By default the newest image is compared with the one before it; a single one with nothing."""
-    several = [
-        replace(image(f"ami-{day}", recipe="jenkins"), created=datetime(2026, 1, day, tzinfo=UTC)) for day in (3, 2, 1)
-    ]
-    monkeypatch.setattr(images, "find", lambda *_: several)
+def test_pair(cloud: Cloud) -> None:
+    """Images are named by ID or channel; a channel that there isn't is refused with those that there are."""
+    one, other = baked(cloud), baked(cloud)
+    channels.move(cloud, channels.read(cloud, "jenkins", "stable"), one)
 
-    assert ["ami-2", "ami-3"] == [one.id for one in dossiers.pair(cloud, "jenkins", "", "")]
-    monkeypatch.setattr(images, "find", lambda *_: several[:1])
-    with pytest.raises(NotFoundError, match="there is no image of recipe jenkins before ami-3"):
-        dossiers.pair(cloud, "jenkins", "", "")
+    assert (one, other) == tuple(found.id for found in dossiers.pair(cloud, "jenkins", "stable", other))
+    with pytest.raises(NotFoundError, match="recipe jenkins has no channel stabel") as refused:
+        dossiers.pair(cloud, "jenkins", "stabel", other)
+    assert "known: stable" == refused.value.hint

@@ -22,6 +22,7 @@ from ec2_fixtures import (
     ANYBODY,
     CALLER,
     ROOT,
+    Checkout,
     DockerProxy,
     LocalEc2,
     Machines,
@@ -448,6 +449,23 @@ def test_state_survives_a_crash(ec2: Any, local_ec2: Any, machines: Machines) ->
     for each in (one, again):
         assert machines.ssh(each, "cat /srv/survives") == "survives"
     ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
+
+
+def test_another_version_of_the_kit(ec2: Any, local_ec2: LocalEc2, machines: Machines, tmp_path: Path) -> None:
+    """A server that another version of the kit has started makes place for this one's; its machines run on."""
+    (one,) = machines.launch()
+    machines.ssh(one, "sudo touch /run/still-on")
+    before = inventory(ec2)
+    other = Checkout(tmp_path / "other", local_ec2)
+    with (other.folder / "bakehouse/local/answers.py").open("a") as source:
+        source.write("# another version\n")
+
+    said = [other.inv("local.up").stderr, other.inv("local.up").stderr, local_ec2.up()]
+
+    assert [True, False, True] == ["started by another version of the kit" in line for line in said]
+    assert before == inventory(ec2)
+    assert state_of(ec2, one) == "running"
+    machines.ssh(one, "test -e /run/still-on")
 
 
 def inventory(ec2: Any) -> dict[str, Any]:

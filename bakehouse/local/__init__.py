@@ -22,6 +22,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from bakehouse import console, tools
 from bakehouse.errors import ToolError
+from bakehouse.local.archives import digest
 from bakehouse.settings import Settings
 
 _LOG = "server.log"
@@ -33,11 +34,12 @@ _STOP_SECONDS = 40
 class Server:
     """Hold where a running local EC2 is.
 
-    Attributes: pid, its process; endpoint, its URL; set_aside, an unreadable state file or empty; docker, whether the
-    Docker engine answers it.
+    Attributes: pid, its process; code, the digest of what it was started from; endpoint, its URL; set_aside, an
+    unreadable state file or empty; docker, whether the Docker engine answers it.
     """
 
     pid: int
+    code: str
     endpoint: str
     set_aside: str
     docker: bool
@@ -50,6 +52,10 @@ def up(settings: Settings, base: str = "") -> Server:
     """
     with _alone(settings):
         server = _find(settings)
+        if server is not None and server.code != digest(Path(__file__).parent):
+            console.say("the local EC2 was started by another version of the kit: it starts anew")
+            _end(settings)
+            server = None
         if server is None or not server.docker:
             tools.ensure("docker")
         if server is None:
@@ -163,7 +169,7 @@ def _find(settings: Settings) -> Server | None:
         return None
     if health["checkout"] != checkout(settings):
         return None
-    return Server(health["pid"], endpoint, health["set_aside"], health["docker"])
+    return Server(health["pid"], health.get("code", ""), endpoint, health["set_aside"], health["docker"])
 
 
 def _end(settings: Settings) -> None:

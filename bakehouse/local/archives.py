@@ -1,7 +1,8 @@
-"""Folders as Docker takes them into a container."""
+"""Folders: as Docker takes them into a container, and what tells one from another."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -20,3 +21,13 @@ def packed(folder: Path, name: str) -> bytes:
     with tarfile.open(fileobj=archive, mode="w") as tar:
         tar.add(folder, name, filter=plain)
     return archive.getvalue()
+
+
+def digest(folder: Path) -> str:
+    """Return a digest, 16 hexadecimal digits, of every file's name, executable bit and content."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            digest.update(f"{file.relative_to(folder)} {file.stat().st_mode & 0o100} {content}\n".encode())
+    return digest.hexdigest()[:16]

@@ -33,6 +33,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server  # noqa: E402
 
 from bakehouse.local import adoption, ec2  # noqa: E402
+from bakehouse.local.archives import digest  # noqa: E402
 from bakehouse.local.lifecycle import Lifecycle, public_block  # noqa: E402
 from bakehouse.local.machines import Bodies, BodyError  # noqa: E402
 from bakehouse.local.ports import Gate, GateError  # noqa: E402
@@ -53,6 +54,7 @@ class Server:
         self.lifecycle = lifecycle
         self.folder = folder
         self.set_aside: Path | None = None
+        self._code = digest(Path(__file__).parent)
         self._operations: dict[str, set[str]] = {}  # by the caller's access key
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._own: dict[str, Callable[[Environ], Any]] = {
@@ -117,6 +119,7 @@ class Server:
     def _health(self, _: Environ) -> dict[str, Any]:
         return {
             "pid": os.getpid(),
+            "code": self._code,
             "checkout": self.lifecycle.bodies.checkout,
             "unopened": dict(self.lifecycle.unopened),
             "set_aside": str(self.set_aside or ""),

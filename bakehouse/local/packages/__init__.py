@@ -9,7 +9,6 @@ leaves the ``.deb`` in the folder it is told; the rpm is made of that. A ``requi
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import io
 import json
 import re
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bakehouse.errors import BakehouseError, NotFoundError
-from bakehouse.local.archives import packed
+from bakehouse.local.archives import digest, packed
 from bakehouse.local.packages import apt, wheels
 from bakehouse.local.packages.keys import Key
 
@@ -122,7 +121,7 @@ def up(
     with _alone(state):
         folder = _have(place, package, family)
         _serve(place, folder.name)
-        return replace(_about(folder)[0], content=_digest(folder))
+        return replace(_about(folder)[0], content=digest(folder))
 
 
 def down(docker: DockerClient, *, labels: Mapping[str, str]) -> None:
@@ -143,20 +142,10 @@ def _alone(state: Path) -> Iterator[None]:
         yield
 
 
-def _digest(folder: Path) -> str:
-    """Return a digest, 16 hexadecimal digits, of every file's name, executable bit and content."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts:
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
-            digest.update(f"{file.relative_to(folder)} {file.stat().st_mode & 0o100} {content}\n".encode())
-    return digest.hexdigest()[:16]
-
-
 def _have(place: _Place, package: str, family: str) -> Path:
     """Return the folder of a repository, signed and whole; built when it's missing or of older sources."""
     folder = place.state / "served" / f"{package}-{family}"
-    sources = _digest(_HERE)
+    sources = digest(_HERE)
     if folder.is_dir() and _about(folder)[1] == sources:
         return folder
     place.say(f"building the package that stands in for {package} ({family})")
@@ -264,7 +253,7 @@ def _files(archive: bytes) -> Files:
 def _serve(place: _Place, name: str) -> None:
     """Have a container serve all that was built, and wait until it serves the repository of this name."""
     served = place.state / "served"
-    content = _digest(served)
+    content = digest(served)
     wanted = (content, place.docker.networks.get(place.network).id)
     container = next((each for each in _found(place.docker, place.labels) if _served(each) == wanted), None)
     if container is None:
