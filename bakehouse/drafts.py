@@ -32,12 +32,13 @@ _VARIABLES = """\
 # These roles verify the machine at rest, before the image is taken, and in service, in a probe.
 verify_roles: [{verifying}]
 
-# A guess. What launch and probe look at from outside: make it what your machines offer. Plain values only.
-bakehouse_service:
-  unit: {unit}.service
-  port: 80
-  pages:
-    - {{path: /, status: 200}}
+# What the machines offer, which launch and probe look at from outside; nothing as yet. Plain values only, such as
+# bakehouse_service:
+#   unit: {unit}.service
+#   port: 80
+#   pages:
+#     - {{path: /, status: 200}}
+bakehouse_service: {{}}
 """
 
 _PLAYBOOK = """\

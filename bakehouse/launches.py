@@ -44,7 +44,7 @@ def launch(
         image_id = channels.get(account, recipe.name, channel).image
     image = images.usable(account, image_id, recipe.name)
     console.say(f"image {image.id} ({image.name}){''.join(f', {name} is a stand-in' for name in image.stand_ins)}")
-    launched = machines.launch(account, settings, image, wanted, [service.port])
+    launched = machines.launch(account, settings, image, wanted, service.ports)
     try:
         launched = machines.running(account, [machine.id for machine in launched])
         settled(settings, service, launched, recipe.boot_budget)
@@ -75,19 +75,21 @@ def settled(settings: Settings, service: Service, launched: Sequence[Machine], s
             deadline = deadline or time.monotonic() + seconds
             shells.booted(settings, machine)
             booted.append(machine)
-    if booted:
+            if not service.port:  # then there is nothing else to wait for
+                seen[machine.id] = time.monotonic()
+    if len(booted) > len(seen):
         with suppress(DeadlineError):
             _serving(service, booted, deadline - time.monotonic(), seen)
     return seen
 
 
 def _serving(service: Service, launched: Sequence[Machine], seconds: float, seen: dict[str, float]) -> None:
-    """Note for each machine when the page that tells that its service is up is first there."""
+    """Note for each machine when what tells that its service is up is first there."""
     serving = ", ".join(f"{machine.id} serves {service.url(machine.address)}" for machine in launched)
 
     def look() -> bool | None:
         for machine in launched:
-            if machine.id not in seen and probes.look(probes.pages(service, machine)[0]).ok:
+            if machine.id not in seen and probes.look(probes.up(service, machine)).ok:
                 seen[machine.id] = time.monotonic()
         return len(seen) == len(launched) or None
 

@@ -101,10 +101,10 @@ def outside(settings: Settings, service: Service, machine: Machine) -> list[Prob
     if machine.state != "running":
         return [Probe("running", lambda: _unhealthy(f"the machine is {machine.state}"))]
     return [
-        Probe("port 22", lambda: _connected(machine.address, 22)),
+        _port(machine, 22),
         Probe("SSH", lambda: _entered(settings, machine)),
         Probe("cloud-init", lambda: cloud_init(_answer(settings, machine, "cloud-init status --format json"))),
-        Probe(f"port {service.port}", lambda: _connected(machine.address, service.port)),
+        *(_port(machine, port) for port in service.ports),
         *pages(service, machine),
     ]
 
@@ -112,6 +112,11 @@ def outside(settings: Settings, service: Service, machine: Machine) -> list[Prob
 def pages(service: Service, machine: Machine) -> list[Probe]:
     """Return the looks at what a stranger gets from a machine's service."""
     return [Probe(f"GET {page.path}", partial(_get, machine.address, service.port, page)) for page in service.pages]
+
+
+def up(service: Service, machine: Machine) -> Probe:
+    """Return the look that tells that a machine's service is up: at its first page, or at its port if it has none."""
+    return next(iter(pages(service, machine)), _port(machine, service.port))
 
 
 def cloud_init(status: str) -> str:
@@ -205,14 +210,20 @@ def insist(verdicts: Sequence[Verdict], hint: str = "") -> None:
 
 def ailing(cloud: Cloud, settings: Settings, service: Service, machine: Machine) -> list[str]:
     """Return what a machine that doesn't get healthy says: the last lines of its console and of its unit's journal."""
-    command = f"sudo journalctl --unit={service.unit} --boot --no-pager --quiet --lines={_LAST}"
+    of_unit = f"--unit={service.unit} " if service.unit else ""
+    command = f"sudo journalctl {of_unit}--boot --no-pager --quiet --lines={_LAST}"
     try:
         answer = shells.enter(settings, machine, command)
         journal = answer.stdout or answer.stderr
     except InputError as error:
         journal = error.text
     output = machines.console_output(cloud, machine)
-    return [f"--- console of {machine.id}", *tail(output), f"--- journal of {service.unit}", *tail(journal)]
+    return [
+        f"--- console of {machine.id}",
+        *tail(output),
+        f"--- journal of {service.unit or machine.id}",
+        *tail(journal),
+    ]
 
 
 def tail(text: str) -> list[str]:
@@ -282,6 +293,10 @@ def _printable(line: str) -> str:
 
 def _unhealthy(evidence: str) -> str:
     raise Unhealthy(evidence)
+
+
+def _port(machine: Machine, port: int) -> Probe:
+    return Probe(f"port {port}", lambda: _connected(machine.address, port))
 
 
 def _connected(address: str, port: int) -> str:

@@ -118,9 +118,7 @@ class _Attempt:
         """
         wanted = machines.order(self._recipe.instance_type, count="2")
         begun = time.monotonic()
-        self.machines = machines.launch(
-            self._account, self._settings, self._image, wanted, [self._service.port], run.id
-        )
+        self.machines = machines.launch(self._account, self._settings, self._image, wanted, self._service.ports, run.id)
         when = _FIRST
         try:
             self.machines = machines.running(self._account, [machine.id for machine in self.machines])
@@ -170,14 +168,18 @@ class _Attempt:
             took = seconds.get(machine.id)
             told = "never" if took is None else f"{took:.1f} s after its launch"
             ok = took is not None and took <= budget
-            finding = Finding("It serves in time", ok, f"{told}; {budget} s are allowed", 0)
+            finding = Finding(
+                "It serves in time" if self._service.port else "It boots in time",
+                ok,
+                f"{told}; {budget} s are allowed",
+                0,
+            )
             self._find(_FIRST, {machine.id: [finding]})
 
     def _look(self, when: str, photograph: bool = False) -> None:
         """Probe both machines, let them tell what identifies them, and take a picture of the first one's service."""
         with ThreadPoolExecutor(1) as aside:
-            url = self._service.url(self.machines[0].address, self._service.pages[0].path)
-            picture = aside.submit(reports.photograph, url) if photograph else None
+            picture = aside.submit(self._photograph) if photograph else None
             for verdict in probes.probe(self._settings, self._service, self.machines):
                 self._find(when, {verdict.machine.id: verdict.findings})
         if picture:
@@ -193,6 +195,11 @@ class _Attempt:
             self._traits = dict(zip((machine.id for machine in self.machines), told, strict=True))
         for machine_id, one in self._traits.items():
             self.logs[f"{machine_id}-journal-{when.replace(' ', '-')}"] = twins.masked(one.journal, one, self._question)
+
+    def _photograph(self) -> bytes:
+        if not self._service.pages:
+            raise ToolError("its machines have no page")
+        return reports.photograph(self._service.url(self.machines[0].address, self._service.pages[0].path))
 
     def _compare(self) -> None:
         """Find what the twins share, and what came with the image."""

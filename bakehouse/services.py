@@ -26,19 +26,27 @@ class Page:
 class Service:
     """Hold what a recipe's machines offer.
 
-    Attributes: unit, systemd's name for it; port, where it answers over HTTP; pages, what a stranger gets from it, the
-    one first that tells that it is up; password_file, the file on the machine with its first password, empty where it
-    has none; secrets, the files that no two machines may have alike, as shell patterns.
+    Attributes: unit, systemd's name for it, empty where there is none; port, where it answers, 0 where nothing does;
+    pages, what a stranger gets there over HTTP, the one first that tells that it is up; password_file, the file on the
+    machine with its first password, empty where it has none; secrets, the files that no two machines may have alike, as
+    shell patterns.
     """
 
-    unit: str
-    port: int
-    pages: tuple[Page, ...]
+    unit: str = ""
+    port: int = 0
+    pages: tuple[Page, ...] = ()
     password_file: str = ""
     secrets: tuple[str, ...] = ()
 
+    @property
+    def ports(self) -> list[int]:
+        """Return the ports that it needs to be reached at."""
+        return [self.port] if self.port else []
+
     def url(self, address: str, path: str = "") -> str:
-        """Return the URL of the service, or of a path of it, at an address."""
+        """Return the URL of the service, or of a path of it, at an address; where it has no pages, what it has."""
+        if not self.pages:
+            return f"{address}:{self.port}" if self.port else address
         return f"http://{address}:{self.port}{path}"
 
 
@@ -76,10 +84,10 @@ def parse(read: Any, where: str) -> Service:
     """Return the service that was read; raises InputError saying where which key is wrong."""
     values = _record(Service, read, where)
     pages = tuple(
-        Page(**_record(Page, page, f"{where}: page {number}")) for number, page in enumerate(values["pages"], 1)
+        Page(**_record(Page, page, f"{where}: page {number}")) for number, page in enumerate(values.get("pages", ()), 1)
     )
-    if not pages:
-        raise InputError(f"{where}: pages is empty", "name one that tells that the service is up")
+    if pages and not values.get("port"):
+        raise InputError(f"{where}: port is missing", "the pages need one")
     secrets = tuple(values.get("secrets", ()))
     for path in secrets:
         if not isinstance(path, str) or not path.startswith("/"):

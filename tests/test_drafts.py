@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -24,15 +25,19 @@ def given(tmp_path: Path) -> Settings:
 
 
 def test_write(given: Settings) -> None:
-    """The recipe, its service and its playbook can be read, and those roles verify that are able to."""
+    """The recipe, its playbook and its service, none, can be read; those roles verify that are able to."""
     written = drafts.write(given, "web-1", "java, nginx")
 
     recipe = recipes.load(given)
     requirements.ensure(given.root, recipe)
-    variables = yaml.safe_load((given.root / "inventory/group_vars/web-1.yml").read_text())
+    text = (given.root / "inventory/group_vars/web-1.yml").read_text()
+    variables = yaml.safe_load(text)
+    _, example = re.sub("(?m)^# ", "", text).split("such as\n")
     assert (3, 3) == (len(written), sum(path.is_file() for path in written))
     assert ("web-1", "debian-13", {}) == (recipe.name, recipe.base, recipe.packages)
-    assert "nginx.service" == services.load(given).unit
+    assert services.Service() == services.load(given)
+    example = yaml.safe_load(example.replace("bakehouse_service: {}\n", ""))["bakehouse_service"]
+    assert services.Service("nginx.service", 80, (services.Page("/", 200),)) == services.parse(example, "here")
     assert ["nginx"] == variables["verify_roles"]
     assert ["java", "nginx"] == yaml.safe_load(written[2].read_text())[0]["roles"]
 
@@ -82,4 +87,4 @@ def test_paths(given: Settings, tmp_path_factory: pytest.TempPathFactory) -> Non
 
     assert ["../vendor/web", str(outside)] == yaml.safe_load(playbook.read_text())[0]["roles"]
     requirements.ensure(given.root, recipes.load(given))
-    assert "web.service" == services.load(given).unit
+    assert "unit: web.service\n" in (given.root / "inventory/group_vars/web-1.yml").read_text()

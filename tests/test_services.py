@@ -48,6 +48,21 @@ def test_parse() -> None:
 
 
 @pytest.mark.parametrize(
+    ("read", "ports", "url"),
+    [
+        ({}, [], "192.0.2.1"),
+        ({"port": 5432}, [5432], "192.0.2.1:5432"),
+        ({"port": 80, "pages": []}, [80], "192.0.2.1:80"),
+    ],
+)
+def test_parse_the_least(read: dict[str, Any], ports: list[int], url: str) -> None:
+    """A service may have a port and no page, and machines may have no service; then it has no URL but what it has."""
+    service = services.parse(read, "here")
+
+    assert (ports, url, ()) == (service.ports, service.url("192.0.2.1"), service.pages)
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"port": "{{ jenkins_port }}"}, "here: port is '{{ jenkins_port }}'"),
@@ -55,7 +70,7 @@ def test_parse() -> None:
         ({"unit": None}, "here: unit is None"),
         ({"ports": [1]}, "here: unknown key ports"),
         ({"pages": "/login"}, "here: pages is '/login'"),
-        ({"pages": []}, "here: pages is empty"),
+        ({"port": 0}, "here: port is missing"),
         ({"pages": [{"path": "/login"}]}, "here: page 1: status is missing"),
         ({"password_file": 1}, "here: password_file is 1"),
         ({"secrets": "/etc/key"}, "here: secrets is '/etc/key'"),

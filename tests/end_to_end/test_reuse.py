@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ec2_fixtures import Checkout, LocalEc2, docker, git
+from ec2_fixtures import Checkout, LocalEc2, describe, docker, git
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
@@ -66,7 +66,10 @@ def repository(folder: Path, word: str) -> Path:
 
 
 def test_roles_of_others(local_ec2: LocalEc2, tmp_path: Path) -> None:
-    """Roles from git, from a collection and from a path bake, before, as and after the recipe's own."""
+    """Roles from git, from a collection and from a path bake, before, as and after the recipe's own; a machine boots.
+
+    It offers nothing over the network, so there is nothing to look at but that.
+    """
     kit = Checkout(tmp_path / "checkout", local_ec2)
     theirs = tmp_path / "theirs"
     write(
@@ -92,4 +95,9 @@ def test_roles_of_others(local_ec2: LocalEc2, tmp_path: Path) -> None:
     [body] = docker("images", "--filter", f"reference=bakehouse/*:{snapshot}", "--quiet").split()
     noted = docker("run", "--rm", "--entrypoint", "cat", body, "/etc/order")
     assert noted.split("\n") == ["before Debian", "greeting Debian", "plain Debian", "after Debian", ""]
+    machine, address = kit.inv("launch", "--recipe", "mine").stdout.strip().split("\t")
+    assert address == describe(ec2, machine)[0]["PublicIpAddress"]
+    [verdict] = json.loads(kit.inv("probe", "--recipe", "mine", "--json").stdout)
+    assert ["port 22", "SSH", "cloud-init"] == [one["name"] for one in verdict["findings"]][:3]
+    kit.inv("terminate", "--recipe", "mine", "--all", "--yes")
     kit.inv("retire", "--recipe", "mine", image, "--yes")
