@@ -235,8 +235,11 @@ def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
     offered = plans.fetched(plan.inputs, contents.of_sbom(told[records.SBOM]).repositories)
     whole = plans.whole(plan.inputs, offered)
     records.keep(settings, image_id, {**told, records.INPUTS: json.dumps(whole, indent=1)})
+    sources = images.repository_tags(offered)
+    if offered and not sources:
+        console.say("the next bake won't know the image again: tags can't hold where its packages came from")
     more = {
-        **images.repository_tags(offered),
+        **sources,
         f"{TAG}inputs": inputs.digest(whole),
         f"{TAG}sbom": records.digest(told[records.SBOM]),
         f"{TAG}provenance": records.digest(told[records.PROVENANCE]),

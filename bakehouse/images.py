@@ -19,6 +19,8 @@ DEPRECATED = f"{TAG}deprecated"
 """The tag of an image or a snapshot that goes at the next cleanup; its value tells since when."""
 
 _REPOSITORY = f"{TAG}repository-"
+_REPOSITORIES = 30  # of the 50 tags that EC2 allows
+_TAG_LENGTH = 256  # characters, as EC2 allows
 _ID = re.compile(r"ami-([0-9a-f]{8}|[0-9a-f]{17})")
 
 
@@ -227,8 +229,13 @@ def tag(cloud: Cloud, image_id: str, tags: Mapping[str, str]) -> Image:
 
 
 def repository_tags(indexes: Iterable[str]) -> dict[str, str]:
-    """Return the tags by which an image tells the URLs of the indexes by which its bake installed packages."""
-    return {f"{_REPOSITORY}{number}": index for number, index in enumerate(indexes, start=1)}
+    """Return the tags by which an image tells the URLs of the indexes by which its bake installed packages.
+
+    Where tags can't hold them all there are none: then no later bake takes the image for its own, whatever is offered.
+    """
+    tags = {f"{_REPOSITORY}{number}": index for number, index in enumerate(indexes, start=1)}
+    fit = len(tags) <= _REPOSITORIES and all(len(index) <= _TAG_LENGTH for index in tags.values())
+    return tags if fit else {}
 
 
 def restore(cloud: Cloud, image: Image) -> None:

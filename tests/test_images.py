@@ -68,6 +68,23 @@ def test_from_aws() -> None:
     assert datetime(2026, 11, 22, 8, 15, tzinfo=UTC) == read.created
 
 
+@pytest.mark.parametrize(
+    ("indexes", "kept"),
+    [
+        ([f"http://deb/{number}" for number in range(30)], 30),
+        ([f"http://deb/{number}" for number in range(31)], 0),
+        (["http://deb/1", f"http://deb/{'x' * 245}"], 2),
+        (["http://deb/1", f"http://deb/{'x' * 246}"], 0),
+    ],
+)
+def test_repository_tags(indexes: list[str], kept: int) -> None:
+    """All of the indexes are in tags that EC2 can hold, or none is."""
+    tags = images.repository_tags(indexes)
+
+    assert kept == len(tags)
+    assert tuple(tags.values()) == tuple(indexes[:kept])
+
+
 @pytest.mark.local
 def test_lineage(cloud: Cloud) -> None:
     """The lineage goes from an image to the one it was baked upon, as far as they are there, and never round."""
