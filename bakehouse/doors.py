@@ -1,4 +1,4 @@
-"""Doors: what lets a person in to a recipe's machines, which is one key pair and one security group an account."""
+"""Doors: what lets a person in to a recipe's machines: a key pair and a security group of this checkout's own."""
 
 from __future__ import annotations
 
@@ -36,13 +36,15 @@ def plan(present: Sequence[Permission], wanted: Sequence[Permission]) -> tuple[l
     return [one for one in wanted if one not in single], [one for one in single if one not in wanted]
 
 
-def group(cloud: Cloud, recipe: str, ports: Sequence[int], cidr: str, run: str = "") -> str:
-    """Return the ID of the recipe's security group, which opens these TCP ports to this network and nothing else.
+def group(cloud: Cloud, recipe: str, key: str, ports: Sequence[int], cidr: str, run: str = "") -> str:
+    """Return the ID of the security group that opens these TCP ports to this network and nothing else.
 
-    With ``run`` it is a group of that run's own, so that the rules of the recipe's other machines stay as they are.
+    It has the name of the key pair, so that whoever else launches machines on the account keeps a group of their own.
+    With ``run`` it is that run's own, so that the rules of the recipe's other machines stay as they are.
     """
     tags = {f"{TAG}kind": "proof" if run else "group", f"{TAG}recipe": recipe, **({f"{TAG}run": run} if run else {})}
-    found = _group(cloud, tags) or _new_group(cloud, f"bakehouse-{run or recipe}", tags)
+    name = f"bakehouse-{run}" if run else key
+    found = _group(cloud, name, tags) or _new_group(cloud, name, tags)
     group_id: str = found["GroupId"]
     missing, surplus = plan(found["IpPermissions"], [permission(port, cidr) for port in ports])
     if missing:
@@ -92,8 +94,9 @@ def _single(permission: Permission, kind: str, source: Mapping[str, Any]) -> Per
     return {**ports, kind: [{key: value for key, value in source.items() if key != "Description"}]}
 
 
-def _group(cloud: Cloud, tags: Mapping[str, str]) -> Mapping[str, Any] | None:
-    filters = [{"Name": f"tag:{key}", "Values": [value]} for key, value in tags.items()]
+def _group(cloud: Cloud, name: str, tags: Mapping[str, str]) -> Mapping[str, Any] | None:
+    wanted = {"group-name": name, **{f"tag:{key}": value for key, value in tags.items()}}
+    filters = [{"Name": key, "Values": [value]} for key, value in wanted.items()]
     found: list[Mapping[str, Any]] = cloud.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
     return found[0] if found else None
 
@@ -105,7 +108,7 @@ def _new_group(cloud: Cloud, name: str, tags: Mapping[str, str]) -> Mapping[str,
         TagSpecifications=tag_specifications({"Name": name, **tags}, "security-group"),
     )
     # On AWS a group can be seen only some time after it was made.
-    return wait(f"security group {name} to be there", lambda: _group(cloud, tags), seconds=60)
+    return wait(f"security group {name} to be there", lambda: _group(cloud, name, tags), seconds=60)
 
 
 def _new_key(folder: Path, prefix: str) -> str:

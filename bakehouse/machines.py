@@ -175,7 +175,7 @@ def launch(
     With ``run`` they are that run's own and go with it.
     """
     key = doors.key_pair(cloud, settings, image.recipe)
-    group = doors.group(cloud, image.recipe, (22, *ports), wanted.allow or cloud.caller(), run)
+    group = doors.group(cloud, image.recipe, key, (22, *ports), wanted.allow or cloud.caller(), run)
     tags = {
         "Name": f"bakehouse-{image.recipe}",
         f"{TAG}kind": "machine",

@@ -13,6 +13,7 @@ from bakehouse.doors import Permission
 from bakehouse.settings import Settings
 
 HERE, THERE = "192.0.2.7/32", "198.51.100.9/32"
+KEY = "bakehouse-jenkins-0123456789ab"
 
 
 def opened(cloud: Cloud, group: str) -> set[tuple[int, int, str]]:
@@ -45,32 +46,43 @@ def test_plan(present: list[Permission], missing: list[Permission], surplus: lis
 @pytest.mark.local
 def test_the_group_follows_the_caller(cloud: Cloud) -> None:
     """A caller whose address changed gets in by the same group, and the former address no longer does."""
-    first = doors.group(cloud, "jenkins", [22, 8080], HERE)
+    first = doors.group(cloud, "jenkins", KEY, [22, 8080], HERE)
     assert {(22, 22, HERE), (8080, 8080, HERE)} == opened(cloud, first)
 
-    again = doors.group(cloud, "jenkins", [22, 8080], THERE)
+    again = doors.group(cloud, "jenkins", KEY, [22, 8080], THERE)
     assert first == again
     assert {(22, 22, THERE), (8080, 8080, THERE)} == opened(cloud, again)
 
 
 @pytest.mark.local
+def test_two_people_on_one_account(cloud: Cloud) -> None:
+    """Who has another key has another group, so that nobody takes the other's way in."""
+    mine = doors.group(cloud, "jenkins", KEY, [22], HERE)
+    theirs = doors.group(cloud, "jenkins", "bakehouse-jenkins-ba9876543210", [22], THERE)
+
+    assert {(22, 22, HERE)} == opened(cloud, mine)
+    assert {(22, 22, THERE)} == opened(cloud, theirs)
+    assert mine == doors.group(cloud, "jenkins", KEY, [22], HERE)
+
+
+@pytest.mark.local
 def test_a_runs_own_group(cloud: Cloud) -> None:
     """A run has a group of its own, tagged so that it goes with the run; the recipe's keeps its rules."""
-    group = doors.group(cloud, "jenkins", [22], THERE)
+    group = doors.group(cloud, "jenkins", KEY, [22], THERE)
 
-    own = doors.group(cloud, "jenkins", [22], HERE, run="20261122-080000-abcd")
+    own = doors.group(cloud, "jenkins", KEY, [22], HERE, run="20261122-080000-abcd")
 
     [found] = cloud.ec2.describe_security_groups(GroupIds=[own])["SecurityGroups"]
     assert ("20261122-080000-abcd", "proof") == (tags_of(found)[f"{TAG}run"], tags_of(found)[f"{TAG}kind"])
     assert {(22, 22, HERE)} == opened(cloud, own)
     assert {(22, 22, THERE)} == opened(cloud, group)
-    assert group == doors.group(cloud, "jenkins", [22], THERE)
+    assert group == doors.group(cloud, "jenkins", KEY, [22], THERE)
 
 
 @pytest.mark.local
 def test_the_group_loses_what_others_opened(cloud: Cloud) -> None:
     """Rules that someone added by hand go, whether they open a range, to IPv6 or to another group."""
-    group = doors.group(cloud, "jenkins", [22], HERE)
+    group = doors.group(cloud, "jenkins", KEY, [22], HERE)
     everything = [
         {"IpProtocol": "tcp", "FromPort": 1, "ToPort": 99, "IpRanges": [{"CidrIp": HERE}]},
         {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "Ipv6Ranges": [{"CidrIpv6": "::/0"}]},
@@ -78,7 +90,7 @@ def test_the_group_loses_what_others_opened(cloud: Cloud) -> None:
     ]
     cloud.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=everything)
 
-    doors.group(cloud, "jenkins", [22], HERE)
+    doors.group(cloud, "jenkins", KEY, [22], HERE)
 
     left = cloud.ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"]
     assert [("tcp", 22, 22, [HERE], [], [])] == [
@@ -97,7 +109,10 @@ def test_the_group_loses_what_others_opened(cloud: Cloud) -> None:
 @pytest.mark.local
 def test_each_recipe_has_its_group(cloud: Cloud) -> None:
     """Two recipes don't share a group, and each group carries our tags."""
-    one, other = doors.group(cloud, "jenkins", [22], HERE), doors.group(cloud, "nginx", [22], HERE)
+    one, other = (
+        doors.group(cloud, "jenkins", KEY, [22], HERE),
+        doors.group(cloud, "nginx", "bakehouse-nginx-1", [22], HERE),
+    )
 
     found = cloud.ec2.describe_security_groups(GroupIds=[one, other])["SecurityGroups"]
     assert {one: ("group", "jenkins"), other: ("group", "nginx")} == {

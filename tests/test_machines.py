@@ -112,7 +112,7 @@ def test_launch(cloud: Cloud, settings: Settings, image: Image) -> None:
         volume["Encrypted"],
     )
     assert (expected, expected) == (tags_of(found), tags_of(volume))
-    assert [doors.group(cloud, "jenkins", [22, 8080], "192.0.2.7/32")] == [
+    assert [doors.group(cloud, "jenkins", machine.key, [22, 8080], "192.0.2.7/32")] == [
         group["GroupId"] for group in found["SecurityGroups"]
     ]
     assert (doors.keys(settings) / machine.key).is_file()
