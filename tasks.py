@@ -483,9 +483,9 @@ def cleanup(
     account: str = "",
 ) -> None:
     """Tell which images and snapshots may go and why, or clear them away."""
-    from bakehouse import cleanups, cloud, console, retirements
+    from bakehouse import cleanups, cloud, console, fates, retirements
 
-    terms = retirements.terms(keep=keep, older_than=older_than, limit=limit, at_once=now)
+    terms = fates.terms(keep=keep, older_than=older_than, limit=limit, at_once=now)
     settings = _settings(account)
     door = cloud.connect(settings)
     if leftovers:
@@ -494,7 +494,7 @@ def cleanup(
             cleanups.apply(door, found)
     else:
         plan = retirements.plan(door, terms)
-        console.table(retirements.COLUMNS, retirements.as_rows(plan))
+        console.table(fates.COLUMNS, fates.as_rows(plan))
         if yes:
             retirements.apply(door, plan)
         retirements.insist(plan)
