@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from bakehouse import (
     recipes,
     records,
     runs,
+    system,
 )
 from bakehouse.cloud import TAG, Cloud, tag_list, tag_specifications, wait
 from bakehouse.errors import BakeError, BakehouseError
@@ -37,7 +37,7 @@ from bakehouse.orders import Order
 from bakehouse.plans import Plan
 from bakehouse.runs import Interrupted, Run
 from bakehouse.settings import ROOT, Settings
-from bakehouse.transcripts import Began, Ended, Event, Failed, Named, Skipped, event, failure, follow, plain
+from bakehouse.transcripts import Began, Ended, Event, Failed, Named, Skipped, event, failure, plain
 
 _CANCEL_SECONDS = 180
 
@@ -88,8 +88,7 @@ def command(settings: Settings, cloud: Cloud, order: Order, run: Run, group: str
     }
     recipe_file = recipes.path(settings.root, order.recipe.name)
     return [
-        *(["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []),
-        *(str(order.packer.path), "build", "-color=false", "-timestamp-ui"),
+        *system.with_us(str(order.packer.path), "build", "-color=false", "-timestamp-ui"),
         f"-on-error={on_error}",
         f"-var-file={recipe_file}",
         *(part for key, value in told.items() for part in ("-var", f"{key}={value}")),
@@ -191,7 +190,7 @@ def _drive(cloud: Cloud, argv: list[str], env: Mapping[str, str], run: Run, root
             argv, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        for line in follow(process, run.log):
+        for line in system.follow(process, run.log):
             happened = event(plain(line))
             if isinstance(happened, Named) and happened.id.startswith("ami-"):
                 _claim(cloud, happened.id, run)

@@ -7,7 +7,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -34,6 +35,27 @@ def run(*command: str, folder: str | None = None, seconds: float | None = 20, un
             return 127, str(error)
         said.seek(0)
         return process.returncode, said.read()
+
+
+def with_us(*command: str) -> list[str]:
+    """Return a command that is told to end (SIGTERM) when we end, be it by SIGKILL; where setpriv is, as on Linux."""
+    return [*(("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()), *command]
+
+
+def follow(process: subprocess.Popen[bytes], log: Path) -> Iterator[str]:
+    """Yield the lines of a log until the process that writes it has ended."""
+    rest = ""
+    with log.open(errors="replace") as reader:
+        while True:
+            ended = process.poll() is not None
+            text = reader.read()
+            *lines, rest = (rest + text).split("\n")
+            yield from lines
+            if ended and not text:
+                return
+            if not text:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(0.1)
 
 
 def last_line(text: str) -> str:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 _PREFIX = re.compile(r"^(?:\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d): )?(?:(?:==>|   ) [\w-]+\.[\w-]+: ?)?")
@@ -62,22 +59,6 @@ class Failed:
 
 
 Event = Began | Named | Ended | Skipped | Failed
-
-
-def follow(process: subprocess.Popen[bytes], log: Path) -> Iterator[str]:
-    """Yield the lines of a log until the process that writes it has ended."""
-    rest = ""
-    with log.open(errors="replace") as reader:
-        while True:
-            ended = process.poll() is not None
-            text = reader.read()
-            *lines, rest = (rest + text).split("\n")
-            yield from lines
-            if ended and not text:
-                return
-            if not text:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(0.1)
 
 
 def plain(line: str) -> str:

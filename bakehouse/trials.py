@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bakehouse import cleanups, console, instances, machines, recipes, runs, scenarios, tools
+from bakehouse import cleanups, console, instances, machines, recipes, runs, scenarios, system, tools
 from bakehouse.cloud import Cloud, connect
 from bakehouse.errors import RegistryError, VerdictError
 from bakehouse.runs import Run
 from bakehouse.scenarios import Scenario
 from bakehouse.settings import Settings
 from bakehouse.suites import Case, Suite
-from bakehouse.transcripts import ansible_failure, changes, follow
+from bakehouse.transcripts import ansible_failure, changes
 
 COLUMNS = ("scenario", "platform", "step", "outcome", "seconds")
 
@@ -186,7 +186,7 @@ def _carry_out(
             stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
         )  # fmt: skip
     try:
-        steps = watch(follow(process, log), f"{scenario.name} on {platform}", scenario.steps)
+        steps = watch(system.follow(process, log), f"{scenario.name} on {platform}", scenario.steps)
     finally:
         if process.poll() is None:
             process.terminate()

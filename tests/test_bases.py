@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ec2_fixtures import Machines
+from ec2_fixtures import Machines, wait
 
 from bakehouse import recipes
 from bakehouse.errors import InputError, NotFoundError, ToolError
@@ -250,4 +251,26 @@ def test_an_interruption(engine: Any, scratch: Path, ctrl_c: Callable[[], None])
         bases.make(engine, "debian-13", LABELS, say)
 
     assert "  extracting archives" in told
+    assert [] == made(engine)
+
+
+MAKE = f"""
+import docker
+from bakehouse.local import bases
+bases.make(docker.from_env(), "debian-13", {LABELS!r}, lambda line: print(line, flush=True))
+"""
+
+
+@pytest.mark.docker
+def test_a_kill(engine: Any, scratch: Path) -> None:
+    """When whoever makes a base is killed, mmdebstrap ends, and takes its folders with all mounted in them along."""
+    with subprocess.Popen([sys.executable, "-c", MAKE], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        while "installing essential packages" not in process.stdout.readline():
+            assert process.poll() is None
+        process.kill()
+
+    assert list(scratch.iterdir())
+    wait(lambda: not list(scratch.iterdir()), seconds=120)
+    assert str(scratch) not in Path("/proc/mounts").read_text()
     assert [] == made(engine)

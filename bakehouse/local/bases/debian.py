@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -70,44 +71,45 @@ def _running(command: Sequence[str], given: str, say: Say) -> Iterator[Iterator[
 
     Whoever reads to the end gets a Failed when the program failed: half a base can't pass for a whole one.
     """
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as told:
         file.write(given.encode())
         file.seek(0)
-        # In a session of its own: when it fails or is told to stop it hangs up on its whole process group.
+        # In a session of its own: when it fails or is told to stop it hangs up on its whole process group. What it says
+        # goes to a file: a pipe that nobody reads any more would kill it before it has cleared away.
         process = subprocess.Popen(
-            command,
+            system.with_us(*command),
             stdin=file,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=told,
             env=os.environ | {"TMPDIR": scratch()},
             start_new_session=True,
         )
-    assert process.stdout and process.stderr
-    said: list[str] = []
-    listener = Thread(target=_listen, args=(process.stderr, said, say))
-    listener.start()
+        assert process.stdout
+        said: list[str] = []
+        lines = system.follow(process, Path(f"/proc/self/fd/{told.fileno()}"))  # it has no name, so nothing can stay
+        listener = Thread(target=_listen, args=(lines, said, say))
+        listener.start()
 
-    def written(stream: Any) -> Iterator[bytes]:
-        while part := stream.read(1 << 20):
-            yield part
-        if process.wait():
+        def written(stream: Any) -> Iterator[bytes]:
+            while part := stream.read(1 << 20):
+                yield part
+            if process.wait():
+                listener.join()
+                raise _complaint(said)
+
+        try:
+            yield written(process.stdout)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+            process.stdout.close()  # or it would wait for a reader
+            process.wait()
             listener.join()
-            raise _complaint(said)
-
-    try:
-        yield written(process.stdout)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        process.stdout.close()  # or it would wait for a reader
-        process.wait()
-        listener.join()
-        process.stderr.close()
 
 
-def _listen(stream: Any, said: list[str], say: Say) -> None:
-    for line in stream:
-        said.append(line.decode(errors="replace").strip())
+def _listen(lines: Iterator[str], said: list[str], say: Say) -> None:
+    for line in lines:
+        said.append(line.strip())
         if step := re.fullmatch(r"I: ((downloading|extracting|installing|creating).*)\.\.\.", said[-1]):
             say(f"  {step[1]}")
 
