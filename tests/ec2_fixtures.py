@@ -97,8 +97,8 @@ class Machines:
         """Terminate what was launched."""
         if self.launched:
             self.ec2.terminate_instances(InstanceIds=self.launched)
-            for one in self.launched:
-                wait_for_state(self.ec2, one, "terminated")
+            while self.launched:
+                wait_for_state(self.ec2, self.launched.pop(), "terminated")
 
     def ssh(self, instance_id: str, command: str, key: Path | None = None) -> str:
         """Run a command on a machine as its default user and return what it printed."""
