@@ -61,7 +61,8 @@ def revoke(settings: Settings, image_id: str, why: str) -> Image:
         console.say(f"image {one.id} of recipe {one.recipe} was baked upon it and may not be used either")
     for channel in channels.find(account):
         if channel.image in [image.id, *(one.id for one in upon)]:
-            console.say(f"channel {channel.name} of recipe {channel.recipe} points to {channel.image}: roll it back")
+            how = "a bake moves it on" if channel.name == channels.CANDIDATE else "roll it back"
+            console.say(f"channel {channel.name} of recipe {channel.recipe} points to {channel.image}: {how}")
     return revoked
 
 

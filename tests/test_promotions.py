@@ -149,6 +149,27 @@ def test_the_same_image_again(account: Account, killed_after: Callable[[int], Cl
     assert (image, True) == (account.promote(image).image, account.promote(image).settled)
 
 
+def test_revoke(account: Account, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who revokes an image hears which others were baked upon it, and which channels lead to one, with what to do."""
+    image = baked(account.cloud, verdict=PROVEN)
+    upon = baked(account.cloud, "web", base=image)
+    account.promote(image)
+    for recipe, one in (("jenkins", image), ("web", upon)):
+        channels.move(account.cloud, channels.read(account.cloud, recipe, "candidate"), one)
+    capsys.readouterr()
+
+    assert "a hole" == promotions.revoke(settings, image, "a hole").revoked
+
+    assert [
+        f"image {upon} of recipe web was baked upon it and may not be used either",
+        f"channel candidate of recipe jenkins points to {image}: a bake moves it on",
+        f"channel stable of recipe jenkins points to {image}: roll it back",
+        f"channel candidate of recipe web points to {upon}: a bake moves it on",
+    ] == capsys.readouterr().err.splitlines()
+    with pytest.raises(InputError, match="revoke it why?"):
+        promotions.revoke(settings, image, "")
+
+
 def test_roll_back(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
     """Rolling back goes step by step, over what is no longer fit, until there is nothing to go back to."""
     first, second, third, fourth = (baked(account.cloud, verdict=PROVEN) for _ in range(4))
