@@ -166,7 +166,7 @@ def test_revoke(account: Account, settings: Settings, capsys: pytest.CaptureFixt
         f"channel stable of recipe jenkins points to {image}: roll it back",
         f"channel candidate of recipe web points to {upon}: a bake moves it on",
     ] == capsys.readouterr().err.splitlines()
-    with pytest.raises(InputError, match="revoke it why?"):
+    with pytest.raises(InputError, match=r"revoke it why\?"):
         promotions.revoke(settings, image, "")
 
 
