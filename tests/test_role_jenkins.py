@@ -193,6 +193,14 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"jenkins_package_url": "file:///srv/jenkins.deb", "jenkins_package_sha256": NOTHING},
         ("The checksum for", f"did not match {NOTHING}"),
     ),
+    "a volume that isn't there": (
+        {"jenkins_volume": "LABEL=none", "jenkins_service_state": "started"},
+        ("there is no /dev/disk/by-label/none here, which is jenkins_volume LABEL=none; nothing was changed",),
+    ),
+    "a volume that would hide files": (
+        {"jenkins_home": "/usr/share", "jenkins_volume": "/srv/volume"},
+        ("/usr/share holds files, which jenkins_volume /srv/volume would hide; nothing was changed",),
+    ),
     "a configuration that is no YAML": (
         {"jenkins_casc_file": "FOLDER/broken.yaml"},
         ("jenkins_casc_file FOLDER/broken.yaml can't be read as YAML",),
@@ -583,9 +591,9 @@ def test_a_first_password_beside_a_configuration_is_found(elsewhere: dict[str, T
 
 
 VOLUME = """
-cd /srv; truncate --size=4M empty full; mkfs.ext4 -q -L mine full; cp full before
+cd /srv; rm -f /var/lib/jenkins-volume; truncate --size=4M empty full; mkfs.ext4 -q -L mine full; cp full before
 truncate --size=4M table; echo label: gpt | sfdisk -q table; cp table table.before
-for one in empty full table; do sh /srv/make $PWD/$one ext4; done
+for one in table full empty; do sh /srv/make $PWD/$one ext4; done
 cmp full before; cmp table table.before; blkid -p -o value -s TYPE empty
 """
 
@@ -594,7 +602,29 @@ def test_a_volume_gets_a_file_system_once(ground: Ground) -> None:
     """An empty volume gets a file system; one with a file system or a partition table keeps every byte."""
     ground.host.put({"make": (ROOT / "roles/jenkins/files/make_file_system.sh").read_bytes()})
     told = ground.host.run(VOLUME).decode().splitlines()
-    assert "/srv/empty has a new ext4 file system" == told[0]
+    assert "/srv/table is left as it is:" in told[0] and "PTTYPE=gpt" in told[0]
     assert "/srv/full is left as it is:" in told[1] and "LABEL=mine" in told[1]
-    assert "/srv/table is left as it is:" in told[2] and "PTTYPE=gpt" in told[2]
-    assert ["ext4"] == told[3:]
+    assert ["/srv/empty has a new ext4 file system", "ext4"] == told[2:]
+
+
+SWAPPED = """
+cd /srv; rm -f /var/lib/jenkins-volume empty; truncate --size=4M empty; cp empty before
+sh make $PWD/empty ext4; mv empty first; cp before empty
+sh make $PWD/empty ext4 2>&1 || echo refused; cmp empty before; mkfs.ext4 -q empty; cp empty other
+sh make $PWD/empty ext4 2>&1 || echo refused; cmp empty other; cp first empty
+sh make $PWD/empty ext4; blkid -p -o value -s UUID first; rm empty; truncate --size=4M empty
+echo 0123456789abcdef0123456789abcdef >id; mount --bind id /etc/machine-id
+sh make $PWD/empty ext4; umount /etc/machine-id
+"""
+
+
+def test_a_machine_keeps_to_its_volume(ground: Ground) -> None:
+    """Another device under the volume's name, empty or not, keeps every byte; a new machine has a volume of its own."""
+    ground.host.put({"make": (ROOT / "roles/jenkins/files/make_file_system.sh").read_bytes()})
+    made, *told = ground.host.run(SWAPPED).decode().splitlines()
+    uuid = told[5]
+    refusal = f"/srv/empty is left as it is: Jenkins's volume was UUID={uuid}, and this is another."
+    assert "/srv/empty has a new ext4 file system" == made
+    assert [refusal, refusal] == [one.partition(" hint: ")[0] for one in told[0:3:2]]
+    assert ["refused", "refused"] == told[1:4:2]
+    assert f"UUID={uuid}" in told[4] and "/srv/empty has a new ext4 file system" == told[6]
