@@ -29,7 +29,18 @@ from bakehouse.transcripts import Began, Ended, event, plain
 
 HERE = Path(__file__).parent
 
-STAGES = ("boot", "SSH", "provisioner starts", "tasks", "package manager", "stop", "image", "terminate", "rest")
+STAGES = (
+    "boot",
+    "SSH",
+    "provisioner starts",
+    "tasks",
+    "package manager",
+    "record",
+    "stop",
+    "image",
+    "terminate",
+    "rest",
+)
 """Where the time goes. The rest is the programs' own start and end, and what lies between the stages."""
 
 _STAGES_OF_STEPS = {
@@ -37,6 +48,7 @@ _STAGES_OF_STEPS = {
     r"Ansible starts|Gathering Facts": "provisioner starts",
     r".* with apt": "package manager",
     r"[\w-]+ : .*": "tasks",
+    r"(Look at|Record) what is in the image|Put the record into the image": "record",
     r"image( ami-\w+)?": "image",
     r"machine cleared away": "terminate",
     r"SSH|stop": r"\g<0>",
@@ -235,7 +247,7 @@ def measure(bench: Bench, rounds: int) -> list[dict[str, Outcome]]:
 
 def contents(bench: Bench, image_id: str) -> frozenset[str]:
     """Return what an image holds, a line a fact, but for what no two bakes have in common."""
-    snapshot = images.get(bench.cloud, image_id, bench.order.recipe.name).root_snapshot
+    snapshot = images.there(bench.cloud, image_id).root_snapshot
     bodies = Bodies(local.checkout(bench.settings))
     how = {"hostname": "bench", "labels": bodies.labels("bench"), "network_mode": "none", "remove": True}
     told: bytes = bodies.docker.containers.run(bodies.reference(snapshot), ["sh", "-c", _READ], **how)

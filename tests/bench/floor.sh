@@ -33,8 +33,8 @@ END
 
 [Service]
 Environment="JAVA_HOME=/usr/lib/jvm/java-21-openjdk-amd64"
-Environment="JAVA_OPTS=-Djava.awt.headless=true"
 Environment="JENKINS_PORT=8080"
+Environment="JAVA_OPTS=-Djava.awt.headless=true"
 END
     systemctl daemon-reload
     systemctl enable jenkins.service
