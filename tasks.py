@@ -542,7 +542,7 @@ def test(c: Context, only: str = "") -> None:  # noqa: PT028, a task and no test
 
     if not only:
         lint(c)
-        tools.ensure("docker")  # before all workers do
+        tools.ensure("docker")  # before two workers do
     with c.cd(str(settings.ROOT)):
         outcomes = [c.run(line, warn=True) for line in ([f"pytest -k {shlex.quote(only)}"] if only else ALL_TESTS)]
     if not all(outcomes):
@@ -645,8 +645,8 @@ LINTERS = (
     *(f"packer fmt -check {folder}" for folder in ("packer", "packer/plugins", "packer/recipes", "tests/bench")),
 )
 
-ALL_TESTS = 'pytest -m "not timed" --numprocesses=3 --no-loadscope-reorder', "pytest -m timed"
-"""Three workers, each with a local EC2 of its own: while one's machines boot the others compute. Then what is timed."""
+ALL_TESTS = 'pytest -m "not timed" --numprocesses=2 --no-loadscope-reorder', "pytest -m timed"
+"""Two workers, each with a local EC2 of its own: while one's machines boot the other computes. Then what is timed."""
 
 
 def _settings(account: str = "", recipe: str = "") -> Settings:
