@@ -252,8 +252,8 @@ def images_(c: Context, json: bool = False, recipe: str = "", account: str = "")
     from bakehouse import cloud, console, dossiers, images
 
     settings = _settings(account, recipe)
-    connected = cloud.connect(settings)
-    found = dossiers.entries(connected, images.find(connected, settings.recipe))
+    door = cloud.connect(settings)
+    found = dossiers.entries(door, images.find(door, settings.recipe))
     if json:
         console.data_json([dossiers.as_entry_data(entry) for entry in found])
     else:
