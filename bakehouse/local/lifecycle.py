@@ -6,7 +6,6 @@ import base64
 import hashlib
 import ipaddress
 import logging
-import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from moto.ec2.models.instances import StateReason
 from bakehouse.local.machines import Birth, Bodies, BodyError
 from bakehouse.local.ports import Gate, GateError
 from bakehouse.local.state import State
+from bakehouse.local.together import Together
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Lifecycle:
 
     def __init__(self, bodies: Bodies, gate: Gate, state: State) -> None:
         self.bodies = bodies
-        self.lock = threading.RLock()
+        self.lock = state.lock
         self.unopened: Mapping[str, str] = {}
         self._gate = gate
         self._state = state
@@ -40,6 +40,7 @@ class Lifecycle:
         self._turns: dict[str, deque[Callable[[], None]]] = defaultdict(deque)
         self._restarting: set[str] = set()
         self._gate_image = ""
+        self._follow = Together(self._gate_follows)
 
     # -- the state of the world ------------------------------------------------------------------------------------
 
@@ -48,8 +49,7 @@ class Lifecycle:
         """Change the backends alone; on leaving the new state is on the disk."""
         with self.lock:
             yield
-            frozen = self._state.freeze()
-        self._state.write(frozen)
+        self._state.keep()
 
     def backends(self) -> list[Any]:
         """Return the EC2 backend of each region that was used."""
@@ -66,6 +66,9 @@ class Lifecycle:
 
     def open_ports(self) -> None:
         """Let the open ports follow the rules and the machines; on return they do."""
+        self._follow()
+
+    def _gate_follows(self) -> None:
         self.unopened = self._gate.follow(self._table, self._gate_image)
         if self.unopened:
             log.warning("ports that could not be opened: %s", self.unopened)

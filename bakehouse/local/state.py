@@ -8,7 +8,7 @@ import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import cloudpickle
@@ -16,6 +16,8 @@ from cryptography.hazmat.bindings._rust import openssl
 from cryptography.hazmat.primitives import serialization
 from moto.backends import get_backend
 from moto.ssm.models import ParameterDict
+
+from bakehouse.local.together import Together
 
 SERVICES: tuple[Any, ...] = ("ec2", "ssm", "iam", "sts", "kms", "autoscaling", "elbv2")
 """The services whose state is kept; one file, because their objects refer to one another."""
@@ -41,34 +43,26 @@ copyreg.pickle(ParameterDict, _parameters)
 
 
 class State:
-    """Keep the backends in a file; the newest state always wins, whoever writes last."""
+    """Keep the backends in a file; ``lock`` is held by whoever changes them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = Lock()
-        self._frozen = 0
-        self._written = 0
+        self.lock = RLock()
+        self._write = Together(self._replace)
 
-    def freeze(self) -> tuple[int, bytes]:
-        """Return the backends as bytes, with a number that grows; nothing may change them meanwhile."""
-        accounts = {name: get_backend(name) for name in SERVICES}
-        services = {name: {account: dict(kept) for account, kept in found.items()} for name, found in accounts.items()}
-        self._frozen += 1
-        return self._frozen, cloudpickle.dumps(services)
+    def keep(self) -> None:
+        """Have all changes made so far on the disk on return; never to be called with the lock held."""
+        self._write()
 
-    def write(self, frozen: tuple[int, bytes]) -> None:
-        """Replace the file, unless something newer is in it already; on return the bytes are on the disk."""
-        number, data = frozen
-        with self._lock:
-            if number <= self._written:
-                return
-            fresh = self.path.with_suffix(".new")
-            with open(fresh, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(fresh, self.path)
-            self._written = number
+    def _replace(self) -> None:
+        with self.lock:
+            data = _frozen()
+        fresh = self.path.with_suffix(".new")
+        with open(fresh, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, self.path)
 
     def load(self) -> Path | None:
         """Put the kept state into the backends; a file that can't be read is set aside, and its new name returned."""
@@ -84,3 +78,10 @@ class State:
             os.replace(self.path, aside)
             return aside
         return None
+
+
+def _frozen() -> bytes:
+    accounts = {name: get_backend(name) for name in SERVICES}
+    services = {name: {account: dict(kept) for account, kept in found.items()} for name, found in accounts.items()}
+    data: bytes = cloudpickle.dumps(services)
+    return data
