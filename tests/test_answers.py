@@ -30,7 +30,7 @@ def sizes(cloud: Cloud, operation: str, key: str, **arguments: Any) -> list[int]
 
 
 def test_pages(cloud: Cloud) -> None:
-    """Images, launch templates and their versions come in pages, and none is left out."""
+    """Images, snapshots, launch templates and their versions come in pages, and none is left out."""
     image = baked(cloud)
     for number in range(17):
         baked(cloud)
@@ -39,6 +39,8 @@ def test_pages(cloud: Cloud) -> None:
 
     pages = [7, 7, 4]
     assert pages == sizes(cloud, "describe_images", "Images", Owners=["self"])
+    ours = [{"Name": "tag-key", "Values": ["bakehouse:recipe"]}]
+    assert pages == sizes(cloud, "describe_snapshots", "Snapshots", OwnerIds=["self"], Filters=ours)
     assert [7, 7, 3] == sizes(cloud, "describe_launch_templates", "LaunchTemplates")
     versions = "describe_launch_template_versions", "LaunchTemplateVersions"
     assert pages == sizes(cloud, *versions, LaunchTemplateName="web0")

@@ -432,9 +432,9 @@ def test_the_server_is_on_loopback_only(local_ec2: Any) -> None:
 
 
 def test_state_survives_a_crash(ec2: Any, local_ec2: Any, machines: Machines) -> None:
-    """After kill -9 of the server and the end of all containers, everything is found again as it was."""
+    """After kill -9 of the server and the end of all containers, everything that is there is found again as it was."""
     ssm = local_ec2.client("ssm")
-    (one,) = machines.launch()
+    one, lost = machines.launch(count=2)
     machines.ssh(one, "echo survives | sudo tee /srv/survives; sync")
     image = machines.image(one, "survives", NoReboot=True)
     ec2.create_tags(Resources=[image, one], Tags=[{"Key": "late", "Value": "tag"}])
@@ -442,8 +442,11 @@ def test_state_survives_a_crash(ec2: Any, local_ec2: Any, machines: Machines) ->
     before = inventory(ec2)
     local_ec2.kill()
     docker("kill", *docker("ps", "--quiet", "--filter", f"label=bakehouse.instance={one}").split())
+    docker("rm", "--force", *docker("ps", "--quiet", "--filter", f"label=bakehouse.instance={lost}").split())
     local_ec2.up()
     wait(lambda: state_of(ec2, one) == "stopped")
+    assert state_of(ec2, lost) == "terminated"
+    assert "went off" in describe(ec2, lost)[0]["StateReason"]["Message"]
     assert inventory(ec2) == before
     assert ssm.get_parameter(Name="/a/parameter")["Parameter"]["Value"] == image
     assert {"Key": "late", "Value": "tag"} in describe(ec2, one)[0]["Tags"]

@@ -31,6 +31,10 @@ class Answers(EC2Response):
         """Answer in pages."""
         return self._paged(super().describe_images, "Images")
 
+    def describe_snapshots(self) -> ActionResult:
+        """Answer in pages."""
+        return self._paged(super().describe_snapshots, "Snapshots")
+
     def describe_launch_templates(self) -> ActionResult:
         """Answer in pages: moto tells of fifteen, and nothing of the others."""
         return self._paged(super().describe_launch_templates, "LaunchTemplates")

@@ -235,10 +235,7 @@ class Lifecycle:
         self.open_ports()
         self.bodies.remove(instance.id)
         with self.changing():
-            why = instance.state_reason
-            instance.terminate()
-            instance.become("terminated", why)
-            instance.ended = time.time()
+            _now_terminated(instance, instance.state_reason)
 
     def _forget(self, backend: Any, snapshot_id: str) -> None:
         self.bodies.forget(snapshot_id)
@@ -276,19 +273,21 @@ class Lifecycle:
     def watch(self) -> None:
         """Follow what machines do by themselves, for ever: power off, reboot, die with the Docker engine."""
         while True:
-            try:
-                self.adopt()
-                for instance_id, reboots in self.bodies.deaths():
-                    self._died(instance_id, reboots)
-            except (BodyError, GateError) as error:
-                log.warning("%s", error)
+            self._logged(self._follow_bodies)
             time.sleep(2)  # the engine is away: look again until it's back
+
+    def _follow_bodies(self) -> None:
+        self.adopt()
+        for instance_id, reboots in self.bodies.deaths():
+            self._died(instance_id, reboots)
 
     def adopt(self) -> None:
         """Let the backends agree with what is there: finished, lost or deleted snapshots, machines on, off or gone."""
+        with self.lock:
+            still = [instance for instance in self.instances() if not self._turns[instance.id]]
         pids = self.bodies.running()
         with self.changing():
-            for instance in self.instances():
+            for instance in still:
                 self._adopt(instance, pids.get(instance.id))
             for backend in self.backends():
                 _forget_ended(backend)
@@ -306,8 +305,10 @@ class Lifecycle:
     def _adopt(self, instance: Any, pid: int | None) -> None:
         if instance.state == "terminated" or self._turns[instance.id]:
             return
-        if pid is None or instance.state == "shutting-down":
-            instance.become("shutting-down", instance.state_reason)
+        if pid is None:
+            off = instance.state in ("shutting-down", "stopped")
+            _now_terminated(instance, instance.state_reason if off else StateReason(*_BY_HOST))
+        elif instance.state == "shutting-down":
             self.terminate(instance)
         elif instance.state == "stopping":
             self.stop(instance)
@@ -401,6 +402,12 @@ def _available(image: Any) -> None:
 def _failed(image: Any, why: str) -> None:
     image.state, image.ebs_snapshot.status = "failed", "error"
     image.state_reason = {"Code": "Server.InternalError", "Message": f"Server.InternalError: {why}"}
+
+
+def _now_terminated(instance: Any, reason: StateReason) -> None:
+    instance.terminate()
+    instance.become("terminated", reason)
+    instance.ended = time.time()
 
 
 def _forget_ended(backend: Any) -> None:
