@@ -544,8 +544,8 @@ def test(c: Context, only: str = "") -> None:  # noqa: PT028, a task and no test
         lint(c)
         tools.ensure("docker")  # before two workers do
     with c.cd(str(settings.ROOT)):
-        outcomes = [c.run(line, warn=True) for line in ([f"pytest -k {shlex.quote(only)}"] if only else ALL_TESTS)]
-    if not all(outcomes):
+        done = c.run(f"pytest -k {shlex.quote(only)}" if only else ALL_TESTS, warn=True)
+    if not done:
         raise VerdictError("the tests fail")
 
 
@@ -645,8 +645,8 @@ LINTERS = (
     *(f"packer fmt -check {folder}" for folder in ("packer", "packer/plugins", "packer/recipes", "tests/bench")),
 )
 
-ALL_TESTS = 'pytest -m "not timed" --numprocesses=2 --no-loadscope-reorder', "pytest -m timed"
-"""Two workers, each with a local EC2 of its own: while one's machines boot the other computes. Then what is timed."""
+ALL_TESTS = "pytest --numprocesses=2 --no-loadscope-reorder"
+"""Two workers, each with a local EC2 of its own: while one's machines boot the other computes."""
 
 
 def _settings(account: str = "", recipe: str = "") -> Settings:

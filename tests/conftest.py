@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ hypothesis.settings.register_profile("kit", database=None, deadline=None)  # no 
 hypothesis.settings.load_profile("kit")
 
 pytest_plugins = ["ec2_fixtures", "moto_fixtures"]
+
+TIMINGS = Path(__file__).with_name("test_timings.py")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,13 +43,24 @@ def ctrl_c() -> Iterator[Callable[[], None]]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Run a test that measures seconds while no other worker runs one, its fixtures included."""
+    with open(__file__) as turnstile, open(TIMINGS) as room:
+        fcntl.flock(turnstile, fcntl.LOCK_EX)  # else those who share the room might never let in who wants it alone
+        fcntl.flock(room, fcntl.LOCK_EX if item.path == TIMINGS else fcntl.LOCK_SH)
+        fcntl.flock(turnstile, fcntl.LOCK_UN)
+        return (yield)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put first the modules whose tests may take longest, then what else starts machines: so workers end together."""
     allowed: dict[Path, float] = {}
     for item in items:
         limit = item.get_closest_marker("timeout")
         allowed[item.path] = max(allowed.get(item.path, 0), limit.args[0] if limit else 0)
-    items.sort(key=lambda item: (-allowed[item.path], item.get_closest_marker("docker") is None))
+    machines = {item.path for item in items if item.get_closest_marker("docker")}
+    items.sort(key=lambda item: (item.path == TIMINGS, -allowed[item.path], item.path not in machines))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -13,7 +12,7 @@ from test_fates import channel
 from test_images import baked, image
 from test_references import machine, parameter
 
-from bakehouse import channels, dossiers, fates, images, retirements
+from bakehouse import channels, fates, images, retirements
 from bakehouse.cloud import TAG, Cloud, tag_list
 from bakehouse.errors import CloudError
 from bakehouse.fates import Plan, Terms
@@ -181,41 +180,3 @@ def test_killed(cloud: Cloud, killed_after: Callable[[int], Cloud], step: str) -
         clean(cloud, keep=0, at_once=True)  # a snapshot whose image was retired
         assert left == there(cloud)
     assert calls > 8
-
-
-@pytest.mark.local
-@pytest.mark.timed
-def test_a_thousand_images(cloud: Cloud) -> None:
-    """A thousand images and three hundred machines are all seen, over many pages, in less than five seconds."""
-    from moto.ec2.models import ec2_backends
-
-    [backend] = [ec2_backends["123456789012"]["us-east-1"]]
-    for number in range(1000):
-        one = backend.register_image(f"bakehouse-jenkins-{number}")
-        tags = {f"{TAG}recipe": "jenkins", f"{TAG}kind": "image", f"{TAG}run": f"{number:04}", f"{TAG}base": "ami-1"}
-        one.add_tags(tags)
-        one.ebs_snapshot.add_tags(tags)
-    first = images.find(cloud, "jenkins")[-1].id
-    for _ in range(3):
-        cloud.ec2.run_instances(ImageId=first, MinCount=100, MaxCount=100, InstanceType="t3.small")
-
-    listing, planning = [], []
-    for _ in range(2):
-        begun = time.monotonic()
-        found = dossiers.entries(cloud, images.find(cloud, "jenkins"))
-        listing.append(time.monotonic() - begun)
-        plan = retirements.plan(cloud, Terms())
-        planning.append(time.monotonic() - begun - listing[-1])
-
-    assert [f"{number:04}" for number in reversed(range(1000))] == [one.image.run for one in found]
-    assert 300 == len(found[-1].users)
-    assert {"stay": 4, "deprecate": 20, "later": 976} == {
-        step: len(plan.of(step)) for step in ("stay", "deprecate", "later")
-    }
-    assert f"machine {_first(cloud)} and 299 more" in [fate.why for fate in plan.fates]
-    assert 5 > min(listing) and 5 > min(planning), (listing, planning)
-
-
-def _first(cloud: Cloud) -> str:
-    pages = cloud.ec2.pages("describe_instances", "Reservations")
-    return min(str(one["InstanceId"]) for each in pages for one in each["Instances"])

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +36,18 @@ Suites: {suite}-security
 Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 """
+
+_AS_ONE = """\
+exec 3<&0
+trap : HUP
+trap 'trap : TERM; kill 0' TERM
+"$@" <&3 3<&- &
+wait $!
+code=$?
+wait
+exit $code
+"""
+"""Run a command to its very end; told to end, tell its whole process group: mmdebstrap heeds it in a child only."""
 
 
 def bootstrap(suite: str, docker: DockerClient, base: Base, labels: Mapping[str, str], say: Say) -> str:
@@ -77,7 +88,7 @@ def _running(command: Sequence[str], given: str, say: Say) -> Iterator[Iterator[
         # In a session of its own: when it fails or is told to stop it hangs up on its whole process group. What it says
         # goes to a file: a pipe that nobody reads any more would kill it before it has cleared away.
         process = subprocess.Popen(
-            system.with_us(*command),
+            system.with_us("sh", "-c", _AS_ONE, "sh", *command),
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=told,
@@ -101,7 +112,7 @@ def _running(command: Sequence[str], given: str, say: Say) -> Iterator[Iterator[
             yield written(process.stdout)
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
+                process.terminate()
             process.stdout.close()  # or it would wait for a reader
             process.wait()
             listener.join()
