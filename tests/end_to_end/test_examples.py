@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -56,11 +57,24 @@ def test_ec2_resolves_the_channel(image: str, local_ec2: LocalEc2) -> None:
 
 
 def test_terraforms_example_launches_the_channels_image() -> None:
-    """Terraform's example is HCL, and its machine is of the image that the channel's parameter holds."""
-    read: dict[str, Any] = hcl2.loads((ROOT / "examples/terraform/main.tf").read_text())
-    said = json.dumps(read)
-    assert CHANNEL in said
-    assert "data.aws_ssm_parameter.image.value" in said
+    """Terraform's example is HCL, all that it refers to is in it, and its machine's image is what the channel holds."""
+    read = json.loads(json.dumps(hcl2.loads((ROOT / "examples/terraform/main.tf").read_text())).replace('\\"', ""))
+    variables = {f"var.{name}": block for one in read["variable"] for name, block in one.items()}
+    sources = {f"data.{kind}.{name}": block for one in read["data"] for kind, name, block in named(one)}
+    things = {f"{kind}.{name}": block for one in read["resource"] for kind, name, block in named(one)}
+
+    expressions = " ".join(re.findall(r"\$\{(.*?)\}", json.dumps(read)))
+    referred = set(re.findall(r"var\.\w+|data\.\w+\.\w+|\baws_\w+\.\w+", expressions))
+    assert {"data.aws_ssm_parameter.image", "var.channel"} <= referred <= {*variables, *sources, *things}
+    assert "data.aws_ssm_parameter.image.value" in things["aws_instance.machine"]["ami"]
+    assert "${var.channel}" == sources["data.aws_ssm_parameter.image"]["name"]
+    assert CHANNEL == variables["var.channel"]["default"]
+
+
+def named(blocks: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield the kind, the name and the content of each block of HCL that has both."""
+    for kind, found in blocks.items():
+        yield from ((kind, name, block) for name, block in found.items() if isinstance(block, dict))
 
 
 def test_the_examples_name_one_channel() -> None:
