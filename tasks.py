@@ -626,7 +626,7 @@ def reset(c: Context, dry_run: bool = False, yes: bool = False) -> None:
     found = local.status(settings)
     plan = [
         *(f"delete machine {machine} ({state})" for machine, state in found["machines"].items()),
-        f"delete {found['images']} images of bakes",
+        *([f"delete images of bakes: {found['images']}"] if found["images"] else []),
         *(f"delete base {base['base']}" for base in found["bases"] if base["image"]),
         "delete its groups, key pairs, tags and log",
     ]
