@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from moto.ec2.models import ec2_backends
@@ -40,7 +41,7 @@ class Lifecycle:
         self._turns: dict[str, deque[Callable[[], None]]] = defaultdict(deque)
         self._restarting: set[str] = set()
         self._gate_image = ""
-        self._follow = Together(self._gate_follows)
+        self._opening = Together(self._open)
 
     # -- the state of the world ------------------------------------------------------------------------------------
 
@@ -66,9 +67,9 @@ class Lifecycle:
 
     def open_ports(self) -> None:
         """Let the open ports follow the rules and the machines; on return they do."""
-        self._follow()
+        self._opening()
 
-    def _gate_follows(self) -> None:
+    def _open(self) -> None:
         self.unopened = self._gate.follow(self._table, self._gate_image)
         if self.unopened:
             log.warning("ports that could not be opened: %s", self.unopened)
@@ -287,8 +288,8 @@ class Lifecycle:
             still = [instance for instance in self.instances() if not self._turns[instance.id]]
         pids = self.bodies.running()
         with self.changing():
-            for instance in still:
-                self._adopt(instance, pids.get(instance.id))
+            for instance in still:  # a fault with one must not keep the others
+                self._logged(partial(self._adopt, instance, pids.get(instance.id)))
             for backend in self.backends():
                 _forget_ended(backend)
                 for snapshot_id in backend.forgetting:
