@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from test_images import baked
+from test_references import machine
 
 from bakehouse.cloud import Cloud
 from bakehouse.errors import CloudError
@@ -66,6 +67,18 @@ def test_deprecation(cloud: Cloud) -> None:
     for gone in (NOWHERE, image):
         with pytest.raises(CloudError, match="InvalidAMIID"):
             cloud.ec2.enable_image_deprecation(ImageId=gone, DeprecateAt=soon)
+
+
+def test_an_interface_that_a_machine_has(cloud: Cloud) -> None:
+    """It stays until its machine goes; one that is free may be deleted."""
+    machine(cloud, baked(cloud))
+    [held] = cloud.ec2.describe_network_interfaces()["NetworkInterfaces"]
+    free = cloud.ec2.create_network_interface(SubnetId=held["SubnetId"])["NetworkInterface"]["NetworkInterfaceId"]
+    with pytest.raises(CloudError, match=r"is currently in use\. \(InvalidParameterValue\)"):
+        cloud.ec2.delete_network_interface(NetworkInterfaceId=held["NetworkInterfaceId"])
+    cloud.ec2.delete_network_interface(NetworkInterfaceId=free)
+    with pytest.raises(CloudError, match=r"InvalidNetworkInterfaceID\.NotFound"):
+        cloud.ec2.delete_network_interface(NetworkInterfaceId=free)
 
 
 def test_a_parameter_of_an_image(cloud: Cloud) -> None:

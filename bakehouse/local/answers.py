@@ -1,4 +1,4 @@
-"""What moto's answers pass over, bodies apart: pages, an image's attributes, parameters that name one, AWS's keys."""
+"""What moto's answers pass over, bodies apart: pages, attributes, what is in use, parameters of images, AWS's keys."""
 
 from __future__ import annotations
 
@@ -42,6 +42,13 @@ class Answers(EC2Response):
     def describe_launch_template_versions(self) -> ActionResult:
         """Answer in pages, as DescribeLaunchTemplates does."""
         return self._paged(super().describe_launch_template_versions, "LaunchTemplateVersions")
+
+    def delete_network_interface(self) -> ActionResult:
+        """Refuse to delete an interface that a machine has: without it the machine could never end."""
+        interface = self.ec2_backend.get_network_interface(self._get_param("NetworkInterfaceId"))
+        if interface.attachment_id:
+            raise EC2ClientError("InvalidParameterValue", f"Network interface '{interface.id}' is currently in use.")
+        return super().delete_network_interface()
 
     def copy_image(self) -> ActionResult:
         """Take the tags and CopyImageTags too."""
