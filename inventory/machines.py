@@ -14,8 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 try:
-    from bakehouse import inventories, settings
+    from bakehouse import settings
     from bakehouse.errors import BakehouseError
+    from bakehouse.machines import inventories
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}\nhint: activate the checkout's venv: . .venv/bin/activate")
 

@@ -29,7 +29,7 @@ variable "playbook" {
 
 variable "packages" {
   type        = map(map(string))
-  description = "Package to its repository, by base or family. Packer has no use for it; bakehouse/orders.py looks for stand-ins."
+  description = "Package to its repository, by base or family. Packer has no use for it; bakehouse/baking/orders.py looks for stand-ins."
 }
 
 variable "boot_budget" {
@@ -44,7 +44,7 @@ variable "bases" {
   description = "Base to how its image is found and entered."
 }
 
-# The run: bakehouse/bakes.py gives these. The defaults are what "packer validate" needs.
+# The run: bakehouse/baking/bakes.py gives these. The defaults are what "packer validate" needs.
 
 variable "run" {
   type        = string

@@ -10,8 +10,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from bakehouse import cloud as clouds
-from bakehouse.cloud import TAG, Cloud, tag_list
+from bakehouse import accounts
+from bakehouse.accounts import TAG, Account, tag_list
 from bakehouse.images import Image
 from bakehouse.settings import Settings
 
@@ -32,37 +32,37 @@ def moto() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _door(moto: str) -> Cloud:
-    """Return a door whose clients are made once: that takes longer than most tests do."""
-    return clouds._local(moto, "us-east-1")
+def _account(moto: str) -> Account:
+    """Return a there whose clients are made once: that takes longer than most tests do."""
+    return accounts._local(moto, "us-east-1")
 
 
 @pytest.fixture
-def cloud(moto: str, _door: Cloud) -> Cloud:
-    """Return the door to an account that is moto's and holds nothing of ours."""
+def account(moto: str, _account: Account) -> Account:
+    """Return the there to an account that is moto's and holds nothing of ours."""
     urlopen(Request(f"{moto}/moto-api/reset", method="POST")).close()
-    return _door
+    return _account
 
 
 class Killed(BaseException):
     """End what is going on, as kill -9 would: nothing is asked of the account any more, not even on the way out."""
 
 
-def disturbed(cloud: Cloud, disturb: Callable[[], None], when: Callable[[int], bool]) -> Cloud:
-    """Return a door of the same account where something happens before each call for whose number ``when`` holds."""
-    door, numbers = clouds._local(cloud.endpoint, cloud.region), count()
+def disturbed(account: Account, disturb: Callable[[], None], when: Callable[[int], bool]) -> Account:
+    """Return a there of the same account where something happens before each call for whose number ``when`` holds."""
+    there, numbers = accounts._local(account.endpoint, account.region), count()
 
     def look(**_: Any) -> None:
         if when(next(numbers)):
             disturb()
 
-    door.session.events.register("before-call", look)
-    return door
+    there.session.events.register("before-call", look)
+    return there
 
 
 @pytest.fixture
-def killed_after(cloud: Cloud) -> Callable[[int], Cloud]:
-    """Give what returns the door of somebody who is killed after so many calls."""
+def killed_after(account: Account) -> Callable[[int], Account]:
+    """Give what returns the there of somebody who is killed after so many calls."""
     left = [0]
 
     def die() -> None:
@@ -72,28 +72,28 @@ def killed_after(cloud: Cloud) -> Callable[[int], Cloud]:
         left[0] -= 1
         return left[0] < 0
 
-    door = disturbed(cloud, die, count_down)
+    there = disturbed(account, die, count_down)
 
-    def enter(calls: int) -> Cloud:
+    def enter(calls: int) -> Account:
         left[0] = calls
-        return door
+        return there
 
     return enter
 
 
-def refused(cloud: Cloud, what: str) -> Cloud:
-    """Return the door of somebody without the rights to ``what``: a service, or one of its operations after a dot."""
+def refused(account: Account, what: str) -> Account:
+    """Return the there of somebody without the rights to ``what``: a service, or one of its operations after a dot."""
     from botocore.exceptions import ClientError
 
-    door = clouds._local(cloud.endpoint, cloud.region)
+    there = accounts._local(account.endpoint, account.region)
 
     def refuse(model: Any, **_: Any) -> None:
         asked = f"{model.service_model.service_name}:{model.name}"
         message = f"User: arn:aws:iam::123456789012:user/stranger is not authorized to perform: {asked}"
         raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": message}}, model.name)
 
-    door.session.events.register(f"before-call.{what}", refuse)
-    return door
+    there.session.events.register(f"before-call.{what}", refuse)
+    return there
 
 
 @pytest.fixture
@@ -105,12 +105,12 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def image(cloud: Cloud) -> Image:
+def image(account: Account) -> Image:
     """Return an image of recipe jenkins."""
-    volume = cloud.ec2.create_volume(Size=1, AvailabilityZone="us-east-1a")["VolumeId"]
-    disk = {"SnapshotId": cloud.ec2.create_snapshot(VolumeId=volume)["SnapshotId"], "VolumeSize": 1}
+    volume = account.ec2.create_volume(Size=1, AvailabilityZone="us-east-1a")["VolumeId"]
+    disk = {"SnapshotId": account.ec2.create_snapshot(VolumeId=volume)["SnapshotId"], "VolumeSize": 1}
     mappings = [{"DeviceName": "/dev/xvda", "Ebs": disk}]
-    made = cloud.ec2.register_image(Name="an image", RootDeviceName="/dev/xvda", BlockDeviceMappings=mappings)
+    made = account.ec2.register_image(Name="an image", RootDeviceName="/dev/xvda", BlockDeviceMappings=mappings)
     tags = tag_list({f"{TAG}recipe": "jenkins", f"{TAG}kind": "image", f"{TAG}user": "admin"})
-    cloud.ec2.create_tags(Resources=[made["ImageId"]], Tags=tags)
-    return Image.from_aws(cloud.ec2.describe_images(ImageIds=[made["ImageId"]])["Images"][0])
+    account.ec2.create_tags(Resources=[made["ImageId"]], Tags=tags)
+    return Image.from_aws(account.ec2.describe_images(ImageIds=[made["ImageId"]])["Images"][0])

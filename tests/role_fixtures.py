@@ -16,9 +16,20 @@ import ansible_runner
 import yaml
 from ec2_fixtures import ROOT, Machines, describe
 
-from bakehouse import probes
+from bakehouse.machines import probes
 
 Task = dict[str, Any]
+
+NOTHING = "0" * 64
+"""The SHA-256 of nothing that there is."""
+
+SERVED: dict[str, Any] = {
+    "jenkins_port": 8081,
+    "jenkins_prefix": "/ci",
+    "jenkins_listen_address": "127.0.0.1",
+    "jenkins_arguments": ["--debug=6"],
+    "jenkins_service_state": "started",
+}
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def _silent() -> Iterator[tuple[str, str]]:
     for path in (
         ROOT / "tasks.py",
         *ROOT.glob("bakehouse/**/*.py"),
-        *ROOT.glob("tests/*.py"),
+        *ROOT.glob("tests/**/*.py"),
         *ROOT.glob("inventory/*.py"),
     ):
         tree = ast.parse(path.read_text())

@@ -16,13 +16,9 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from samples import PARTS
 
 from bakehouse.settings import ROOT
-
-PARTS = (
-    *(".config", "bakehouse", "inventory", "molecule", "packer", "playbooks", "roles"),
-    *("ansible.cfg", "requirements.yml", "tasks.py"),
-)
 
 
 @dataclass

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from ec2_fixtures import ROOT, Machines, describe
 
-from bakehouse import dossiers, images, retirements
-from bakehouse.cloud import TAG, Cloud
-from bakehouse.fates import Terms
+from bakehouse import images
+from bakehouse.accounts import TAG, Account
+from bakehouse.images import details, retirements
+from bakehouse.images.retention import Terms
 
 
 def within(bar: float, work: Callable[[], Any], tries: int = 2, before: Callable[[], None] = lambda: None) -> Any:
@@ -43,7 +44,7 @@ def test_a_task_is_listed_quickly() -> None:
 
 
 @pytest.mark.local
-def test_a_thousand_images(cloud: Cloud) -> None:
+def test_a_thousand_images(account: Account) -> None:
     """A thousand images and three hundred machines are all seen, over many pages, in less than five seconds."""
     from moto.ec2.models import ec2_backends
 
@@ -53,23 +54,23 @@ def test_a_thousand_images(cloud: Cloud) -> None:
         tags = {f"{TAG}recipe": "jenkins", f"{TAG}kind": "image", f"{TAG}run": f"{number:04}", f"{TAG}base": "ami-1"}
         one.add_tags(tags)
         one.ebs_snapshot.add_tags(tags)
-    first = images.find(cloud, "jenkins")[-1].id
+    first = images.find(account, "jenkins")[-1].id
     for _ in range(3):
-        cloud.ec2.run_instances(ImageId=first, MinCount=100, MaxCount=100, InstanceType="t3.small")
+        account.ec2.run_instances(ImageId=first, MinCount=100, MaxCount=100, InstanceType="t3.small")
 
-    found = within(5, lambda: dossiers.entries(cloud, images.find(cloud, "jenkins")))
-    plan = within(5, lambda: retirements.plan(cloud, Terms()))
+    found = within(5, lambda: details.entries(account, images.find(account, "jenkins")))
+    plan = within(5, lambda: retirements.plan(account, Terms()))
 
     assert [f"{number:04}" for number in reversed(range(1000))] == [one.image.run for one in found]
     assert 300 == len(found[-1].users)
     assert {"stay": 4, "deprecate": 20, "later": 976} == {
         step: len(plan.of(step)) for step in ("stay", "deprecate", "later")
     }
-    assert f"machine {_first(cloud)} and 299 more" in [fate.why for fate in plan.fates]
+    assert f"machine {_first(account)} and 299 more" in [fate.why for fate in plan.fates]
 
 
-def _first(cloud: Cloud) -> str:
-    pages = cloud.ec2.pages("describe_instances", "Reservations")
+def _first(account: Account) -> str:
+    pages = account.ec2.pages("describe_instances", "Reservations")
     return min(str(one["InstanceId"]) for each in pages for one in each["Instances"])
 
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,11 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from bakehouse import console, tools
 from bakehouse.errors import ToolError
-from bakehouse.local.archives import digest
+from bakehouse.local.folders import digest
+from bakehouse.local.labels import BASE, CHECKOUT, IMAGE, KIND
 from bakehouse.settings import Settings
+
+COLUMNS = ("what", "state")
 
 _LOG = "server.log"
 _START_SECONDS = 60
@@ -31,7 +34,7 @@ _STOP_SECONDS = 40
 
 
 @dataclass(frozen=True)
-class Server:
+class Endpoint:
     """Hold where a running local EC2 is.
 
     Attributes: pid, its process; code, the digest of what it was started from; endpoint, its URL; set_aside, an
@@ -45,7 +48,7 @@ class Server:
     docker: bool
 
 
-def up(settings: Settings, base: str = "") -> Server:
+def up(settings: Settings, base: str = "") -> Endpoint:
     """Return the checkout's server, started if needed; ``base`` (a base's name) is made if it isn't there yet.
 
     Raises ToolError when Docker can't be had, and what ``bases.make`` raises.
@@ -104,14 +107,34 @@ def status(settings: Settings) -> dict[str, Any]:
 
     bodies = _bodies(settings)
     images = bodies.images()
-    made = {labels["bakehouse.base"]: labels for _, labels, _ in images if labels.get("bakehouse.kind") == "base"}
+    made = {labels[BASE]: labels for _, labels, _ in images if labels.get(KIND) == "base"}
     for name in BASES:
-        told = json.loads(made[name]["bakehouse.image"]) if name in made else {}
+        told = json.loads(made[name][IMAGE]) if name in made else {}
         how = told.get("how", "not made yet")
         found["bases"].append({"base": name, "image": told.get("image_name", ""), "how": how})
-    found["images"] = sum(labels.get("bakehouse.kind") == "image" for _, labels, _ in images)
+    found["images"] = sum(labels.get(KIND) == "image" for _, labels, _ in images)
     found["machines"] = {name: "on" if pid else "off" for name, pid in bodies.running().items()}
     return found
+
+
+def plan_of_reset(found: Mapping[str, Any]) -> list[str]:
+    """Say what ``reset`` deletes of what ``status`` returned, a line each."""
+    return [
+        *(f"delete machine {machine} ({state})" for machine, state in found["machines"].items()),
+        *([f"delete images of bakes: {found['images']}"] if found["images"] else []),
+        *(f"delete base {base['base']}" for base in found["bases"] if base["image"]),
+        "delete its groups, key pairs, tags and log",
+    ]
+
+
+def as_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what ``status`` returned as the rows of a table, under ``COLUMNS``."""
+    return [
+        *((what, str(found[what] or "none")) for what in ("endpoint", "pid", "log")),
+        *((f"base {base['base']}", f"{base['image']} ({base['how']})".strip()) for base in found["bases"]),
+        ("images", str(found["images"])),
+        *((f"machine {machine}", state) for machine, state in found["machines"].items()),
+    ]
 
 
 def ask(endpoint: str, question: str, seconds: float = 10, **query: str) -> dict[str, Any]:
@@ -126,18 +149,18 @@ def ask(endpoint: str, question: str, seconds: float = 10, **query: str) -> dict
         raise ToolError(f"local EC2: {no['error']}", no["hint"] or "./inv local.status names its log") from error
 
 
-def _have_base(settings: Settings, name: str, server: Server) -> None:
+def _have_base(settings: Settings, name: str, server: Endpoint) -> None:
     from bakehouse.local import bases
 
     bodies = _bodies(settings)
-    if not any(labels.get("bakehouse.base") == name for _, labels, _ in bodies.images()):
+    if not any(labels.get(BASE) == name for _, labels, _ in bodies.images()):
         if ground := bases.get(name).ground:
             _have_base(settings, ground, server)
         bases.make(bodies.docker, name, bodies.labels("base"), console.say)
         ask(server.endpoint, "adopt")
 
 
-def _start(settings: Settings) -> Server:
+def _start(settings: Settings) -> Endpoint:
     folder = _folder(settings)
     with open(folder / _LOG, "ab") as log:
         process = subprocess.Popen(
@@ -159,7 +182,7 @@ def _start(settings: Settings) -> Server:
     raise ToolError(f"the local EC2 does not start: {last}", f"its log: {folder / _LOG}")
 
 
-def _find(settings: Settings) -> Server | None:
+def _find(settings: Settings) -> Endpoint | None:
     """Return the checkout's server if it answers."""
     try:
         told = json.loads((_folder(settings) / "server.json").read_text())
@@ -169,7 +192,7 @@ def _find(settings: Settings) -> Server | None:
         return None
     if health["checkout"] != checkout(settings):
         return None
-    return Server(health["pid"], health.get("code", ""), endpoint, health["set_aside"], health["docker"])
+    return Endpoint(health["pid"], health.get("code", ""), endpoint, health["set_aside"], health["docker"])
 
 
 def _end(settings: Settings) -> None:
@@ -210,19 +233,19 @@ def _remove_all(settings: Settings) -> None:
     for docker_id, _, tags in bodies.images():
         for name in tags or [docker_id]:
             bodies.docker.images.remove(name, force=True)
-    bodies.docker.networks.prune({"label": [f"bakehouse.checkout={bodies.checkout}"]})
+    bodies.docker.networks.prune({"label": [f"{CHECKOUT}={bodies.checkout}"]})
 
 
 def _containers(settings: Settings) -> list[Any]:
     bodies = _bodies(settings)
     found: list[Any] = bodies.docker.containers.list(
-        all=True, filters={"label": [f"bakehouse.checkout={bodies.checkout}"]}, ignore_removed=True
+        all=True, filters={"label": [f"{CHECKOUT}={bodies.checkout}"]}, ignore_removed=True
     )
     return found
 
 
 def _bodies(settings: Settings) -> Any:
-    from bakehouse.local.machines import Bodies
+    from bakehouse.local.bodies import Bodies
 
     return Bodies(checkout(settings))
 

@@ -15,9 +15,10 @@ from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
 from moto.ec2.utils import random_snapshot_id
 
-from bakehouse.local.ec2 import ROOT_DEVICE, Ami
+from bakehouse.local.bodies import Bodies, BodyError
+from bakehouse.local.labels import BASE, IMAGE, KIND, SNAPSHOT
 from bakehouse.local.lifecycle import Lifecycle
-from bakehouse.local.machines import BASE, IMAGE, KIND, SNAPSHOT, Bodies, BodyError
+from bakehouse.local.things import ROOT_DEVICE, Ami
 
 log = logging.getLogger(__name__)
 

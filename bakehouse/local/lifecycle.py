@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import ipaddress
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.instances import StateReason
 
-from bakehouse.local.machines import Birth, Bodies, BodyError
-from bakehouse.local.ports import Gate, GateError
+from bakehouse.local.bodies import Birth, Bodies, BodyError
+from bakehouse.local.coalescing import Coalesced
+from bakehouse.local.ports import GateDriver, GateError, public_block, rules
 from bakehouse.local.state import State
-from bakehouse.local.together import Together
 
 log = logging.getLogger(__name__)
 
-_FORGET_AFTER = 3600  # a terminated instance can be described for about an hour, as in EC2
 _AT_ONCE = 32
 
 
 class Lifecycle:
     """Hold the one lock under which moto's backends change, and move bodies outside of it."""
 
-    def __init__(self, bodies: Bodies, gate: Gate, state: State) -> None:
+    def __init__(self, bodies: Bodies, gate: GateDriver, state: State) -> None:
         self.bodies = bodies
         self.lock = state.lock
         self.unopened: Mapping[str, str] = {}
@@ -39,9 +36,9 @@ class Lifecycle:
         self._state = state
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="life")
         self._turns: dict[str, deque[Callable[[], None]]] = defaultdict(deque)
-        self._restarting: set[str] = set()
+        self.restarting: set[str] = set()
         self._gate_image = ""
-        self._opening = Together(self._open)
+        self._opening = Coalesced(self._open)
 
     # -- the state of the world ------------------------------------------------------------------------------------
 
@@ -77,7 +74,7 @@ class Lifecycle:
     def _table(self) -> Mapping[str, Mapping[str, Any]]:
         with self.lock:
             return {
-                instance.public_ip: {"to": instance.private_ip, "pid": instance.pid, "rules": _rules(instance)}
+                instance.public_ip: {"to": instance.private_ip, "pid": instance.pid, "rules": rules(instance)}
                 for instance in self.instances()
                 if instance.reachable and instance.public_ip
             }
@@ -88,7 +85,7 @@ class Lifecycle:
         """Give a new instance its addresses, and have its machine made and switched on."""
         nic = instance.nics[0]
         nic.private_ip_addresses[0]["PrivateIpAddress"] = nic.private_ip_address = self._private_address()
-        self._give_public_address(instance)
+        self.give_public_address(instance)
         birth = Birth(
             instance_id=instance.id,
             snapshot_id=image.ebs_snapshot.id,
@@ -97,41 +94,41 @@ class Lifecycle:
             public_key=key.public_key.strip() if key else "",
             user_data=_user_data(instance),
         )
-        self._later(instance, lambda: self._boot(instance, lambda: self.bodies.birth(birth)), only="pending")
+        self.later(instance, lambda: self.boot(instance, lambda: self.bodies.birth(birth)), only="pending")
 
     def start(self, instance: Any) -> None:
         """Switch a machine on, at a new public address."""
         instance.health = "initializing"
-        self._give_public_address(instance)
-        self._later(instance, lambda: self._boot(instance, lambda: self.bodies.start(instance.id)), only="pending")
+        self.give_public_address(instance)
+        self.later(instance, lambda: self.boot(instance, lambda: self.bodies.start(instance.id)), only="pending")
 
     def stop(self, instance: Any) -> None:
         """Shut a machine down."""
-        self._later(instance, lambda: self._halt(instance), only="stopping")
+        self.later(instance, lambda: self._halt(instance), only="stopping")
 
     def reboot(self, instance: Any) -> None:
         """Restart a machine, which keeps its addresses."""
-        self._later(instance, lambda: self._restart(instance), only="running")
+        self.later(instance, lambda: self._restart(instance), only="running")
 
     def terminate(self, instance: Any) -> None:
         """Remove a machine."""
-        self._later(instance, lambda: self._end(instance), only="shutting-down")
+        self.later(instance, lambda: self._end(instance), only="shutting-down")
 
     def snapshot(self, instance: Any, image: Any, reboot: bool) -> None:
         """Copy a machine's disk, shut down and restarted around it if ``reboot``, and make the image available."""
-        self._later(instance, lambda: self._image(instance, image, reboot))
+        self.later(instance, lambda: self._image(instance, image, reboot))
 
     def copy(self, source: Any, image: Any) -> None:
         """Give an image's content to another, and make that available."""
         self._pool.submit(
-            self._logged,
+            self.logged,
             lambda: self._fill(image, lambda: self.bodies.copy(source.ebs_snapshot.id, image.ebs_snapshot.id)),
         )
 
     def forget(self, backend: Any, snapshot_id: str) -> None:
         """Remove a deleted snapshot's content; what can't be removed yet is when Docker is back."""
         backend.forgetting.add(snapshot_id)
-        self._pool.submit(self._logged, lambda: self._forget(backend, snapshot_id))
+        self._pool.submit(self.logged, lambda: self._forget(backend, snapshot_id))
 
     def console(self, instance_id: str) -> bytes:
         """Return what a machine wrote to its console; nothing when Docker doesn't answer."""
@@ -143,7 +140,11 @@ class Lifecycle:
 
     # -- in the background -----------------------------------------------------------------------------------------
 
-    def _later(self, instance: Any, move: Callable[[], None], only: str = "") -> None:
+    def moves(self, instance: Any = None) -> bool:
+        """Tell whether a body is being moved or waits for it: an instance's, or any."""
+        return bool(self._turns[instance.id] if instance else any(self._turns.values()))
+
+    def later(self, instance: Any, move: Callable[[], None], only: str = "") -> None:
         """Move one instance's body after its earlier moves; not at all if it has left state ``only`` by then."""
 
         def turn() -> None:
@@ -158,11 +159,12 @@ class Lifecycle:
 
     def _take_turns(self, waiting: deque[Callable[[], None]]) -> None:
         while waiting:
-            self._logged(waiting[0])
+            self.logged(waiting[0])
             with self.lock:
                 waiting.popleft()
 
-    def _logged(self, move: Callable[[], None]) -> None:
+    def logged(self, move: Callable[[], None]) -> None:
+        """Make a move; a fault is logged and ends nothing."""
         try:
             move()
         except (BodyError, GateError) as error:
@@ -170,7 +172,8 @@ class Lifecycle:
         except Exception:
             log.exception("a move failed")
 
-    def _boot(self, instance: Any, switch_on: Callable[[], None]) -> None:
+    def boot(self, instance: Any, switch_on: Callable[[], None]) -> None:
+        """Switch a machine on and wait until it is up; one that can't be is terminated."""
         try:
             switch_on()
             self._come_up(instance)
@@ -195,7 +198,7 @@ class Lifecycle:
                 instance.reachable = bool(instance.pid)
             instance.health = "initializing" if has_sshd else "impaired"
         if has_sshd:
-            self._pool.submit(self._logged, lambda: self._see_cloud_init(instance, instance.pid))
+            self._pool.submit(self.logged, lambda: self._see_cloud_init(instance, instance.pid))
 
     def _see_cloud_init(self, instance: Any, pid: int) -> None:
         done = self.bodies.wait_for_cloud_init(instance.id)
@@ -213,11 +216,11 @@ class Lifecycle:
         self.bodies.stop(instance.id)
         with self.changing():
             if instance.state == "stopping":
-                self._now_stopped(instance, instance.state_reason)
+                self.now_stopped(instance, instance.state_reason)
 
     def _restart(self, instance: Any, while_off: Callable[[], None] = lambda: None) -> None:
         """Switch a machine off and on; its state stays running all the while, as EC2's does."""
-        self._restarting.add(instance.id)
+        self.restarting.add(instance.id)
         try:
             with self.changing():
                 instance.health, instance.reachable = "initializing", False
@@ -226,7 +229,7 @@ class Lifecycle:
             while_off()
             self.bodies.start(instance.id)
         finally:
-            self._restarting.discard(instance.id)
+            self.restarting.discard(instance.id)
         self._come_up(instance)
 
     def _end(self, instance: Any, reason: StateReason | None = None) -> None:
@@ -236,7 +239,7 @@ class Lifecycle:
         self.open_ports()
         self.bodies.remove(instance.id)
         with self.changing():
-            _now_terminated(instance, instance.state_reason)
+            now_terminated(instance, instance.state_reason)
 
     def _forget(self, backend: Any, snapshot_id: str) -> None:
         self.bodies.forget(snapshot_id)
@@ -255,7 +258,7 @@ class Lifecycle:
         except (BodyError, GateError) as error:
             with self.changing():
                 if image.state == "pending":
-                    _failed(image, str(error))
+                    failed(image, str(error))
             raise
 
     def _fill(self, image: Any, fill: Callable[[], None]) -> None:
@@ -264,93 +267,17 @@ class Lifecycle:
         except BodyError as error:
             log.warning("%s: %s", image.id, error)
             with self.changing():
-                _failed(image, str(error))
+                failed(image, str(error))
         else:
             with self.changing():
-                _available(image)
-
-    # -- after a start, and while nobody asks --------------------------------------------------------------------------
-
-    def watch(self) -> None:
-        """Follow what machines do by themselves, for ever: power off, reboot, die with the Docker engine."""
-        while True:
-            self._logged(self._follow_bodies)
-            time.sleep(2)  # the engine is away: look again until it's back
-
-    def _follow_bodies(self) -> None:
-        self.adopt()
-        for instance_id, reboots in self.bodies.deaths():
-            self._died(instance_id, reboots)
-
-    def adopt(self) -> None:
-        """Let the backends agree with what is there: finished, lost or deleted snapshots, machines on, off or gone."""
-        with self.lock:
-            still = [instance for instance in self.instances() if not self._turns[instance.id]]
-        pids = self.bodies.running()
-        with self.changing():
-            for instance in still:  # a fault with one must not keep the others
-                self._logged(partial(self._adopt, instance, pids.get(instance.id)))
-            for backend in self.backends():
-                _forget_ended(backend)
-                for snapshot_id in backend.forgetting:
-                    self.forget(backend, snapshot_id)
-                for image in backend.amis.values():
-                    if image.state == "pending":
-                        self._settle(image)
-        self.open_ports()
+                available(image)
 
     def use_gate_image(self, docker_image: str) -> None:
         """Say from which Docker image the gate takes its Python and its nft."""
         self._gate_image = docker_image
 
-    def _adopt(self, instance: Any, pid: int | None) -> None:
-        if instance.state == "terminated" or self._turns[instance.id]:
-            return
-        if pid is None:
-            off = instance.state in ("shutting-down", "stopped")
-            _now_terminated(instance, instance.state_reason if off else StateReason(*_BY_HOST))
-        elif instance.state == "shutting-down":
-            self.terminate(instance)
-        elif instance.state == "stopping":
-            self.stop(instance)
-        elif pid == 0:
-            if instance.state != "stopped":
-                self._now_stopped(instance, StateReason(*_BY_HOST))
-        elif instance.state == "stopped":
-            instance.become("pending")
-            self._give_public_address(instance)
-            self._later(instance, lambda: self._boot(instance, lambda: None))
-        elif instance.pid != pid or instance.health == "initializing":
-            self._later(instance, lambda: self._boot(instance, lambda: None))
-
-    def _settle(self, image: Any) -> None:
-        if self.bodies.has(image.ebs_snapshot.id):
-            _available(image)
-        elif not any(self._turns.values()):
-            _failed(image, "the local EC2 ended while the snapshot was being taken")
-
-    def _died(self, instance_id: str, reboots: bool) -> None:
-        with self.lock:
-            found = [one for one in self.instances() if one.id == instance_id]
-            if not found or instance_id in self._restarting or found[0].state not in ("running", "pending"):
-                return
-            instance = found[0]
-        if reboots:
-            with self.changing():
-                instance.health = "initializing"
-            self._later(instance, lambda: self._boot(instance, lambda: self.bodies.start(instance.id)), only="running")
-        elif instance.state == "pending":
-            return  # it died while booting: wait_for_sshd sees it, and the machine is impaired
-        elif instance.instance_initiated_shutdown_behavior == "terminate":
-            with self.changing():
-                instance.become("shutting-down", _BY_ITSELF)
-                self.terminate(instance)
-        else:
-            with self.changing():
-                self._now_stopped(instance, _BY_ITSELF)
-            self.open_ports()
-
-    def _now_stopped(self, instance: Any, reason: StateReason) -> None:
+    def now_stopped(self, instance: Any, reason: StateReason) -> None:
+        """Note that a machine is off."""
         instance.become("stopped", reason)
         instance.pid = 0
         instance.nics[0].public_ip = None
@@ -365,22 +292,11 @@ class Lifecycle:
                 return str(address)
         raise BodyError(f"network {network} has no free address")
 
-    def _give_public_address(self, instance: Any) -> None:
+    def give_public_address(self, instance: Any) -> None:
+        """Give an instance a public address that no other has."""
         taken = {one.public_ip for one in self.instances() if one.state != "terminated"}
         block = ipaddress.ip_network(public_block(self.bodies.checkout))
         instance.nics[0].public_ip = next(str(one) for one in list(block.hosts())[1:] if str(one) not in taken)
-
-
-def public_block(checkout: str) -> str:
-    """Return the CIDR block of a checkout's public addresses, on loopback."""
-    seed = hashlib.sha256(checkout.encode()).digest()
-    return f"127.{seed[0] % 254 + 1}.{seed[1]}.0/24"
-
-
-_BY_HOST = ("Server.InternalError: the machine went off while the local EC2 was away", "Server.InternalError")
-_BY_ITSELF = StateReason(
-    "Client.InstanceInitiatedShutdown: Instance initiated shutdown", "Client.InstanceInitiatedShutdown"
-)
 
 
 def record(image: Any) -> dict[str, Any]:
@@ -396,45 +312,22 @@ def record(image: Any) -> dict[str, Any]:
     }
 
 
-def _available(image: Any) -> None:
+def available(image: Any) -> None:
+    """Note that an image can be launched."""
     image.state, image.ebs_snapshot.status = "available", "completed"
 
 
-def _failed(image: Any, why: str) -> None:
+def failed(image: Any, why: str) -> None:
+    """Note that an image came to nothing, and why."""
     image.state, image.ebs_snapshot.status = "failed", "error"
     image.state_reason = {"Code": "Server.InternalError", "Message": f"Server.InternalError: {why}"}
 
 
-def _now_terminated(instance: Any, reason: StateReason) -> None:
+def now_terminated(instance: Any, reason: StateReason) -> None:
+    """Note that a machine is gone."""
     instance.terminate()
     instance.become("terminated", reason)
     instance.ended = time.time()
-
-
-def _forget_ended(backend: Any) -> None:
-    for reservation in list(backend.reservations.values()):
-        reservation.instances = [
-            instance
-            for instance in reservation.instances
-            if instance.state != "terminated" or time.time() - getattr(instance, "ended", 0) < _FORGET_AFTER
-        ]
-        if not reservation.instances:
-            del backend.reservations[reservation.id]
-
-
-def rules_of(groups: Iterable[Any]) -> list[list[Any]]:
-    """Return [first port, last port, [CIDR block, ...]] for each rule of the groups that lets TCP in."""
-    found = []
-    for group in groups:
-        for rule in group.ingress_rules:
-            if rule.ip_protocol in ("tcp", "-1") and (rule.cidr_ipv4 or rule.cidr_ipv6):
-                first, last = (0, 65535) if rule.from_port in (None, -1) else (rule.from_port, rule.to_port)
-                found.append([first, last, [rule.cidr_ipv4 or rule.cidr_ipv6]])
-    return found
-
-
-def _rules(instance: Any) -> list[list[Any]]:
-    return rules_of(instance.security_groups or instance.nics[0].group_set)
 
 
 def _user_data(instance: Any) -> bytes:

@@ -6,6 +6,7 @@ port 22 on the host, nor turn a port that another program has, and because it ha
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import subprocess
@@ -39,7 +40,29 @@ def taken(ports: Iterable[int]) -> list[int]:
     return sorted(set(ports) & everywhere)
 
 
-class Gate:
+def public_block(checkout: str) -> str:
+    """Return the CIDR block of a checkout's public addresses, on loopback."""
+    seed = hashlib.sha256(checkout.encode()).digest()
+    return f"127.{seed[0] % 254 + 1}.{seed[1]}.0/24"
+
+
+def rules_of(groups: Iterable[Any]) -> list[list[Any]]:
+    """Return [first port, last port, [CIDR block, ...]] for each rule of the groups that lets TCP in."""
+    found = []
+    for group in groups:
+        for rule in group.ingress_rules:
+            if rule.ip_protocol in ("tcp", "-1") and (rule.cidr_ipv4 or rule.cidr_ipv6):
+                first, last = (0, 65535) if rule.from_port in (None, -1) else (rule.from_port, rule.to_port)
+                found.append([first, last, [rule.cidr_ipv4 or rule.cidr_ipv6]])
+    return found
+
+
+def rules(instance: Any) -> list[list[Any]]:
+    """Return the rules of an instance's groups, as ``rules_of`` does."""
+    return rules_of(instance.security_groups or instance.nics[0].group_set)
+
+
+class GateDriver:
     """Drive the gate's container: started with the first table, ended with this process."""
 
     def __init__(self, name: str, block: str, labels: Mapping[str, str]) -> None:

@@ -33,11 +33,12 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server  # noqa: E402
 
 from bakehouse.local import adoption, ec2  # noqa: E402
-from bakehouse.local.archives import digest  # noqa: E402
-from bakehouse.local.lifecycle import Lifecycle, public_block  # noqa: E402
-from bakehouse.local.machines import Bodies, BodyError  # noqa: E402
-from bakehouse.local.ports import Gate, GateError  # noqa: E402
+from bakehouse.local.bodies import Bodies, BodyError  # noqa: E402
+from bakehouse.local.folders import digest  # noqa: E402
+from bakehouse.local.lifecycle import Lifecycle  # noqa: E402
+from bakehouse.local.ports import GateDriver, GateError, public_block  # noqa: E402
 from bakehouse.local.state import State  # noqa: E402
+from bakehouse.local.watch import Watch  # noqa: E402
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ def main(folder: Path, checkout: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     bodies = Bodies(checkout)
-    gate = Gate(f"bakehouse-{checkout}-gate", public_block(checkout), bodies.labels("gate"))
+    gate = GateDriver(f"bakehouse-{checkout}-gate", public_block(checkout), bodies.labels("gate"))
     state = State(folder / "state.pickle")
     lifecycle = Lifecycle(bodies, gate, state)
     ec2.install(lifecycle)
@@ -187,7 +188,7 @@ def main(folder: Path, checkout: str) -> None:
     server.set_aside = state.load()
     adoption.restore(lifecycle, lost=not state.path.exists())
     listener = _listen(server, folder)
-    threading.Thread(target=lifecycle.watch, daemon=True, name="watch").start()
+    threading.Thread(target=Watch(lifecycle).watch, daemon=True, name="watch").start()
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=listener.shutdown).start())
     _write(folder / "server.json", {"pid": os.getpid(), "port": listener.server_address[1]})
     listener.serve_forever(poll_interval=1)

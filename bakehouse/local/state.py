@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from moto.backends import get_backend
 from moto.ssm.models import ParameterDict
 
-from bakehouse.local.together import Together
+from bakehouse.local.coalescing import Coalesced
 
 SERVICES: tuple[Any, ...] = ("ec2", "ssm", "iam", "sts", "kms", "autoscaling", "elbv2")
 """The services whose state is kept; one file, because their objects refer to one another."""
@@ -48,7 +48,7 @@ class State:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lock = RLock()
-        self._write = Together(self._replace)
+        self._write = Coalesced(self._replace)
 
     def keep(self) -> None:
         """Have all changes made so far on the disk on return; never to be called with the lock held."""

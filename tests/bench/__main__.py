@@ -20,12 +20,15 @@ from statistics import median
 
 import yaml
 
-from bakehouse import bakes, cleanups, console, images, local, orders, recipes, retirements, runs, settings, tools
-from bakehouse.cloud import TAG, Cloud, connect, tag_specifications, wait
+from bakehouse import console, images, local, recipes, runs, settings, tools
+from bakehouse.accounts import TAG, Account, connect, tag_specifications, wait
+from bakehouse.baking import bakes, orders
 from bakehouse.errors import BakeError, BakehouseError, InputError, VerdictError
-from bakehouse.local.machines import Bodies
+from bakehouse.images import retirements
+from bakehouse.local.bodies import Bodies
+from bakehouse.runs import leftovers
+from bakehouse.runs.transcripts import Began, Ended, event, plain
 from bakehouse.settings import ROOT, Settings
-from bakehouse.transcripts import Began, Ended, event, plain
 
 HERE = Path(__file__).parent
 
@@ -76,7 +79,7 @@ class Bench:
     """Hold what all ways of baking share: where, from what, and the script of those that have one."""
 
     settings: Settings
-    cloud: Cloud
+    account: Account
     order: orders.Order
     script: str
 
@@ -152,7 +155,7 @@ def stage_of(step: str) -> str:
 def floor(bench: Bench, clock: Clock, stack: ExitStack) -> str:
     """Bake with EC2's API and ssh alone, and return the image's ID."""
     run, group = stack.enter_context(_begun(bench))
-    ec2, order, name = bench.cloud.ec2, bench.order, bakes.key_name(run)
+    ec2, order, name = bench.account.ec2, bench.order, bakes.key_name(run)
     tags = {"Name": name, f"{TAG}kind": "bake", f"{TAG}recipe": order.recipe.name, f"{TAG}run": run.id}
     disk = {"VolumeSize": order.recipe.volume_size, "VolumeType": "gp3", "DeleteOnTermination": True}
 
@@ -201,11 +204,11 @@ def packer(bench: Bench, clock: Clock, stack: ExitStack) -> str:
     for file in [*(ROOT / "packer").glob("*.hcl"), HERE / "build.pkr.hcl"]:  # the last takes its namesake's place
         (folder / file.name).write_bytes(file.read_bytes())
     (run.folder / "floor.sh").write_text(bench.script)
-    command = bakes.command(bench.settings, bench.cloud, bench.order, run, group, "cleanup")
+    command = bakes.command(bench.settings, bench.account, bench.order, run, group, "cleanup")
     clock.begin("rest")
-    clock.follow([*command[:-1], str(folder)], env=bakes.environment(bench.cloud.environ(), run, debug=False))
+    clock.follow([*command[:-1], str(folder)], env=bakes.environment(bench.account.environ(), run, debug=False))
     clock.begin("rest")
-    [image] = bench.cloud.ec2.describe_images(Filters=[{"Name": f"tag:{TAG}run", "Values": [run.id]}])["Images"]
+    [image] = bench.account.ec2.describe_images(Filters=[{"Name": f"tag:{TAG}run", "Values": [run.id]}])["Images"]
     return str(image["ImageId"])
 
 
@@ -215,8 +218,8 @@ def kit(bench: Bench, clock: Clock, stack: ExitStack) -> str:
     lines = clock.follow(
         [str(ROOT / "inv"), "bake", "--force", "--account", "local", "--recipe", bench.order.recipe.name]
     )
-    image = images.get(bench.cloud, next(line for line in lines if line.startswith("ami-")), bench.order.recipe.name)
-    stack.callback(lambda: retirements.retire(bench.cloud, retirements.retirement(bench.cloud, image)))
+    image = images.get(bench.account, next(line for line in lines if line.startswith("ami-")), bench.order.recipe.name)
+    stack.callback(lambda: retirements.retire(bench.account, retirements.retirement(bench.account, image)))
     return image.id
 
 
@@ -247,7 +250,7 @@ def measure(bench: Bench, rounds: int) -> list[dict[str, Outcome]]:
 
 def contents(bench: Bench, image_id: str) -> frozenset[str]:
     """Return what an image holds, a line a fact, but for what no two bakes have in common."""
-    snapshot = images.there(bench.cloud, image_id).root_snapshot
+    snapshot = images.there(bench.account, image_id).root_snapshot
     bodies = Bodies(local.checkout(bench.settings))
     how = {"hostname": "bench", "labels": bodies.labels("bench"), "network_mode": "none", "remove": True}
     told: bytes = bodies.docker.containers.run(bodies.reference(snapshot), ["sh", "-c", _READ], **how)
@@ -302,19 +305,19 @@ def _begun(bench: Bench) -> Iterator[tuple[runs.Run, str]]:
     """Begin a run with a key pair and a group, as a bake does; in the end clear away all it made, its image too."""
     with runs.begin(bench.settings) as run:
         try:
-            yield run, bakes._make_key_and_group(bench.cloud, bench.order, run)
+            yield run, bakes._make_key_and_group(bench.account, bench.order, run)
         finally:
-            cleanups.apply(bench.cloud, cleanups.of_run(bench.cloud, run))
+            leftovers.apply(bench.account, leftovers.of_run(bench.account, run))
 
 
 def _prepared(told: Settings) -> Bench:
     recipe = recipes.load(told)
     base = recipes.base(told.root, recipe.base)
-    cloud = connect(told, base=base.name)
-    order = orders.place(cloud, recipe, base, {}, tools.packer())
+    account = connect(told, base=base.name)
+    order = orders.place(account, recipe, base, {}, tools.packer())
     variables = yaml.safe_load((ROOT / "roles/jenkins/defaults/main.yml").read_text()) | order.variables
     inputs = [f"{name}={shlex.quote(value)}" for name, value in variables.items() if "_repository_" in name]
-    return Bench(told, cloud, order, "\n".join([*inputs, (HERE / "floor.sh").read_text()]))
+    return Bench(told, account, order, "\n".join([*inputs, (HERE / "floor.sh").read_text()]))
 
 
 def main() -> None:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ec2_fixtures import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parent.parent.parent
 NAME = "bakehouse-test"
 NEEDED = ("python3-venv", "mmdebstrap", "uidmap", "packer", "gnupg")
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from ec2_fixtures import ROOT, LocalEc2, Machines, describe, wait
 
-from bakehouse.cloud import tags_of
+from bakehouse.accounts import tags_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bakehouse.errors import BakehouseError, InputError, NotFoundError, ToolError
 from bakehouse.local.bases import containers, debian
 from bakehouse.local.bases.containers import Failed, Say
+from bakehouse.local.labels import BASE, IMAGE
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -115,7 +116,7 @@ def make(docker: DockerClient, name: str, labels: Mapping[str, str], say: Say) -
     try:
         words = _ARCHITECTURES[docker.info()["Architecture"]]
         shown = json.dumps(shows(base, words, datetime.now(UTC)))
-        return _MAKERS[name](docker, base, {**labels, "bakehouse.base": name, "bakehouse.image": shown}, say)
+        return _MAKERS[name](docker, base, {**labels, BASE: name, IMAGE: shown}, say)
     except (Failed, DockerException, RequestException) as failure:
         raise _refusal(name, failure) from failure
 

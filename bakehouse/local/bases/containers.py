@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from bakehouse import system
 from bakehouse.errors import RegistryError
-from bakehouse.local.archives import packed
+from bakehouse.local.folders import packed
+from bakehouse.local.labels import BASE, IMAGE
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -108,8 +109,8 @@ _STAND_IN = "cd /stand-in; sh ./make; cd /; rm -r /stand-in\n"
 
 def of_ground(docker: DockerClient, base: Base, labels: Mapping[str, str], say: Say) -> str:
     """Make the base that stands in for one without a registry of the base it names; returns the Docker image's ID."""
-    own = {**labels, "bakehouse.base": base.ground}
-    del own["bakehouse.image"]
+    own = {**labels, BASE: base.ground}
+    del own[IMAGE]
     ground = docker.images.list(filters={"label": [f"{key}={value}" for key, value in own.items()]})[0]
     folder = packed(_HERE / "rpm-stand-in", "stand-in")
     return _extend(docker, str(ground.id), _STAND_IN, base.user, labels, say, folder)
@@ -125,7 +126,7 @@ def _extend(
     files: bytes = b"",
 ) -> str:
     """Run a script in a container of an image, with files (a tar) at its root, and keep what it leaves as a base."""
-    kind = {key: value for key, value in labels.items() if key != "bakehouse.base"}
+    kind = {key: value for key, value in labels.items() if key != BASE}
     container = docker.containers.create(image, ["sh", "-euc", script + prepare(), "prepare", user], labels=kind)
     try:
         say("  installing packages ...")

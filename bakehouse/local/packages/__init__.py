@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bakehouse.errors import BakehouseError, NotFoundError
-from bakehouse.local.archives import digest, packed
+from bakehouse.local.folders import digest, packed
+from bakehouse.local.labels import CONTENT, KIND
 from bakehouse.local.packages import apt, wheels
 from bakehouse.local.packages.keys import Key
 
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 _HERE = Path(__file__).parent
-
-_KIND = "bakehouse.kind"
-_CONTENT = "bakehouse.content"  # the digest of what a container serves: another content, another container
 
 _HOST = "packages.bakehouse.internal"  # in the Docker network; .internal is nobody's on the Internet
 _PORT = 8000
@@ -91,7 +89,7 @@ class _Place:
         return Key(self.state / "gnupg")
 
     def create(self, family: str, command: list[str], kind: str, **more: Any) -> Any:
-        labels = {**self.labels, _KIND: kind, **more.pop("labels", {})}
+        labels = {**self.labels, KIND: kind, **more.pop("labels", {})}
         return self.docker.containers.create(self.images[family], command, network=self.network, labels=labels, **more)
 
 
@@ -131,7 +129,7 @@ def down(docker: DockerClient, *, labels: Mapping[str, str]) -> None:
 
 
 def _found(docker: DockerClient, labels: Mapping[str, str]) -> list[Any]:
-    wanted = [f"{name}={value}" for name, value in {**labels, _KIND: "packages"}.items()]
+    wanted = [f"{name}={value}" for name, value in {**labels, KIND: "packages"}.items()]
     return list(docker.containers.list(all=True, filters={"label": wanted}))
 
 
@@ -274,19 +272,19 @@ def _served(container: Any) -> tuple[str, str]:
     if container.status == "created":  # and never started: nobody knows whether its files got into it
         return "", ""
     [network] = container.attrs["NetworkSettings"]["Networks"].values()
-    return container.labels.get(_CONTENT, ""), network["NetworkID"]
+    return container.labels.get(CONTENT, ""), network["NetworkID"]
 
 
 def _create(place: _Place, served: Path, content: str) -> Any:
     """Make the container with its files in it: no rights, no port on the host, nothing it could change."""
-    whose = [value for label, value in place.labels.items() if label != _KIND]
+    whose = [value for label, value in place.labels.items() if label != KIND]
     name = re.sub(r"[^a-zA-Z0-9_.-]", "-", "-".join(["bakehouse-packages", *whose]))
     container = place.create(
         "debian",
         ["python3", "-m", "http.server", "--directory", "/srv/packages", str(_PORT)],
         "packages",
         name=name,
-        labels={_CONTENT: content},
+        labels={CONTENT: content},
         networking_config={place.network: place.docker.api.create_endpoint_config(aliases=[_HOST])},
         user="65534:65534",
         cap_drop=["ALL"],

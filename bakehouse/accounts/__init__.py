@@ -1,0 +1,296 @@
+"""Accounts: the one way to AWS: clients with paging, deadlines, one kind of error and guards on the endpoint."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, TypeVar
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from bakehouse.console import step
+from bakehouse.errors import AccountError, BakehouseError, CloudError, DeadlineError, InputError
+from bakehouse.settings import Settings
+
+T = TypeVar("T")
+
+TAG = "bakehouse:"
+"""The prefix of every tag of ours; what carries none of them is never touched."""
+
+PAGED = {"PageSize": 500}
+"""The PaginationConfig of what there may be many of: EC2 tells all at once where no size is asked for, or nothing."""
+
+_FAKE = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+_STAND_IN_SECONDS = 600
+_CHECKIP = "https://checkip.amazonaws.com"
+
+
+class Client:
+    """Call one AWS service; every refusal is raised as a CloudError or AccountError."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, operation: str) -> Callable[..., dict[str, Any]]:
+        method = getattr(self._client, operation)
+
+        def call(**arguments: Any) -> dict[str, Any]:
+            with _translated(operation):
+                answer: dict[str, Any] = method(**arguments)
+                return answer
+
+        return call
+
+    def pages(self, operation: str, key: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+        """Yield each item of ``key`` over all pages of a Describe or List operation."""
+        with _translated(operation):
+            for page in self._client.get_paginator(operation).paginate(**arguments):
+                yield from page[key]
+
+
+@dataclass(frozen=True)
+class Account:
+    """Hold one account of AWS in one region, or the local EC2.
+
+    Attributes: name; region; endpoint, the URL of the local EC2 or empty for AWS's own;
+    variables, the AWS_* variables with which a program that we start uses this account and no other.
+    """
+
+    name: str
+    region: str
+    endpoint: str
+    variables: Mapping[str, str]
+    session: Any = field(repr=False, compare=False)
+
+    def client(self, service: str) -> Client:
+        """Return the client of a service by boto3's name for it."""
+        from botocore.config import Config
+
+        config = Config(retries={"mode": "standard"}, connect_timeout=10, read_timeout=60)
+        with _translated(service):
+            client = self.session.client(service, self.region, endpoint_url=self.endpoint or None, config=config)
+        return Client(client)
+
+    @cached_property
+    def ec2(self) -> Client:
+        """Return the EC2 client."""
+        return self.client("ec2")
+
+    @cached_property
+    def ssm(self) -> Client:
+        """Return the Systems Manager client."""
+        return self.client("ssm")
+
+    @property
+    def promotes_stand_ins(self) -> bool:
+        """Tell whether an image may be promoted whose packages only stand in for the real ones."""
+        return bool(self.endpoint)
+
+    def caller_arn(self) -> str:
+        """Return the name by which AWS knows whose credentials these are."""
+        return str(self.client("sts").get_caller_identity()["Arn"])
+
+    def at(self, region: str) -> Account:
+        """Return the same account in another region."""
+        there = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region}
+        return replace(self, region=region, variables={**self.variables, **there})
+
+    def environ(self) -> dict[str, str]:
+        """Return the whole environment for a program that we start: no AWS_* variable but this account's."""
+        others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        return {**others, **self.variables}
+
+    def stand_in(self, package: str, family: str, url: str) -> dict[str, str] | None:
+        """Return the repository that stands in for a package's own at ``url``; None on AWS, or when that answers.
+
+        ``family`` is the system's that wants it: an apt repository for ``debian``, one for dnf for ``redhat``.
+
+        The repository is {"url", "key_url", "fingerprint", "version", "stands_in_for"}, as seen from a machine.
+        """
+        if not self.endpoint or _answers(url):
+            return None
+        from bakehouse import local, tools
+
+        tools.ensure("gpg")
+        with step(f"{url} can't be reached from here: prepare a stand-in for {package}"):
+            return local.ask(self.endpoint, "stand-in", seconds=_STAND_IN_SECONDS, package=package, family=family)
+
+    def caller(self) -> str:
+        """Return the caller's own address as a /32, as the account's machines see it."""
+        url = f"{self.endpoint}/checkip" if self.endpoint else _CHECKIP
+        try:
+            with urlopen(url, timeout=10) as answer:
+                return f"{ipaddress.IPv4Address(answer.read().decode().strip())}/32"
+        except (OSError, ValueError) as error:
+            raise CloudError(f"your own address can't be read from {url}: {error}", "--allow CIDR") from error
+
+
+def connect(settings: Settings, base: str = "") -> Account:
+    """Connect to the account that the settings name.
+
+    The embedded local EC2 is started when the account is ``local``, and ``base`` (a base's name) is made there first;
+    AWS has all bases. Raises AccountError when the profile, its credentials or its region are missing or when the
+    endpoint is on the wrong side: local never leaves loopback, AWS never is loopback.
+    """
+    if settings.account == "local":
+        from bakehouse import local
+
+        return _local(local.up(settings, base).endpoint, settings.region or "us-east-1")
+    return _aws(settings)
+
+
+def connected(settings: Settings) -> Account | None:
+    """Connect to the account as ``connect`` does, but start nothing: None while the local EC2 is down."""
+    if settings.account == "local":
+        from bakehouse import local
+
+        if not local.status(settings)["endpoint"]:
+            return None
+    return connect(settings)
+
+
+def _local(endpoint: str, region: str) -> Account:
+    if not _is_loopback(endpoint):
+        raise AccountError(f"account local has the endpoint {endpoint}, which is not this machine", "./inv local.down")
+    import boto3
+    import botocore.session
+
+    variables = {
+        **_FAKE,
+        "AWS_DEFAULT_REGION": region,
+        "AWS_REGION": region,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ENDPOINT_URL_EC2": endpoint,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+    # neither the person's profile nor their files take part
+    names = {"config_file": os.devnull, "credentials_file": os.devnull, "profile": None}
+    alone = botocore.session.Session({name: (None, None, value, None) for name, value in names.items()})
+    keys = _FAKE["AWS_ACCESS_KEY_ID"], _FAKE["AWS_SECRET_ACCESS_KEY"]
+    session = boto3.Session(*keys, region_name=region, botocore_session=alone)
+    return Account("local", region, endpoint, variables, session)
+
+
+def _aws(settings: Settings) -> Account:
+    _refuse_loopback(settings.account)
+    import boto3
+    from botocore.exceptions import ProfileNotFound
+
+    # "default" is AWS's whole chain: environment, default profile, the machine's own role
+    profile = None if settings.account == "default" else settings.account
+    try:
+        session = boto3.Session(profile_name=profile, region_name=settings.region or None)
+    except ProfileNotFound as error:
+        known = ", ".join(["local", *boto3.Session().available_profiles])
+        raise AccountError(f"there is no account {settings.account}", f"known: {known}") from error
+    if not session.region_name:
+        raise AccountError(f"account {settings.account} has no region", "set AWS_REGION, or region in the profile")
+    with _translated("credentials"):
+        found = session.get_credentials()
+    if found is None:
+        raise AccountError(f"account {settings.account} has no credentials", "aws configure, or aws sso login")
+    account = Account(settings.account, session.region_name, "", _aws_variables(profile, session.region_name), session)
+    account.client("sts").get_caller_identity()
+    return account
+
+
+def _aws_variables(profile: str | None, region: str) -> dict[str, str]:
+    """Return the person's own AWS_* variables; a named profile wins over keys in the environment, as in boto3."""
+    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    own = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    if profile:
+        own = {name: value for name, value in own.items() if name not in keys} | {"AWS_PROFILE": profile}
+    return {**own, "AWS_REGION": region, "AWS_DEFAULT_REGION": region}
+
+
+def _refuse_loopback(account: str) -> None:
+    for name, value in os.environ.items():
+        if name.startswith("AWS_ENDPOINT_URL") and _is_loopback(value):
+            raise AccountError(f"account {account} is AWS, but {name} is {value}", f"unset {name}, or --account local")
+
+
+def wait(what: str, look: Callable[[], T | None], seconds: float, every: float = 0.5) -> T:
+    """Look until something is there and return it; raises DeadlineError, naming ``what``, after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found is not None:
+            return found
+        if time.monotonic() >= deadline:
+            raise DeadlineError(f"waited {seconds:.0f} s for {what}")
+        time.sleep(every)
+
+
+def tags_of(answer: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags of any resource of an AWS answer as a dictionary."""
+    return {tag["Key"]: tag["Value"] for tag in answer.get("Tags") or ()}
+
+
+def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return tags in the form in which AWS takes them."""
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def tag_specifications(tags: Mapping[str, str], *kinds: str) -> list[dict[str, Any]]:
+    """Return TagSpecifications that give each resource type in ``kinds`` the tags at its creation."""
+    return [{"ResourceType": kind, "Tags": tag_list(tags)} for kind in kinds]
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=5):
+            return True
+    except HTTPError:
+        return True  # somebody is there
+    except OSError:
+        return False
+
+
+def _is_loopback(endpoint: str) -> bool:
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+@contextmanager
+def _translated(operation: str) -> Iterator[None]:
+    """Turn botocore's exceptions into the kit's own."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("botocore"):
+            raise
+        from botocore import exceptions
+
+        if isinstance(error, exceptions.ClientError):
+            raise _refusal(operation, error.response.get("Error", {})) from error
+        if isinstance(error, (exceptions.NoCredentialsError, exceptions.CredentialRetrievalError)):
+            raise AccountError(f"no credentials: {error}", "aws configure, or aws sso login") from error
+        if isinstance(error, exceptions.TokenRetrievalError | exceptions.SSOError):
+            raise AccountError(f"credentials have expired: {error}", "aws sso login") from error
+        raise CloudError(f"{operation}: {error}") from error
+
+
+_DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "AuthFailure", "InvalidClientTokenId")
+
+
+def _refusal(operation: str, answer: Mapping[str, str]) -> BakehouseError:
+    code, message = answer.get("Code", ""), answer.get("Message", "")
+    if code in _EXPIRED:
+        return AccountError(f"AWS does not take the credentials: {message} ({code})", "aws sso login, or aws configure")
+    if code in _DENIED:
+        return AccountError(f"{operation}: {message} ({code})", "README lists the rights that the tasks need")
+    if code == "InvalidIPAddress.InUse":
+        return InputError(f"{operation}: {message} ({code})", "end that program, or have it listen at 127.0.0.1 alone")
+    return CloudError(f"{operation}: {message} ({code})", aws_code=code)

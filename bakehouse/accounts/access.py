@@ -1,0 +1,135 @@
+"""Doors: what lets a person in to a recipe's machines: a key pair and a security group of this checkout's own."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bakehouse import tools
+from bakehouse.accounts import TAG, Account, tag_specifications, wait
+from bakehouse.settings import Settings
+
+Permission = Mapping[str, Any]
+"""One rule of a group as EC2 takes and gives it: a protocol, its ports, and one source."""
+
+_SOURCES = ("IpRanges", "Ipv6Ranges", "PrefixListIds", "UserIdGroupPairs")
+
+
+def permission(port: int, cidr: str) -> Permission:
+    """Return the rule that lets a network in at a TCP port."""
+    return {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "IpRanges": [{"CidrIp": cidr}]}
+
+
+def plan(present: Sequence[Permission], wanted: Sequence[Permission]) -> tuple[list[Permission], list[Permission]]:
+    """Return the rules to add and those to take away for a group to have the wanted rules and no others.
+
+    ``present`` is as DescribeSecurityGroups gives it: one permission with all its sources.
+    """
+    single = [_single(one, kind, source) for one in present for kind in _SOURCES for source in one.get(kind, ())]
+    return [one for one in wanted if one not in single], [one for one in single if one not in wanted]
+
+
+def group(account: Account, recipe: str, key: str, ports: Sequence[int], cidr: str, run: str = "") -> str:
+    """Return the ID of the security group that opens these TCP ports to this network and nothing else.
+
+    It has the name of the key pair, so that whoever else launches machines on the account keeps a group of their own.
+    With ``run`` it is that run's own, so that the rules of the recipe's other machines stay as they are.
+    """
+    tags = {f"{TAG}kind": "proof" if run else "group", f"{TAG}recipe": recipe, **({f"{TAG}run": run} if run else {})}
+    name = f"bakehouse-{run}" if run else key
+    found = _group(account, name, tags) or _new_group(account, name, tags)
+    group_id: str = found["GroupId"]
+    missing, surplus = plan(found["IpPermissions"], [permission(port, cidr) for port in ports])
+    if missing:
+        account.ec2.authorize_security_group_ingress(GroupId=group_id, IpPermissions=missing)
+    if surplus:
+        account.ec2.revoke_security_group_ingress(GroupId=group_id, IpPermissions=surplus)
+    return group_id
+
+
+def key_pair(account: Account, settings: Settings, recipe: str) -> str:
+    """Return the name of the recipe's key pair, whose private key is the file of that name in ``keys(settings)``.
+
+    The name holds a digest of the key: where the file is gone or damaged, a new key gets a key pair of its own.
+    """
+    tools.ensure("ssh")
+    folder = keys(settings)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    prefix = f"bakehouse-{recipe}-"
+    sound = [file.name for file in sorted(folder.glob(f"{prefix}*")) if file.name == prefix + _digest(_public(file))]
+    name = sound[0] if sound else _new_key(folder, prefix)
+    known = account.ec2.describe_key_pairs(Filters=[{"Name": "key-name", "Values": [name]}])["KeyPairs"]
+    if not known:
+        tags = tag_specifications({f"{TAG}kind": "key", f"{TAG}recipe": recipe}, "key-pair")
+        public = _public(folder / name).encode()
+        account.ec2.import_key_pair(KeyName=name, PublicKeyMaterial=public, TagSpecifications=tags)
+    return name
+
+
+def public_key(settings: Settings, name: str) -> str:
+    """Return the public half of a key pair of ours, as type and base64; empty when its private key isn't here."""
+    return _public(keys(settings) / name)
+
+
+def keys(settings: Settings) -> Path:
+    """Return the folder of the account's private keys."""
+    return settings.state / "keys" / settings.account
+
+
+def known_hosts(settings: Settings, machine_id: str) -> Path:
+    """Return the file that holds the host key of one machine, named after its ID."""
+    return settings.state / "known_hosts" / machine_id
+
+
+def _single(permission: Permission, kind: str, source: Mapping[str, Any]) -> Permission:
+    """Return the rule for one source of a permission, without its description: to EC2 that makes no other rule."""
+    ports = {key: permission[key] for key in ("IpProtocol", "FromPort", "ToPort") if key in permission}
+    return {**ports, kind: [{key: value for key, value in source.items() if key != "Description"}]}
+
+
+def _group(account: Account, name: str, tags: Mapping[str, str]) -> Mapping[str, Any] | None:
+    wanted = {"group-name": name, **{f"tag:{key}": value for key, value in tags.items()}}
+    filters = [{"Name": key, "Values": [value]} for key, value in wanted.items()]
+    found: list[Mapping[str, Any]] = account.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+    return found[0] if found else None
+
+
+def _new_group(account: Account, name: str, tags: Mapping[str, str]) -> Mapping[str, Any]:
+    account.ec2.create_security_group(
+        GroupName=name,
+        Description=f"Machines of recipe {tags[f'{TAG}recipe']}: open to their caller alone",
+        TagSpecifications=tag_specifications({"Name": name, **tags}, "security-group"),
+    )
+    # On AWS a group can be seen only some time after it was made.
+    return wait(f"security group {name} to be there", lambda: _group(account, name, tags), seconds=60)
+
+
+def _new_key(folder: Path, prefix: str) -> str:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        fresh = Path(scratch) / "key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(fresh)], check=True)
+        name = prefix + _digest(_public(fresh))
+        os.rename(fresh, folder / name)
+    return name
+
+
+def _public(private: Path) -> str:
+    """Return the public half of a private key; empty when the file holds none."""
+    answer = subprocess.run(
+        ["ssh-keygen", "-y", "-P", "", "-f", str(private)], capture_output=True, text=True, check=False
+    )
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def _digest(public: str) -> str:
+    try:
+        return hashlib.sha256(base64.b64decode(public.split()[1])).hexdigest()[:12]
+    except (IndexError, binascii.Error):
+        return ""

@@ -1,0 +1,297 @@
+"""Bakes: run Packer on a recipe, read its manifest, stamp provenance: an image."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bakehouse import __version__, console, images, recipes, runs, system
+from bakehouse.accounts import TAG, Account, tag_list, tag_specifications, wait
+from bakehouse.baking import plans
+from bakehouse.baking.orders import Order
+from bakehouse.baking.plans import Plan
+from bakehouse.errors import BakeError, BakehouseError
+from bakehouse.images import Image, channels
+from bakehouse.recipes import inputs
+from bakehouse.records import contents, provenances, store
+from bakehouse.runs import Interrupted, Run, leftovers
+from bakehouse.runs.transcripts import Began, Ended, Event, Failed, Named, Skipped, event, failure, plain
+from bakehouse.settings import ROOT, Settings
+
+_CANCEL_SECONDS = 180
+
+
+def bake(
+    settings: Settings,
+    *,
+    base: str = "",
+    package_files: Mapping[str, Path] | None = None,
+    force: bool = False,
+    keep_on_failure: bool = False,
+    debug: bool = False,
+) -> Image:
+    """Bake the recipe that the settings name and return the image, or one that was baked of the same inputs before.
+
+    ``base`` and ``package_files`` are as for ``plans.draw``; ``force`` bakes although nothing has changed.
+    Raises BakeError with the one reason after everything that the bake made for itself was cleared away, or with
+    ``keep_on_failure`` after it was said how to enter the machine that failed.
+    """
+    with runs.interruptible(_interrupted):
+        plan = plans.draw(settings, base, package_files)
+        plans.tell(plan, force=force)
+        if plan.image and not force:
+            return plan.image
+        leftovers.clear(plan.account, settings)
+        with runs.begin(settings) as run:
+            image = _carry_out(settings, plan, run, keep_on_failure, debug)
+    channels.nominate(plan.account, image)
+    for notice in plan.order.notices:
+        console.say(notice)
+    return image
+
+
+def command(settings: Settings, account: Account, order: Order, run: Run, group: str, on_error: str) -> list[str]:
+    """Return Packer's command line, without a secret in it: the private key is the name of a file."""
+    told = {
+        "base": order.base.name,
+        "base_image": order.start.id,
+        "run": run.id,
+        "run_folder": str(run.alias),
+        "scratch": str(run.scratch),
+        "root": str(settings.root),
+        "region": account.region,
+        "endpoint": account.endpoint,
+        "group_id": group,
+        "key_name": key_name(run),
+        "key_file": str(run.alias / run.key.name),
+    }
+    recipe_file = recipes.path(settings.root, order.recipe.name)
+    return [
+        *system.with_us(str(order.packer.path), "build", "-color=false", "-timestamp-ui"),
+        f"-on-error={on_error}",
+        f"-var-file={recipe_file}",
+        *(part for key, value in told.items() for part in ("-var", f"{key}={value}")),
+        str(settings.root / "packer"),
+    ]
+
+
+def environment(of_account: Mapping[str, str], run: Run, debug: bool) -> dict[str, str]:
+    """Return the environment of Packer and all that it starts: the account's, and every temporary file in the run's."""
+    here = {
+        runs.VARIABLE: run.id,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), of_account.get("PATH", os.defpath)]),
+        "TMPDIR": str(run.scratch),
+        "PACKER_TMP_DIR": str(run.scratch),
+        "PACKER_CACHE_DIR": str(run.scratch / "cache"),
+        "CHECKPOINT_DISABLE": "1",
+    }
+    log = {"PACKER_LOG": "1", "PACKER_LOG_PATH": str(run.folder / "packer-debug.log")} if debug else {}
+    return {**of_account, **here, **log}
+
+
+def key_name(run: Run) -> str:
+    """Return the name of a run's key pair and of its security group."""
+    return f"bakehouse-{run.id}"
+
+
+def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool) -> Image:
+    """Bake within a run, and clear away what the run made for itself however it ends."""
+    account, order = plan.account, plan.order
+    console.say(f"bake {run.id}, log: {run.log}")
+    _prepare(plan, run)
+    try:
+        group = _make_key_and_group(account, order, run)
+        argv = command(settings, account, order, run, group, on_error="abort" if keep else "cleanup")
+        code = _drive(account, argv, environment(account.environ(), run, debug), run, settings.root)
+        if code != 0:
+            raise _error(code, run)
+        return _finish(settings, plan, run)
+    except BakeError:
+        if keep:
+            _keep(account, order, run)
+        raise
+    finally:
+        if not run.kept:
+            leftovers.sweep(account, run)
+
+
+def _prepare(plan: Plan, run: Run) -> None:
+    """Write down for Ansible what the roles are told, and where the image comes from."""
+    order = plan.order
+    told = provenances.statement(
+        run.id,
+        datetime.now(UTC),
+        plan.commit,
+        plan.inputs,
+        {"recipe": order.recipe.name, "base": order.base.name},
+        **{"bakehouse": __version__, **order.tools},
+    )
+    run.record.mkdir()
+    (run.record / store.PROVENANCE).write_text(json.dumps(told))
+    ours = {
+        "kit": str(ROOT),
+        "record": str(run.record),
+        "image": f"bakehouse-{order.recipe.name}-{run.id}",
+        "run": run.id,
+    }
+    variables = {**order.variables, **{f"bakehouse_{key}": value for key, value in ours.items()}}
+    run.variables.write_text(json.dumps(variables))
+
+
+def _make_key_and_group(account: Account, order: Order, run: Run) -> str:
+    """Give the run a key pair, and a security group that lets in the caller alone by SSH; return the group's ID."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(run.key)], check=True)
+    name = key_name(run)
+    tags = {"Name": name, f"{TAG}kind": "bake", f"{TAG}recipe": order.recipe.name, f"{TAG}run": run.id}
+    public = run.key.with_suffix(".pub").read_bytes()
+    key_tags = tag_specifications(tags, "key-pair")
+    account.ec2.import_key_pair(KeyName=name, PublicKeyMaterial=public, TagSpecifications=key_tags)
+    group: str = account.ec2.create_security_group(
+        GroupName=name,
+        Description="Lets in the one who bakes, while the bake lasts",
+        TagSpecifications=tag_specifications(tags, "security-group"),
+    )["GroupId"]
+    by_id = [{"Name": "group-id", "Values": [group]}]
+    wait(name, lambda: account.ec2.describe_security_groups(Filters=by_id)["SecurityGroups"] or None, seconds=60)
+    ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": account.caller()}]}
+    account.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[ssh])
+    return group
+
+
+def _drive(account: Account, argv: list[str], env: Mapping[str, str], run: Run, root: Path) -> int:
+    """Run Packer to its end, show its steps, and return its exit code; interrupted, see to it that it ends.
+
+    Packer writes to the log itself: it has to outlive us to clear away if we are killed, and a pipe would not.
+    """
+    steps = _Steps()
+    with run.log.open("wb") as log:
+        process = subprocess.Popen(
+            argv, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        for line in system.follow(process, run.log):
+            happened = event(plain(line))
+            if isinstance(happened, Named) and happened.id.startswith("ami-"):
+                _claim(account, happened.id, run)
+            if happened is not None:
+                steps.see(happened)
+        return process.wait()
+    except Interrupted:
+        with suppress(OSError):  # the terminal may be gone
+            console.say("interrupted: Packer clears away ...")
+        _cancel(process)
+        raise
+    finally:
+        steps.close(ok=process.poll() == 0)
+
+
+def _cancel(process: subprocess.Popen[bytes]) -> None:
+    """Tell Packer once to stop, which clears away then; kill it when it doesn't, or when told so again."""
+    process.terminate()
+    try:
+        process.wait(_CANCEL_SECONDS)
+    except (subprocess.TimeoutExpired, Interrupted):
+        process.kill()
+        process.wait()
+
+
+def _claim(account: Account, image_id: str, run: Run) -> None:
+    """Tag an image as the run's own as soon as it has an ID: Packer does so only when it's done."""
+    tags = {f"{TAG}kind": "bake", f"{TAG}run": run.id}
+    with suppress(BakehouseError):
+        account.ec2.create_tags(Resources=[image_id], Tags=tag_list(tags))
+
+
+def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
+    """Do with what Packer made what its oldest version can't, then stamp it an image; it was a bake's own till then."""
+    if not (run.record / store.SBOM).exists():
+        raise BakeError("the bake left no record of what is in the image", "playbooks/tasks/record.yml makes it")
+    builds = json.loads(run.manifest.read_text())["builds"]
+    image_id = builds[-1]["artifact_id"].rpartition(":")[2]
+    images.require_imdsv2(plan.account, image_id)
+    told = {name: (run.record / name).read_text() for name in (store.SBOM, store.PROVENANCE)}
+    offered = plans.fetched(plan.inputs, contents.of_sbom(told[store.SBOM]).repositories)
+    whole = plans.whole(plan.inputs, offered)
+    store.keep(settings, image_id, {**told, store.INPUTS: json.dumps(whole, indent=1)})
+    sources = images.repository_tags(offered)
+    if offered and not sources:
+        console.say("the next bake won't know the image again: tags can't hold where its packages came from")
+    more = {
+        **sources,
+        f"{TAG}inputs": inputs.digest(whole),
+        f"{TAG}sbom": store.digest(told[store.SBOM]),
+        f"{TAG}provenance": store.digest(told[store.PROVENANCE]),
+    }
+    return images.tag(plan.account, image_id, {**plan.order.provenance(run.id, plan.commit), **more})
+
+
+def _error(code: int, run: Run) -> BakeError:
+    if code < 0:
+        return BakeError(f"Packer was ended by {signal.Signals(-code).name}", f"the whole log: {run.log}")
+    return BakeError(failure(run.log.read_text(errors="replace").splitlines()), f"the whole log: {run.log}")
+
+
+def _keep(account: Account, order: Order, run: Run) -> None:
+    """Leave a failed bake's machine as it is and say how to enter it; without a machine there is nothing to keep."""
+    ours = [
+        {"Name": f"tag:{TAG}run", "Values": [run.id]},
+        {"Name": "instance-state-name", "Values": ["running"]},
+    ]
+    for page in account.ec2.pages("describe_instances", "Reservations", Filters=ours):
+        for machine in page["Instances"]:
+            run.keep()
+            there = f"{order.base.user}@{machine.get('PublicIpAddress') or machine['PrivateIpAddress']}"
+            hosts = ["-o", f"UserKnownHostsFile={run.known_hosts}", "-o", "StrictHostKeyChecking=accept-new"]
+            console.say(f"machine {machine['InstanceId']} stays; enter it:")
+            console.say(f"  {shlex.join(['ssh', '-i', str(run.key), '-o', 'IdentitiesOnly=yes', *hosts, there])}")
+            console.say("clear it away when you are done: ./inv cleanup --leftovers --yes")
+
+
+def _interrupted(by: str) -> BakeError:
+    return BakeError(f"the bake was interrupted by {by} and came to nothing", "./inv bake starts anew")
+
+
+class _Steps:
+    """Show the steps of a bake: the present one live on a terminal, each with its time when it has ended."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._ok = True
+        self._begun = 0.0
+        self._status: Any = None
+
+    def see(self, happened: Event) -> None:
+        """Show one event."""
+        match happened:
+            case Began(step):
+                self.close()
+                self._name, self._ok, self._begun = step, True, time.monotonic()
+                self._status = console.talk().status(step)
+                if console.talk().is_terminal:
+                    self._status.start()
+            case Named(name):
+                self._name = f"{self._name} {name}"
+            case Failed(ignored):
+                self._ok = ignored
+            case Skipped():
+                self._name = ""
+            case Ended():
+                self.close()
+
+    def close(self, ok: bool = True) -> None:
+        """End the present step, if there is one."""
+        if self._status:
+            self._status.stop()
+        if self._name:
+            console.finished(self._name, time.monotonic() - self._begun, ok and self._ok)
+        self._name, self._status = "", None

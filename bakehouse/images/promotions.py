@@ -1,0 +1,139 @@
+"""Promotions: a channel moves to another image, forward or back, if that image is fit; and what must not be used."""
+
+from __future__ import annotations
+
+from bakehouse import console, images
+from bakehouse.accounts import Account, connect
+from bakehouse.errors import InputError, NotFoundError
+from bakehouse.images import Image, channels
+from bakehouse.images.channels import Channel
+from bakehouse.settings import Settings
+
+STABLE = "stable"
+"""The channel that is meant where none is named."""
+
+
+def promote(
+    settings: Settings, *, image_id: str = "", channel: str = STABLE, why: str = "", allow_stand_in: bool = False
+) -> Channel:
+    """Move a channel forward to an image, by default the recipe's newest proven one, and return it as it is then.
+
+    Raises InputError when the image isn't fit, or when somebody else has moved the channel meanwhile.
+    """
+    _check(channel, why)
+    account = connect(settings)
+    if allow_stand_in and not account.promotes_stand_ins:
+        raise InputError(
+            f"--allow-stand-in is not for account {account.name}", "bake an image that holds the real packages"
+        )
+    known = channels.read(account, settings.recipe, channel)
+    image = images.get(account, image_id, settings.recipe) if image_id else _newest_proven(account, settings.recipe)
+    _refuse_unfit(account, image)
+    _refuse_stand_ins(account, image, allow_stand_in)
+    return _move(account, known, image, why)
+
+
+def roll_back(settings: Settings, *, channel: str = STABLE, to: str = "", why: str = "") -> Channel:
+    """Move a channel back to an image that it pointed to, by default the last fit one, and return it as it is then.
+
+    Raises NotFoundError when there is no such channel or no such image, and InputError as ``promote`` does.
+    """
+    _check(channel, why)
+    account = connect(settings)
+    known = channels.get(account, settings.recipe, channel)
+    if to and to not in [one.image for one in known.moves]:
+        raise InputError(
+            f"channel {channel} never pointed to {to!r}", f"./inv promote --image {to}, if that is what you want"
+        )
+    image = _fit(account, known, to) if to else _nearest(account, known)
+    return _move(account, known, image, why)
+
+
+def revoke(settings: Settings, image_id: str, why: str) -> Image:
+    """Have an image, and all that was baked upon it, not be used any more; say what that concerns, and return it."""
+    if not channels.check_why(why):
+        raise InputError("revoke it why?", "give the reason: --why")
+    account = connect(settings)
+    image = images.get(account, image_id, settings.recipe)
+    revoked = images.tag(account, image.id, {images.REVOKED: why})
+    upon = images.descendants(image, images.owned(account))
+    for one in upon:
+        console.say(f"image {one.id} of recipe {one.recipe} was baked upon it and may not be used either")
+    for channel in channels.find(account):
+        if channel.image in [image.id, *(one.id for one in upon)]:
+            how = "a bake moves it on" if channel.name == channels.CANDIDATE else "roll it back"
+            console.say(f"channel {channel.name} of recipe {channel.recipe} points to {channel.image}: {how}")
+    return revoked
+
+
+def restore(settings: Settings, image_id: str) -> Image:
+    """Take back that an image was revoked or deprecated, and return it."""
+    account = connect(settings)
+    image = images.get(account, image_id, settings.recipe)
+    if not (image.revoked or image.deprecated):
+        console.say(f"image {image.id} was neither revoked nor deprecated")
+    images.restore(account, image)
+    return image
+
+
+def _check(channel: str, why: str) -> None:
+    channels.check_why(why)
+    if channels.check(channel) == channels.CANDIDATE:
+        raise InputError(f"channel {channel} follows the bakes alone", "name another channel, such as --channel stable")
+
+
+def _newest_proven(account: Account, recipe: str) -> Image:
+    for image in images.find(account, recipe):
+        if image.verdict == "pass" and image.state == "available" and not images.revocation(account, image):
+            return image
+    raise NotFoundError(
+        f"no image of recipe {recipe} is proven on account {account.name}", "./inv prove proves the newest"
+    )
+
+
+def _refuse_unfit(account: Account, image: Image) -> None:
+    """Raise InputError unless an image may be on a channel, stand-ins apart."""
+    if image.state != "available":
+        raise InputError(f"image {image.id} is {image.state}", "wait until ./inv images says that it's available")
+    images.refuse_revoked(account, image)
+    if image.deprecated:
+        raise InputError(f"image {image.id} is deprecated and goes soon", f"./inv restore {image.id}")
+    if image.verdict == "fail":
+        raise InputError(f"image {image.id} was proven and is not fit", "./inv prove shows why; promote another image")
+    if image.verdict != "pass":
+        raise InputError(f"image {image.id} is not proven", f"./inv prove --image {image.id}")
+
+
+def _refuse_stand_ins(account: Account, image: Image, allowed: bool) -> None:
+    if image.stand_ins and not allowed:
+        hint = (
+            "add --allow-stand-in, which is recorded" if account.promotes_stand_ins else "bake with the real packages"
+        )
+        raise InputError(f"image {image.id} holds what only stands in: {', '.join(image.stand_ins)}", hint)
+
+
+def _fit(account: Account, channel: Channel, image_id: str) -> Image:
+    image = images.get(account, image_id, channel.recipe)
+    _refuse_unfit(account, image)
+    return image
+
+
+def _nearest(account: Account, channel: Channel) -> Image:
+    """Return the nearest of a channel's predecessors that is fit, and say of those before it why they aren't."""
+    for image_id in channel.predecessors:
+        try:
+            return _fit(account, channel, image_id)
+        except (InputError, NotFoundError) as error:
+            console.say(f"passed over: {error.text}")
+    raise NotFoundError(f"channel {channel.name} has no earlier image to go back to", "./inv promote moves it forward")
+
+
+def _move(account: Account, channel: Channel, image: Image, why: str) -> Channel:
+    if channel.settled and channel.image == image.id:
+        console.say(f"channel {channel.name} points to {image.id} already")
+        return channel
+    moved = channels.move(account, channel, image.id, why, image.stand_ins)
+    console.say(f"channel {channel.name}: {channel.image or 'new'} -> {image.id} ({image.name})")
+    for package in image.stand_ins:
+        console.say(f"{package} is a stand-in")
+    return moved

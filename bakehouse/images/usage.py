@@ -1,0 +1,122 @@
+"""References: what on the account uses an image or a snapshot, and what of that could not be read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bakehouse.accounts import PAGED, Account
+from bakehouse.errors import BakehouseError, CloudError
+
+_ID = re.compile(r"\b(?:ami|snap)-[0-9a-f]{8,17}\b")
+_ALIAS = "resolve:ssm:"
+_AT_ONCE = 10  # parameters that SSM tells in one answer
+
+Found = Iterator[tuple[str, str]]
+"""The ID of an image or snapshot, and what uses it."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Hold what uses which image or snapshot, by its ID; unread names what could not be read, and why."""
+
+    users: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+
+
+def find(account: Account) -> Usage:
+    """Return what uses images and snapshots: machines, and all from which machines could be started."""
+    users: dict[str, tuple[str, ...]] = {}
+    unread = []
+    for what, read in _SOURCES.items():
+        try:
+            for one, user in read(account):
+                users[one] = (*users.get(one, ()), user)
+        except BakehouseError as error:
+            unread.append(f"{what} can't be read: {error.text}")
+    return Usage(users, tuple(unread))
+
+
+def in_words(users: Collection[str]) -> str:
+    """Return in a few words what uses a thing; empty when nothing does."""
+    more = f" and {len(users) - 1} more" if len(users) > 1 else ""
+    return min(users, default="") + more
+
+
+def shares(account: Account, image: str, snapshots: tuple[str, ...]) -> tuple[str, ...]:
+    """Return whom an image (its ID, or an empty one) or one of these snapshots is shared with."""
+    found: list[dict[str, str]] = []
+    if image:
+        asked = {"ImageId": image, "Attribute": "launchPermission"}
+        found += account.ec2.describe_image_attribute(**asked)["LaunchPermissions"]
+    for snapshot in snapshots:
+        asked = {"SnapshotId": snapshot, "Attribute": "createVolumePermission"}
+        found += account.ec2.describe_snapshot_attribute(**asked)["CreateVolumePermissions"]
+    return tuple(dict.fromkeys(whom for permission in found for whom in permission.values()))
+
+
+def _machines(account: Account) -> Found:
+    """Find what machines use in whatever state, short of terminated, when they are none any more."""
+    for reservation in account.ec2.pages("describe_instances", "Reservations", PaginationConfig=PAGED):
+        for machine in reservation["Instances"]:
+            if machine["State"]["Name"] != "terminated":
+                yield machine["ImageId"], f"machine {machine['InstanceId']}"
+
+
+def _launch_templates(account: Account) -> Found:
+    """Find what is in any version of any launch template, from which Auto Scaling groups start their machines too."""
+    for template in account.ec2.pages("describe_launch_templates", "LaunchTemplates"):
+        versions = account.ec2.pages(
+            "describe_launch_template_versions",
+            "LaunchTemplateVersions",
+            LaunchTemplateId=template["LaunchTemplateId"],
+        )
+        for version in versions:
+            user = f"launch template {template['LaunchTemplateId']}, version {version['VersionNumber']}"
+            yield from _named(version["LaunchTemplateData"], user)
+            alias = version["LaunchTemplateData"].get("ImageId", "")
+            if alias.startswith(_ALIAS):
+                yield from _named(_resolved(account, alias.removeprefix(_ALIAS)), user)
+
+
+def _launch_configurations(account: Account) -> Found:
+    """Find what is in the launch configurations, from which older Auto Scaling groups start their machines."""
+    scaling = account.client("autoscaling")
+    for one in scaling.pages("describe_launch_configurations", "LaunchConfigurations"):
+        yield from _named(one, f"launch configuration {one['LaunchConfigurationName']}")
+
+
+def _parameters(account: Account) -> Found:
+    """Find what is in the values of parameters that are no secrets."""
+    plain = [{"Key": "Type", "Values": ["String", "StringList"]}]
+    names = [one["Name"] for one in account.ssm.pages("describe_parameters", "Parameters", ParameterFilters=plain)]
+    for begin in range(0, len(names), _AT_ONCE):
+        for one in account.ssm.get_parameters(Names=names[begin : begin + _AT_ONCE])["Parameters"]:
+            yield from _named(one["Value"], f"parameter {one['Name']}")
+
+
+def _resolved(account: Account, parameter: str) -> str:
+    """Return the value of a parameter, maybe of its version or label after a colon; empty when there is none."""
+    try:
+        return str(account.ssm.get_parameter(Name=parameter)["Parameter"]["Value"])
+    except CloudError as error:
+        if error.aws_code in ("ParameterNotFound", "ParameterVersionNotFound"):
+            return ""
+        raise
+
+
+def _named(data: Any, user: str) -> Found:
+    """Find the IDs that are anywhere in a text, or in what AWS told."""
+    for one in dict.fromkeys(_ID.findall(json.dumps(data, default=str))):
+        yield one, user
+
+
+_SOURCES: Mapping[str, Callable[[Account], Found]] = {
+    "the machines": _machines,
+    "the launch templates": _launch_templates,
+    "the launch configurations of Auto Scaling groups": _launch_configurations,
+    "the parameters": _parameters,
+}

@@ -1,0 +1,312 @@
+"""The bodies: a container is a machine, a commit of it is what an image or snapshot holds."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import docker
+import docker.errors
+import requests.exceptions
+
+from bakehouse.local.labels import BASE, CHECKOUT, IMAGE, INSTANCE, KIND, SNAPSHOT
+
+BOOT_SECONDS = 180
+"""After this a machine without an sshd, or whose cloud-init isn't done, counts as impaired."""
+
+_STOP_SECONDS = 30
+_CONSOLE_BYTES = 65536  # as much as EC2 keeps
+_SEED = "var/lib/cloud/seed/nocloud"
+_REBOOTED = 128 + 1  # reboot(RB_AUTOBOOT) in a PID namespace kills its init with SIGHUP, a power-off with SIGINT
+
+# systemd mounts; reboot(2) in a PID namespace ends its init and says why; root sees whose a socket is, sets its routes
+_CAPABILITIES = ("SYS_ADMIN", "SYS_BOOT", "SYS_PTRACE", "NET_ADMIN")
+
+# Where the host is itself a cloud's machine, its metadata service and so its credentials are not ours to reach.
+# systemd wants a cgroup tree of its own: on a v2 host Docker's is there but read-only, on v1 there is none yet.
+_INIT = (
+    "ip route add unreachable 169.254.169.254 || exit 70; "
+    '[ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ] && mount -o remount,rw /sys/fs/cgroup'
+    " || mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup; exec /lib/systemd/systemd"
+)
+_CLOUD_INIT_DONE = "i=0; until [ -s /run/cloud-init/result.json ]; do [ $((i+=1)) -lt {n} ] || exit 1; sleep .2; done"
+
+
+class BodyError(Exception):
+    """Say in one line what Docker could not do for a machine."""
+
+
+@dataclass(frozen=True)
+class Birth:
+    """Hold what makes one machine itself.
+
+    Attributes: instance_id; snapshot_id, whose content its disk starts with; address, its private IPv4 address;
+    hostname; public_key in OpenSSH's format or empty; user_data as given, decoded.
+    """
+
+    instance_id: str
+    snapshot_id: str
+    address: str
+    hostname: str
+    public_key: str
+    user_data: bytes
+
+
+@contextmanager
+def _docker_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise BodyError(f"{what}: {(error.explanation or str(error)).strip()}") from error
+    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+        raise BodyError(f"{what}: the Docker engine does not answer ({error})") from error
+
+
+class Bodies:
+    """Make, move and remove the containers and Docker images that carry one checkout's label."""
+
+    def __init__(self, checkout: str) -> None:
+        self.checkout = checkout
+        self.repository = f"bakehouse/{checkout}"
+        self._network = f"bakehouse-{checkout}"
+        self._subnet = ""
+
+    @cached_property
+    def docker(self) -> Any:
+        """Return the client, which asks the Docker engine for its version when it's made."""
+        return docker.from_env(timeout=300)
+
+    @cached_property
+    def _impatient(self) -> Any:
+        return docker.from_env(timeout=5)
+
+    def labels(self, kind: str, **more: str) -> dict[str, str]:
+        """Return the labels of a thing of ours."""
+        return {CHECKOUT: self.checkout, KIND: kind, **more}
+
+    def ping(self) -> None:
+        """Raise BodyError unless the Docker engine answers within 5 s."""
+        with _docker_errors("Docker"):
+            self._impatient.ping()
+
+    def answers(self) -> bool:
+        """Tell whether the Docker engine answers within 5 s."""
+        try:
+            self.ping()
+        except BodyError:
+            return False
+        return True
+
+    def network(self) -> Any:
+        """Return the checkout's Docker network, made if missing, with a subnet that Docker found free."""
+        with _docker_errors(f"network {self._network}"):
+            found = self.docker.networks.list(names=[f"^{self._network}$"])
+            if not found:
+                # an address can be given only in a network whose subnet was given: let Docker choose one first
+                trial = self.docker.networks.create(self._network, labels=self.labels("network"))
+                trial.reload()
+                pools = trial.attrs["IPAM"]["Config"]
+                trial.remove()
+                ipam = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=pools[0]["Subnet"])])
+                self.docker.networks.create(self._network, ipam=ipam, labels=self.labels("network"))
+                self._subnet = ""
+                found = self.docker.networks.list(names=[f"^{self._network}$"])
+            return found[0]
+
+    def subnet(self) -> str:
+        """Return the network's IPv4 subnet as a CIDR block."""
+        if not self._subnet:
+            self._subnet = self.network().attrs["IPAM"]["Config"][0]["Subnet"]
+        return self._subnet
+
+    def reference(self, snapshot_id: str) -> str:
+        """Return the Docker image that a snapshot's content is."""
+        return f"{self.repository}:{snapshot_id}"
+
+    def birth(self, birth: Birth) -> None:
+        """Create a machine and switch it on."""
+        with _docker_errors(f"machine {birth.instance_id}"):
+            api = self.docker.api
+            limits = api.create_host_config(
+                cap_add=list(_CAPABILITIES),
+                security_opt=["seccomp=unconfined", "apparmor=unconfined"],
+                tmpfs={"/run": "", "/run/lock": ""},
+            )
+            limits["CgroupnsMode"] = "private"
+            place = api.create_endpoint_config(ipv4_address=birth.address)
+            made = api.create_container(
+                self.reference(birth.snapshot_id),
+                command=["sh", "-c", _INIT],
+                name=self._name(birth.instance_id),
+                hostname=birth.hostname,
+                labels=self.labels("machine", **{INSTANCE: birth.instance_id, IMAGE: "", SNAPSHOT: ""}),
+                environment={"container": "docker"},
+                tty=True,  # without a terminal systemd's console output is lost
+                stop_signal="SIGRTMIN+3",
+                host_config=limits,
+                networking_config=api.create_networking_config({self.network().name: place}),
+            )
+            api.put_archive(made["Id"], "/", _seed(birth))
+            api.start(made["Id"])
+
+    def start(self, instance_id: str) -> None:
+        """Switch a stopped machine on."""
+        with _docker_errors(f"machine {instance_id}"):
+            self._container(instance_id).start()
+
+    def stop(self, instance_id: str) -> None:
+        """Shut a machine down as its power button does, or by force after 30 s."""
+        with _docker_errors(f"machine {instance_id}"):
+            self._container(instance_id).stop(timeout=_STOP_SECONDS)
+
+    def remove(self, instance_id: str) -> None:
+        """Remove a machine with its disk; nothing happens when it's gone."""
+        with _docker_errors(f"machine {instance_id}"):
+            try:
+                container = self._container(instance_id)
+            except docker.errors.NotFound:
+                return
+            docker_image = container.attrs["Image"]
+            container.remove(force=True, v=True)
+            self._remove_if_forgotten(docker_image)
+
+    def commit(self, instance_id: str, snapshot_id: str, record: Mapping[str, Any]) -> None:
+        """Copy a machine's disk into a snapshot; a running one stands still. ``record`` describes the image."""
+        labels = self.labels("image", **{SNAPSHOT: snapshot_id, IMAGE: json.dumps(record), INSTANCE: "", BASE: ""})
+        with _docker_errors(f"snapshot {snapshot_id}"):
+            self._container(instance_id).commit(
+                repository=self.repository, tag=snapshot_id, pause=True, conf={"Labels": labels}
+            )
+
+    def copy(self, snapshot_id: str, copy_id: str) -> None:
+        """Give a snapshot's content a second snapshot's name."""
+        with _docker_errors(f"snapshot {copy_id}"):
+            self.docker.images.get(self.reference(snapshot_id)).tag(self.repository, copy_id)
+
+    def forget(self, snapshot_id: str) -> None:
+        """Remove a snapshot's content, as soon as no machine stands on it; nothing happens when it's gone."""
+        with _docker_errors(f"snapshot {snapshot_id}"):
+            try:
+                self.docker.images.remove(self.reference(snapshot_id), force=True)
+            except docker.errors.ImageNotFound:
+                return
+
+    def has(self, snapshot_id: str) -> bool:
+        """Tell whether a snapshot's content is there."""
+        with _docker_errors(f"snapshot {snapshot_id}"):
+            try:
+                self.docker.images.get(self.reference(snapshot_id))
+            except docker.errors.ImageNotFound:
+                return False
+            return True
+
+    def images(self) -> list[tuple[str, dict[str, str], list[str]]]:
+        """Return (Docker image ID, labels, tags) of each image that carries the checkout's label."""
+        with _docker_errors("images"):
+            found = self.docker.images.list(filters={"label": [f"{CHECKOUT}={self.checkout}"]})
+            return [(image.id, image.labels, image.tags) for image in found]
+
+    def running(self) -> dict[str, int]:
+        """Return each machine's instance ID with its init's process ID on the host, 0 when it's off."""
+        with _docker_errors("machines"):
+            filters = {"label": [f"{CHECKOUT}={self.checkout}", f"{KIND}=machine"]}
+            rows = self.docker.containers.list(all=True, filters=filters, ignore_removed=True)
+            return {row.labels[INSTANCE]: row.attrs["State"]["Pid"] for row in rows}
+
+    def pid(self, instance_id: str) -> int:
+        """Return the process ID on the host of a machine's init, 0 when it's off or gone."""
+        with _docker_errors(f"machine {instance_id}"):
+            try:
+                pid: int = self._container(instance_id).attrs["State"]["Pid"]
+            except docker.errors.NotFound:
+                return 0
+            return pid
+
+    def console(self, instance_id: str) -> bytes:
+        """Return the last 64 KiB that the machine wrote to its console."""
+        with _docker_errors(f"machine {instance_id}"):
+            try:
+                text: bytes = self._container(instance_id).logs(tail=2000)
+            except docker.errors.NotFound:
+                return b""
+            return text[-_CONSOLE_BYTES:]
+
+    def wait_for_sshd(self, instance_id: str, address: str, wanted: Callable[[], bool]) -> bool:
+        """Wait until the machine's sshd shows its banner; False when it went off, isn't wanted or time ran out."""
+        deadline = time.monotonic() + BOOT_SECONDS
+        looks = 0
+        while wanted() and time.monotonic() < deadline:
+            if _banner(address):
+                return True
+            looks += 1
+            if looks % 10 == 0 and not self.pid(instance_id):
+                return False
+            time.sleep(0.1)
+        return False
+
+    def wait_for_cloud_init(self, instance_id: str) -> bool:
+        """Wait until cloud-init has written its result; False when the machine went off or time ran out."""
+        command = ["sh", "-c", _CLOUD_INIT_DONE.format(n=BOOT_SECONDS * 5)]
+        with _docker_errors(f"machine {instance_id}"):
+            code: int | None = self._container(instance_id).exec_run(command).exit_code
+            return code == 0
+
+    def deaths(self) -> Iterator[tuple[str, bool]]:
+        """Yield (instance ID, whether it asked for a reboot) whenever a machine goes off."""
+        filters = {"type": "container", "event": "die", "label": [f"{CHECKOUT}={self.checkout}", f"{KIND}=machine"]}
+        with _docker_errors("events"):
+            for event in self.docker.events(decode=True, filters=filters):
+                told = event["Actor"]["Attributes"]
+                yield told[INSTANCE], told.get("exitCode") == str(_REBOOTED)
+
+    def _remove_if_forgotten(self, docker_image: str) -> None:
+        """Remove a Docker image whose snapshot was deleted while machines still stood on it."""
+        try:
+            if not self.docker.images.get(docker_image).tags:
+                self.docker.images.remove(docker_image)
+        except docker.errors.ImageNotFound:
+            return
+        except docker.errors.APIError as error:
+            if error.status_code != 409:  # another machine stands on it
+                raise
+
+    def _container(self, instance_id: str) -> Any:
+        return self.docker.containers.get(self._name(instance_id))
+
+    def _name(self, instance_id: str) -> str:
+        return f"bakehouse-{self.checkout}-{instance_id}"
+
+
+def _banner(address: str) -> bool:
+    try:
+        with socket.create_connection((address, 22), timeout=1) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def _seed(birth: Birth) -> bytes:
+    meta: dict[str, Any] = {"instance-id": birth.instance_id, "local-hostname": birth.hostname}
+    if birth.public_key:
+        meta["public-keys"] = [birth.public_key]
+    # a JSON document is a YAML document
+    files = {"meta-data": json.dumps(meta).encode(), "user-data": birth.user_data or b"#cloud-config\n{}\n"}
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for folder in ("var/lib/cloud", "var/lib/cloud/seed", _SEED):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+        for name, content in files.items():
+            entry = tarfile.TarInfo(f"{_SEED}/{name}")
+            entry.size, entry.mode = len(content), 0o600
+            tar.addfile(entry, io.BytesIO(content))
+    return archive.getvalue()

@@ -1,0 +1,219 @@
+"""Machines: running instances of our images: found, waited for, rebooted, stopped, started, ended for good."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from bakehouse import console
+from bakehouse.accounts import TAG, Account, tags_of, wait
+from bakehouse.errors import CloudError, InputError, NotFoundError
+
+COLUMNS = ("machine", "state", "address", "type", "launched", "image")
+
+_ID = re.compile(r"i-([0-9a-f]{8}|[0-9a-f]{17})")
+_ALIVE = ("pending", "running", "stopping", "stopped")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Hold one machine (an EC2 instance).
+
+    Attributes: id; state, EC2's word for it; why, its reason; address, the public one, empty while it has none; type;
+    image, the ID of the image it runs; recipe, empty when it isn't ours; user, whom it is entered as; key, the name of
+    its key pair; launched, when.
+    """
+
+    id: str
+    state: str
+    why: str
+    address: str
+    type: str
+    image: str
+    recipe: str
+    user: str
+    key: str
+    launched: datetime
+
+    @classmethod
+    def from_aws(cls, answer: Mapping[str, Any]) -> Machine:
+        """Read one of the Instances of a DescribeInstances answer."""
+        tags = tags_of(answer)
+        return cls(
+            id=answer["InstanceId"],
+            state=answer["State"]["Name"],
+            why=answer.get("StateReason", {}).get("Message", ""),
+            address=answer.get("PublicIpAddress") or "",
+            type=answer.get("InstanceType", ""),
+            image=answer.get("ImageId", ""),
+            recipe=tags.get(f"{TAG}recipe", ""),
+            user=tags.get(f"{TAG}user", ""),
+            key=answer.get("KeyName", ""),
+            launched=answer["LaunchTime"],
+        )
+
+
+def newest(machines: Sequence[Machine]) -> list[Machine]:
+    """Return the machines newest first."""
+    return sorted(machines, key=lambda machine: (machine.launched, machine.id), reverse=True)
+
+
+def find(account: Account, recipe: str) -> list[Machine]:
+    """Return our machines of a recipe that have not been terminated, newest first."""
+    wanted = {
+        f"tag:{TAG}recipe": [recipe],
+        f"tag:{TAG}kind": ["machine"],
+        "instance-state-name": list(_ALIVE),
+    }
+    return newest(_described(account, Filters=[{"Name": name, "Values": values} for name, values in wanted.items()]))
+
+
+def get(account: Account, machine_id: str, recipe: str) -> Machine:
+    """Return the machine of this ID; refuses a malformed or unknown ID, one that isn't ours and another recipe's."""
+    if not _ID.fullmatch(machine_id):
+        raise InputError(
+            f"{machine_id!r} is not a machine ID",
+            "one looks like i-0a1b2c3d4e5f60718; ./inv machines lists them",
+        )
+    machine = _look(account, machine_id)
+    if machine is None or machine.state not in _ALIVE:
+        fate = f"is {machine.state}" if machine else f"isn't there on account {account.name}"
+        raise NotFoundError(f"machine {machine_id} {fate}", "./inv machines lists those there are")
+    if not machine.recipe:
+        raise InputError(
+            f"machine {machine_id} is none of ours: it carries no tag {TAG}recipe",
+            "./inv machines lists ours",
+        )
+    if machine.recipe != recipe:
+        raise InputError(
+            f"machine {machine_id} is of recipe {machine.recipe}, not {recipe}",
+            f"add --recipe {machine.recipe}",
+        )
+    return machine
+
+
+def some(account: Account, recipe: str, machine_id: str = "") -> list[Machine]:
+    """Return the machines that are meant: the one of this ID, or all; raises NotFoundError when there are none."""
+    found = [get(account, machine_id, recipe)] if machine_id else find(account, recipe)
+    if not found:
+        raise NotFoundError(
+            f"there is no machine of recipe {recipe} on account {account.name}", "./inv launch starts one"
+        )
+    return found
+
+
+def one(account: Account, recipe: str, machine_id: str = "") -> Machine:
+    """Return the machine that is meant: the one of this ID, or the newest, which is named where there are several."""
+    found = some(account, recipe, machine_id)
+    if len(found) > 1:
+        console.say(f"machine {found[0].id}, the newest of {len(found)}")
+    return found[0]
+
+
+def running(account: Account, ids: Sequence[str]) -> list[Machine]:
+    """Return the machines of these IDs when all of them run; raises CloudError when one ends instead."""
+
+    def look() -> list[Machine] | None:
+        found = [machine for machine in (_look(account, machine_id) for machine_id in ids) if machine]
+        for machine in found:
+            if machine.state not in _ALIVE:
+                raise CloudError(f"machine {machine.id} is {machine.state}: {machine.why or 'EC2 does not say why'}")
+        ready = [machine for machine in found if machine.state == "running" and machine.address]
+        return ready if len(ready) == len(ids) else None
+
+    with console.step(f"{' '.join(ids)} running"):
+        return wait(f"{' '.join(ids)} to run", look, seconds=300)
+
+
+def stop(account: Account, machine: Machine) -> None:
+    """Have a machine stop; ``stopped`` waits for it."""
+    account.ec2.stop_instances(InstanceIds=[machine.id])
+
+
+def stopped(account: Account, machine: Machine) -> Machine:
+    """Return a machine that was told to stop when it has."""
+
+    def look() -> Machine | None:
+        found = _look(account, machine.id)
+        return found if found and found.state == "stopped" else None
+
+    with console.step(f"{machine.id} stopped"):
+        return wait(f"machine {machine.id} to stop", look, seconds=300)
+
+
+def reboot(account: Account, machine: Machine) -> None:
+    """Have a machine reboot, which its state doesn't show; ``shells.rebooted`` waits for it."""
+    account.ec2.reboot_instances(InstanceIds=[machine.id])
+
+
+def start(account: Account, machine: Machine) -> Machine:
+    """Start a stopped machine and return it, with its new address, when it runs."""
+    account.ec2.start_instances(InstanceIds=[machine.id])
+    return running(account, [machine.id])[0]
+
+
+def as_row(machine: Machine) -> list[str]:
+    """Return a machine as a row of a table, under ``COLUMNS``."""
+    return [
+        machine.id,
+        machine.state,
+        machine.address,
+        machine.type,
+        f"{machine.launched:%Y-%m-%d %H:%M}",
+        machine.image,
+    ]
+
+
+def as_data(machine: Machine) -> dict[str, Any]:
+    """Return a machine as a program reads it."""
+    read = asdict(machine)
+    return {"machine": read.pop("id"), **read}
+
+
+def plan(machines: Sequence[Machine]) -> list[str]:
+    """Say what terminating these machines takes away, a line each."""
+    return [f"terminate machine {m.id} ({m.state}, launched {m.launched:%Y-%m-%d %H:%M})" for m in machines]
+
+
+def terminate(account: Account, machines: Sequence[Machine]) -> None:
+    """Terminate machines and return when they are gone."""
+    ids = [machine.id for machine in machines]
+    account.ec2.terminate_instances(InstanceIds=ids)
+
+    def gone() -> bool | None:
+        found = [_look(account, machine_id) for machine_id in ids]
+        return all(machine is None or machine.state == "terminated" for machine in found) or None
+
+    with console.step(f"{' '.join(ids)} terminated"):
+        wait(f"{' '.join(ids)} to be terminated", gone, seconds=300)
+
+
+def address(machine: Machine) -> str:
+    """Return a machine's public address; raises InputError while it has none."""
+    if not machine.address:
+        raise InputError(f"machine {machine.id} is {machine.state} and has no address", "./inv machines shows them")
+    return machine.address
+
+
+def console_output(account: Account, machine: Machine) -> str:
+    """Return what a machine wrote on its console; empty while EC2 has nothing."""
+    output: str = account.ec2.get_console_output(InstanceId=machine.id).get("Output") or ""
+    return output.replace("\r", "").rstrip()
+
+
+def _look(account: Account, machine_id: str) -> Machine | None:
+    try:
+        found = _described(account, InstanceIds=[machine_id])
+    except CloudError as error:
+        if error.aws_code == "InvalidInstanceID.NotFound":
+            return None
+        raise
+    return found[0] if found else None
+
+
+def _described(account: Account, **which: Any) -> list[Machine]:
+    reservations = account.ec2.pages("describe_instances", "Reservations", **which)
+    return [Machine.from_aws(answer) for reservation in reservations for answer in reservation["Instances"]]

@@ -1,0 +1,39 @@
+"""Inventories: our running machines as Ansible knows them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from bakehouse import accounts, machines
+from bakehouse.machines import Machine, shells
+from bakehouse.settings import Settings
+
+_ONE_CONNECTION = ("-o", "ControlMaster=auto", "-o", "ControlPersist=60s")
+
+
+def read(settings: Settings) -> dict[str, Any]:
+    """Return the inventory of the account's running machines, in the form in which Ansible takes it from a script."""
+    account = accounts.connected(settings)
+    found = machines.find(account, "*") if account else []
+    return inventory(settings, [machine for machine in found if machine.state == "running" and machine.address])
+
+
+def inventory(settings: Settings, found: Sequence[Machine]) -> dict[str, Any]:
+    """Return these machines as an inventory: a group for each recipe, and how Ansible enters each machine."""
+    groups: dict[str, Any] = {}
+    for machine in found:
+        groups.setdefault(machine.recipe, {"hosts": []})["hosts"].append(machine.id)
+    return {**groups, "_meta": {"hostvars": {machine.id: variables(settings, machine) for machine in found}}}
+
+
+def variables(settings: Settings, machine: Machine) -> dict[str, Any]:
+    """Return what Ansible needs to enter a machine."""
+    return {
+        "ansible_host": machine.address,
+        "ansible_user": machine.user,
+        "ansible_ssh_args": shlex.join([*_ONE_CONNECTION, *shells.options(settings, machine)]),
+        "ansible_host_key_checking": True,
+        "bakehouse_image": machine.image,
+    }

@@ -1,0 +1,328 @@
+"""Probes: what a healthy machine shows to those who look, from outside and from within, and what this one showed."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bakehouse import console, machines
+from bakehouse.accounts import Account
+from bakehouse.errors import InputError, VerdictError
+from bakehouse.junit import Case, Suite
+from bakehouse.machines import Machine, shells
+from bakehouse.recipes.services import Page, Service
+from bakehouse.settings import Settings
+
+VERIFY = "playbooks/verify.yml"
+"""What a machine shows from within; each of its assertions is a finding."""
+
+_LAST = 15  # lines
+_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+
+COLUMNS = ("machine", "finding", "good", "seconds", "evidence")
+
+
+class Unhealthy(Exception):  # noqa: N818, a finding and no error
+    """Say what a look saw that a healthy machine doesn't show."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Hold one read-only look: it returns its evidence, and raises Unhealthy or OSError with that of ill health."""
+
+    name: str
+    look: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Hold what one look saw, its evidence, and how many seconds it took."""
+
+    name: str
+    ok: bool
+    evidence: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Hold all findings on one machine as one answer."""
+
+    machine: Machine
+    findings: tuple[Finding, ...]
+
+    @property
+    def failed(self) -> list[Finding]:
+        """Return the findings that are not good."""
+        return [finding for finding in self.findings if not finding.ok]
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether something was found and all of it is good."""
+        return bool(self.findings) and not self.failed
+
+
+def probe(settings: Settings, service: Service, found: Sequence[Machine]) -> list[Verdict]:
+    """Look at machines from outside and from within, and return a verdict on each, in their order."""
+    with console.step(f"{' '.join(machine.id for machine in found)} probed from outside"):
+        seen = {machine.id: [look(one) for one in outside(settings, service, machine)] for machine in found}
+    entered = [machine for machine in found if all(finding.ok for finding in seen[machine.id] if finding.name == "SSH")]
+    if entered:
+        for machine_id, findings in verify(settings, entered).items():
+            seen[machine_id] += findings
+    return [Verdict(machine, tuple(seen[machine.id])) for machine in found]
+
+
+def look(one: Probe, clock: Callable[[], float] = time.monotonic) -> Finding:
+    """Take one look and return what it found."""
+    begun = clock()
+    try:
+        ok, evidence = True, one.look()
+    except Unhealthy as error:
+        ok, evidence = False, str(error)
+    except OSError as error:
+        ok, evidence = False, error.strerror or str(error)
+    return Finding(one.name, ok, evidence, round(clock() - begun, 3))
+
+
+def outside(settings: Settings, service: Service, machine: Machine) -> list[Probe]:
+    """Return the looks at a machine that need nothing on it but its service, SSH and cloud-init."""
+    if machine.state != "running":
+        return [Probe("running", lambda: _unhealthy(f"the machine is {machine.state}"))]
+    return [
+        _port(machine, 22),
+        Probe("SSH", lambda: _entered(settings, machine)),
+        Probe("cloud-init", lambda: cloud_init(_answer(settings, machine, "cloud-init status --format json"))),
+        *(_port(machine, port) for port in service.ports),
+        *pages(service, machine),
+    ]
+
+
+def pages(service: Service, machine: Machine) -> list[Probe]:
+    """Return the looks at what a stranger gets from a machine's service."""
+    return [Probe(f"GET {page.path}", partial(_get, machine.address, service.port, page)) for page in service.pages]
+
+
+def up(service: Service, machine: Machine) -> Probe:
+    """Return the look that tells that a machine's service is up: at its first page, or at its port if it has none."""
+    return next(iter(pages(service, machine)), _port(machine, service.port))
+
+
+def cloud_init(status: str) -> str:
+    """Return the evidence that cloud-init is done, from what ``cloud-init status --format json`` says."""
+    try:
+        answer = json.loads(status)
+    except ValueError:
+        raise Unhealthy(f"cloud-init does not tell its state: {status.strip() or 'no answer'}") from None
+    if answer.get("status") != "done" or answer.get("errors"):
+        raise Unhealthy("; ".join([f"cloud-init is {answer.get('status')}", *map(str, answer.get("errors", ()))]))
+    return f"done: {answer.get('detail', '')}"
+
+
+def judge(page: Page, status: int, headers: Mapping[str, str]) -> str:
+    """Return the evidence that a page is as it has to be; raises Unhealthy with what it is instead."""
+    value = next((value for name, value in headers.items() if name.lower() == page.header.lower()), None)
+    shown = f", {page.header}: {'missing' if value is None else value}" if page.header else ""
+    if status != page.status or (page.header and value is None):
+        raise Unhealthy(f"{status}{shown}; {page.status}{' with ' + page.header if page.header else ''} is wanted")
+    return f"{status}{shown}"
+
+
+def verify(settings: Settings, found: Sequence[Machine]) -> dict[str, list[Finding]]:
+    """Run the playbook that verifies machines from within, and return each machine's findings."""
+    import ansible_runner
+
+    events: list[dict[str, Any]] = []
+
+    def see(event: dict[str, Any]) -> bool:
+        events.append(event)
+        return False  # the runner need not keep it
+
+    begun = time.monotonic()
+    with (
+        console.step(f"{' '.join(machine.id for machine in found)} verified from within"),
+        tempfile.TemporaryDirectory(dir=settings.state, prefix="verify-") as scratch,
+    ):
+        run = ansible_runner.run(
+            private_data_dir=scratch,
+            playbook=str(settings.root / VERIFY),
+            inventory=str(settings.root / "inventory"),
+            limit=",".join(machine.id for machine in found),
+            envvars=_environment(settings),
+            event_handler=see,
+            cancel_callback=lambda: False,  # without one it takes SIGINT and SIGTERM away from us for good
+            quiet=True,
+        )
+        with run.stdout as told:
+            said = " ".join(told.read().split())
+    findings = findings_of(events)
+    unseen = Finding(VERIFY, False, said or "Ansible said nothing", time.monotonic() - begun)
+    return {machine.id: findings.get(machine.id) or [unseen] for machine in found}
+
+
+def findings_of(events: Iterable[Mapping[str, Any]]) -> dict[str, list[Finding]]:
+    """Return each machine's findings from ansible-runner's events: its assertions, and what else failed.
+
+    An assertion in a loop is a finding for each item, whose ``name`` is the finding's.
+    """
+    findings: dict[str, list[Finding]] = {}
+    for event in events:
+        seen = event.get("event_data", {})
+        finding = _finding(event["event"], seen)
+        if finding:
+            findings.setdefault(seen["host"], []).append(finding)
+    return findings
+
+
+def _finding(event: str, seen: Mapping[str, Any]) -> Finding | None:
+    what, _, outcome = event.removeprefix("runner_").rpartition("_")
+    result = seen.get("res", {})
+    asserts = str(seen.get("task_action", "")).rpartition(".")[2] == "assert"
+    if outcome not in ("ok", "failed", "unreachable") or (outcome == "ok" and not asserts):
+        return None
+    of_loop, item = "results" in result, what == "item_on"
+    if (of_loop and asserts) or (item and not asserts):
+        return None  # the end of an assertion's loop, whose items were seen; an item of a loop whose end will tell
+    name = result["item"]["name"] if item else seen.get("task", "").rpartition("| ")[2]
+    evidence = " ".join(f"{result.get('msg', '')} {result.get('stderr', '')}".split()).removeprefix(f"{name}: ")
+    return Finding(name, outcome == "ok", evidence, seen.get("duration") or 0.0)
+
+
+def insist(verdicts: Sequence[Verdict], hint: str = "") -> None:
+    """Raise VerdictError, which names every failed finding, unless all verdicts are good."""
+    failed = [verdict for verdict in verdicts if not verdict.ok]
+    if failed:
+        found = "; ".join(f"{one.machine.id}: {', '.join(finding.name for finding in one.failed)}" for one in failed)
+        hint = hint or f"./inv ssh --machine {failed[0].machine.id} enters the machine"
+        raise VerdictError(f"not healthy: {found}", hint)
+
+
+def ailing(account: Account, settings: Settings, service: Service, machine: Machine) -> list[str]:
+    """Return what a machine that doesn't get healthy says: the last lines of its console and of its unit's journal."""
+    of_unit = f"--unit={service.unit} " if service.unit else ""
+    command = f"sudo journalctl {of_unit}--boot --no-pager --quiet --lines={_LAST}"
+    try:
+        answer = shells.enter(settings, machine, command)
+        journal = answer.stdout or answer.stderr
+    except InputError as error:
+        journal = error.text
+    output = machines.console_output(account, machine)
+    return [
+        f"--- console of {machine.id}",
+        *tail(output),
+        f"--- journal of {service.unit or machine.id}",
+        *tail(journal),
+    ]
+
+
+def tail(text: str) -> list[str]:
+    """Return the last lines of what a machine wrote, without what would colour or command a terminal."""
+    shown = [_printable(_ESCAPE.sub("", line)) for line in text.strip().splitlines()]
+    return shown[-_LAST:] or ["(empty)"]
+
+
+def as_data(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Return verdicts as a program reads them."""
+    return [
+        {
+            "machine": verdict.machine.id,
+            "image": verdict.machine.image,
+            "ok": verdict.ok,
+            "findings": [asdict(finding) for finding in verdict.findings],
+        }
+        for verdict in verdicts
+    ]
+
+
+def as_rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
+    """Return verdicts as the rows of a table: machine, finding, whether it is good, seconds, evidence."""
+    return [
+        [
+            verdict.machine.id,
+            finding.name,
+            "ok" if finding.ok else "FAIL",
+            f"{finding.seconds:.1f}",
+            finding.evidence,
+        ]
+        for verdict in verdicts
+        for finding in verdict.findings
+    ]
+
+
+def as_suites(verdicts: Sequence[Verdict]) -> list[Suite]:
+    """Return verdicts for a report: a suite for each machine, a case for each finding."""
+    return [
+        Suite(
+            verdict.machine.id,
+            f"{verdict.machine.recipe}.{verdict.machine.id}",
+            tuple(
+                Case(finding.name, finding.seconds, "good" if finding.ok else "failure", finding.evidence)
+                for finding in verdict.findings
+            ),
+        )
+        for verdict in verdicts
+    ]
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    return {
+        "ANSIBLE_CONFIG": str(settings.root / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+        "BAKEHOUSE_ACCOUNT": settings.account,
+        "BAKEHOUSE_RECIPE": settings.recipe,
+        "BAKEHOUSE_STATE": str(settings.state),
+        # Ansible, and the python3 that the inventory script asks for, are the ones beside ours.
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
+    }
+
+
+def _printable(line: str) -> str:
+    return "".join(char for char in line if char.isprintable() or char == "\t")
+
+
+def _unhealthy(evidence: str) -> str:
+    raise Unhealthy(evidence)
+
+
+def _port(machine: Machine, port: int) -> Probe:
+    return Probe(f"port {port}", lambda: _connected(machine.address, port))
+
+
+def _connected(address: str, port: int) -> str:
+    with socket.create_connection((address, port), timeout=10):
+        return f"{address}:{port} is open"
+
+
+def _entered(settings: Settings, machine: Machine) -> str:
+    kernel = _answer(settings, machine, "uname -nsr")
+    return f"{machine.user}@{machine.address} on {kernel}"
+
+
+def _answer(settings: Settings, machine: Machine, command: str) -> str:
+    answer = shells.enter(settings, machine, command)
+    if answer.returncode == 255:
+        raise Unhealthy(answer.stderr.strip() or "SSH does not let us in")
+    return answer.stdout.strip()
+
+
+def _get(address: str, port: int, page: Page) -> str:
+    connection = http.client.HTTPConnection(address, port, timeout=10)
+    try:
+        connection.request("GET", page.path)
+        answer = connection.getresponse()
+        return judge(page, answer.status, dict(answer.getheaders()))
+    except http.client.HTTPException as error:
+        raise Unhealthy(f"no HTTP answer: {error!r}") from error
+    finally:
+        connection.close()

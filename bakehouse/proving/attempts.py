@@ -1,0 +1,201 @@
+"""Attempts: two machines of an image, lived with through a second boot, and what was found on the way."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from bakehouse import console, machines
+from bakehouse.accounts import TAG, Account, access
+from bakehouse.errors import CloudError, ToolError
+from bakehouse.images import Image
+from bakehouse.machines import Machine, launches, probes, shells
+from bakehouse.machines.probes import Finding
+from bakehouse.proving import identity, reports
+from bakehouse.proving.identity import Question, Traits
+from bakehouse.proving.reports import Proof
+from bakehouse.recipes import Recipe
+from bakehouse.recipes.services import Service
+from bakehouse.records import store
+from bakehouse.records.contents import Change
+from bakehouse.runs import Run
+from bakehouse.settings import Settings
+
+_FIRST, _SECOND = "first boot", "second boot"
+_CLOCK_SECONDS = 1  # EC2 tells an image's creation in whole seconds
+
+
+class Attempt:
+    """Carry out a proof, and hold what was found so far."""
+
+    def __init__(self, settings: Settings, account: Account, recipe: Recipe, service: Service, image: Image) -> None:
+        self._settings, self._account = settings, account
+        self._recipe, self._service, self._image = recipe, service, image
+        patterns = (*service.secrets, service.password_file)
+        made = image.created.timestamp() + _CLOCK_SECONDS
+        self._question = Question(secrets.token_hex(16), tuple(dict.fromkeys(filter(None, patterns))), made)
+        self._traits: dict[str, Traits] = {}
+        self._began, self._clock = datetime.now(UTC), time.monotonic()
+        self.machines: list[Machine] = []
+        self._boot_seconds: dict[str, float] = {}
+        self._findings: list[reports.Finding] = []
+        self._unproven: dict[str, str] = {}
+        self._shared: dict[str, str] = {}
+        self._changes: tuple[Change, ...] = ()
+        self.logs: dict[str, str] = {}
+        self.picture, self._no_picture = b"", "the machines were never looked at"
+
+    def carry_out(self, run: Run) -> None:
+        """Launch the twins, look at them, boot each a second time in a way of its own, and look again.
+
+        What EC2 refuses is raised, for it says nothing of the image; all else that goes wrong is a finding.
+        """
+        wanted = launches.request(self._recipe.instance_type, count="2")
+        begun = time.monotonic()
+        self.machines = launches.begin(self._account, self._settings, self._image, wanted, self._service.ports, run.id)
+        when = _FIRST
+        try:
+            self.machines = machines.running(self._account, [machine.id for machine in self.machines])
+            served = self._settle()
+            self._judge_boot({machine_id: seen - begun for machine_id, seen in served.items()})
+            self._look(_FIRST, photograph=True)
+            self._compare()
+            when = _SECOND
+            self._boot_again()
+            self._look(_SECOND)
+        except CloudError as error:
+            if error.aws_code:
+                raise
+            self._find(when, {"both": [Finding("The proof came to its end", False, error.text, 0)]})
+        finally:
+            self._collect_consoles()
+
+    def proof(self, steps: Sequence[console.Step]) -> Proof:
+        """Return all that was found as a proof, with these steps as its timeline."""
+        return Proof(
+            image=self._image.id,
+            name=self._image.name,
+            recipe=self._recipe.name,
+            account=self._account.name,
+            stand_ins=self._image.stand_ins,
+            begun=f"{self._began:%Y-%m-%d %H:%M:%S} UTC",
+            seconds=time.monotonic() - self._clock,
+            machines=tuple(machine.id for machine in self.machines),
+            boot_seconds=self._boot_seconds,
+            boot_budget=self._recipe.boot_budget,
+            findings=tuple(self._findings),
+            unproven=self._unproven,
+            no_picture=self._no_picture,
+            shared=self._shared,
+            changes=self._changes,
+            timeline=tuple(replace(one, begun=one.begun - self._clock) for one in steps),
+        )
+
+    def _settle(self) -> dict[str, float]:
+        return launches.settled(self._settings, self._service, self.machines, self._recipe.boot_budget)
+
+    def _judge_boot(self, seconds: Mapping[str, float]) -> None:
+        """Find whether each machine served in time after its launch."""
+        self._boot_seconds = dict(seconds)
+        budget = self._recipe.boot_budget
+        for machine in self.machines:
+            took = seconds.get(machine.id)
+            told = "never" if took is None else f"{took:.1f} s after its launch"
+            ok = took is not None and took <= budget
+            finding = Finding(
+                "It serves in time" if self._service.port else "It boots in time",
+                ok,
+                f"{told}; {budget} s are allowed",
+                0,
+            )
+            self._find(_FIRST, {machine.id: [finding]})
+
+    def _look(self, when: str, photograph: bool = False) -> None:
+        """Probe both machines, let them tell what identifies them, and take a picture of the first one's service."""
+        with ThreadPoolExecutor(1) as aside:
+            picture = aside.submit(self._photograph) if photograph else None
+            for verdict in probes.probe(self._settings, self._service, self.machines):
+                self._find(when, {verdict.machine.id: verdict.findings})
+        if picture:
+            try:
+                self.picture, self._no_picture = picture.result(), ""
+            except ToolError as error:
+                self._no_picture = error.text
+        with (
+            console.step(f"{' '.join(machine.id for machine in self.machines)} told what identifies them"),
+            ThreadPoolExecutor() as pool,
+        ):
+            told = pool.map(lambda machine: identity.look(self._settings, machine, self._question), self.machines)
+            self._traits = dict(zip((machine.id for machine in self.machines), told, strict=True))
+        for machine_id, one in self._traits.items():
+            self.logs[f"{machine_id}-journal-{when.replace(' ', '-')}"] = identity.masked(
+                one.journal, one, self._question
+            )
+
+    def _photograph(self) -> bytes:
+        if not self._service.pages:
+            raise ToolError("its machines have no page")
+        return reports.photograph(self._service.url(self.machines[0].address, self._service.pages[0].path))
+
+    def _compare(self) -> None:
+        """Find what the twins share, and what came with the image."""
+        one, other = self._traits.values()
+        rows = identity.compare(one, other, (*identity.IDENTITY, *self._question.secrets))
+        self._shared = {row.what: row.outcome for row in rows}
+        self._find(_FIRST, {"both": identity.shared(rows)})
+        own = access.public_key(self._settings, self.machines[0].key)
+        of_each = {
+            machine_id: [*identity.fresh(told, self._question), *identity.access(told, own)]
+            for machine_id, told in self._traits.items()
+        }
+        self._find(_FIRST, of_each)
+        recorded = store.sbom(self._settings, self._image.id, self._image.tags.get(f"{TAG}sbom", ""))
+        if recorded is None:
+            self._unproven["contents"] = "not recorded when the image was baked, or not here"
+            return
+        self._changes = tuple(identity.changes(recorded, one.contents))
+        of_each = {
+            machine_id: identity.as_baked(identity.changes(recorded, told.contents), told.contents)
+            for machine_id, told in self._traits.items()
+        }
+        self._find(_FIRST, of_each)
+
+    def _boot_again(self) -> None:
+        """Reboot the first machine, stop and start the second, and wait until they serve again."""
+        before = {machine.id: shells.boot(self._settings, machine) for machine in self.machines}
+        rebooting, stopping = self.machines
+        machines.stop(self._account, stopping)
+        machines.reboot(self._account, rebooting)
+        shells.rebooted(self._settings, rebooting, before[rebooting.id])
+        machines.stopped(self._account, stopping)
+        self.machines = [rebooting, machines.start(self._account, stopping)]
+        self._settle()
+        for machine, way in zip(self.machines, ("rebooted", "stopped and started"), strict=True):
+            anew = shells.boot(self._settings, machine) not in ("", before[machine.id])
+            told = f"{way}; its boot ID and the start of its init are {'others' if anew else 'not others'}"
+            self._find(_SECOND, {machine.id: [Finding("It booted anew", anew, told, 0)]})
+
+    def _collect_consoles(self) -> None:
+        for machine in self.machines:
+            try:
+                text = machines.console_output(self._account, machine)
+            except CloudError as error:
+                text = f"not to be had: {error.text}"
+            told = self._traits.get(machine.id)
+            self.logs[f"{machine.id}-console"] = identity.masked(text, told, self._question) if told else text
+
+    def _find(self, when: str, found: Mapping[str, Sequence[Finding]]) -> None:
+        """Take up findings by machine; those that both machines show alike are of both."""
+        of: dict[tuple[str, bool, str], list[str]] = {}
+        for machine_id, findings in found.items():
+            for one in findings:
+                of.setdefault((one.name, one.ok, one.evidence), []).append(machine_id)
+        for (name, ok, evidence), ids in of.items():
+            machine = ids[0] if len(ids) == 1 else "both"
+            self._findings.append(reports.Finding(machine, when, name, ok, evidence))
+            if not ok:
+                console.say(f"{machine}, {when}: {name}: {evidence}")

@@ -1,0 +1,125 @@
+"""Instances: Molecule's machines, launched on the local EC2 and cleared away for its create.yml and destroy.yml."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from bakehouse import console, images, machines, recipes, runs
+from bakehouse import settings as settings_
+from bakehouse.accounts import TAG, Account, access, connect
+from bakehouse.baking import orders
+from bakehouse.errors import BakehouseError
+from bakehouse.machines import launches, shells
+from bakehouse.proving import scenarios
+from bakehouse.recipes import Base
+from bakehouse.runs import Run, leftovers
+from bakehouse.settings import Settings
+
+RECIPE = "trial"
+"""What the machines of trials have in the place of a recipe."""
+
+_TYPE = "t3.medium"
+
+
+def create(settings: Settings, molecule: Mapping[str, str]) -> None:
+    """Launch a machine for each platform of Molecule's configuration, and write Molecule's instance config.
+
+    ``molecule`` is the environment that Molecule gives its playbooks. Molecule itself runs this, see its create.yml.
+    """
+    import yaml
+
+    config = yaml.safe_load(Path(molecule["MOLECULE_FILE"]).read_text())
+    grounds = [recipes.base(settings.root, platform["name"]) for platform in config["platforms"]]
+    account = connect(settings)
+    for ground in grounds:
+        connect(settings, base=ground.name)
+    with _its_run(account, settings) as within:
+        made = _launch(account, settings, within, grounds)
+        if runs.VARIABLE not in os.environ:
+            roles = scenarios.roles(Path(molecule["MOLECULE_SCENARIO_DIRECTORY"]), settings.root)
+            for ground in grounds:
+                tell_stand_ins(account, settings, roles, ground, Path(molecule["MOLECULE_EPHEMERAL_DIRECTORY"]))
+        Path(molecule["MOLECULE_INSTANCE_CONFIG"]).write_text(yaml.safe_dump(made))
+
+
+def destroy(settings: Settings, molecule: Mapping[str, str]) -> None:
+    """Clear away what ``create`` made; there may be nothing. Molecule itself runs this, see its destroy.yml."""
+    import yaml
+
+    file = Path(molecule["MOLECULE_INSTANCE_CONFIG"])
+    made = yaml.safe_load(file.read_text()) if file.is_file() else []
+    for run_id in {one["run"] for one in made}.intersection(runs.known(settings)):
+        account = connect(settings)
+        leftovers.apply(account, leftovers.of_run(account, runs.known(settings)[run_id]))
+    file.unlink(missing_ok=True)
+
+
+def tell_stand_ins(account: Account, settings: Settings, roles: Sequence[str], ground: Base, folder: Path) -> None:
+    """Look which packages of the roles can't be had, say so, and write what stands in for their repositories.
+
+    ``folder`` is Molecule's; in its inventory the roles then find their variables for the machine of this base.
+    """
+    packages: dict[str, str] = {}
+    for name in recipes.names(settings.root):
+        packages |= recipes.load(settings, name).repositories(ground)
+    stand_ins = {}
+    for package, url in packages.items():
+        repository = account.stand_in(package, ground.family, url) if package in roles else None
+        if repository:
+            stand_ins[package] = repository
+            console.say(orders.notice(f"the {package} on {ground.name}", url, repository))
+    told = {"all": {"hosts": {ground.name: {"bakehouse_stand_ins": [*stand_ins], **orders.variables(stand_ins)}}}}
+    file = folder / "inventory" / f"{ground.name}.yml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(told))
+
+
+@contextmanager
+def _its_run(account: Account, settings: Settings) -> Iterator[Run]:
+    """Give the run in which Molecule was started, or one of its own that stays until Molecule destroys."""
+    if runs.VARIABLE in os.environ:
+        yield runs.known(settings)[os.environ[runs.VARIABLE]]
+        return
+    with runs.begin(settings) as within:
+        try:
+            yield within
+            within.keep()
+        finally:
+            if not within.kept:
+                leftovers.sweep(account, within)
+
+
+def _launch(account: Account, settings: Settings, within: Run, grounds: Sequence[Base]) -> list[dict[str, str]]:
+    """Launch a machine of each base and return each as Molecule's instance config has it, when it has booted."""
+    begun = []
+    for ground in grounds:
+        image = images.base(account, ground)
+        ours = replace(image, tags={f"{TAG}recipe": RECIPE, f"{TAG}user": ground.user})
+        begun += launches.begin(account, settings, ours, launches.request(_TYPE), [], within.id)
+    running = machines.running(account, [machine.id for machine in begun])
+    for machine in running:
+        shells.booted(settings, machine)
+    return [
+        {
+            "instance": ground.name,
+            "address": machine.address,
+            "user": machine.user,
+            "port": "22",
+            "identity_file": str(access.keys(settings) / machine.key),
+            "run": within.id,
+        }
+        for ground, machine in zip(grounds, running, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    try:
+        {"create": create, "destroy": destroy}[sys.argv[1]](settings_.load("local"), os.environ)
+    except BakehouseError as refusal:
+        sys.exit(f"{refusal.text}; {refusal.hint}")

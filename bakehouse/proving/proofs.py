@@ -1,0 +1,77 @@
+"""Proofs: two machines of an image, lived with through a second boot, to find whether the image is fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bakehouse import console, images, recipes, runs
+from bakehouse.accounts import TAG, Account, access, connect
+from bakehouse.errors import VerdictError
+from bakehouse.images import Image
+from bakehouse.machines import Machine
+from bakehouse.proving import reports
+from bakehouse.proving.attempts import Attempt
+from bakehouse.proving.reports import Proof
+from bakehouse.recipes import services
+from bakehouse.runs import Run, leftovers
+from bakehouse.settings import Settings
+
+
+def prove(settings: Settings, image_id: str = "") -> Proof:
+    """Prove an image, by default the recipe's newest, write the proof down and tag the image with its verdict.
+
+    Raises the errors of the account, and VerdictError when interrupted; then nothing is proven and the image's tag
+    stays as it was. What the proof started is terminated however it ends.
+    """
+    recipe, service = recipes.load(settings), services.load(settings)
+    account = connect(settings)
+    image = images.usable(account, image_id, recipe.name)
+    console.say(f"image {image.id} ({image.name}){''.join(f', {name} is a stand-in' for name in image.stand_ins)}")
+    attempt = Attempt(settings, account, recipe, service, image)
+    with (
+        runs.interruptible(lambda by: _interrupted(image, by)),
+        runs.begin(settings) as run,
+        console.recorded() as steps,
+    ):
+        try:
+            attempt.carry_out(run)
+        finally:
+            _clear_away(settings, account, run, attempt.machines)
+    proof = attempt.proof(steps)
+    digest = reports.write(page(settings, proof).parent, proof, attempt.logs, attempt.picture)
+    images.tag(account, image.id, {f"{TAG}verdict": f"{proof.verdict} {digest}"})
+    return proof
+
+
+def ensure(settings: Settings, image: Image) -> None:
+    """Prove an image that isn't proven yet; raises VerdictError unless it has passed."""
+    if image.verdict == "pass":
+        console.say(f"image {image.id} is proven already")
+    else:
+        proof = prove(settings, image.id)
+        insist(settings, proof)
+        console.say(f"image {image.id} is fit: {page(settings, proof)}")
+
+
+def page(settings: Settings, proof: Proof) -> Path:
+    """Return the file of a proof's page, in the folder that holds all of the proof."""
+    return settings.state / "proofs" / proof.image / reports.PAGE
+
+
+def insist(settings: Settings, proof: Proof) -> None:
+    """Raise VerdictError, which names every failed finding, unless the image has passed."""
+    if proof.verdict != "pass":
+        names = dict.fromkeys(finding.name for finding in proof.failed)
+        raise VerdictError(f"image {proof.image} is not fit: {', '.join(names)}", f"read {page(settings, proof)}")
+
+
+def _clear_away(settings: Settings, account: Account, run: Run, launched: Sequence[Machine]) -> None:
+    with runs.undisturbed(), console.step("machines terminated"):
+        leftovers.sweep(account, run)
+    for machine in launched:
+        access.known_hosts(settings, machine.id).unlink(missing_ok=True)
+
+
+def _interrupted(image: Image, by: str) -> VerdictError:
+    return VerdictError(f"the proof of image {image.id} was interrupted by {by}: nothing is proven", "./inv prove")

@@ -1,0 +1,153 @@
+"""Reports: a proof as it is kept, as JSON for programs and as one page for people."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bakehouse.console import Step
+from bakehouse.errors import ToolError
+from bakehouse.records.contents import Change
+
+PAGE = "proof.html"
+_DATA = "proof.json"
+_PICTURE = "page.png"
+_TEMPLATE = Path(__file__).with_name("proof.html.j2")
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_WINDOW = "1280,800"
+_PICTURE_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Hold one finding of a proof: on which machine (``both`` for the two), when, what, and its evidence."""
+
+    machine: str
+    when: str
+    name: str
+    ok: bool
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Hold what was found of an image.
+
+    Attributes: image, name, recipe, account; stand_ins, the packages in it that are not the real ones; begun, when;
+    seconds, how long it took; machines; boot_seconds, from launch until each served; boot_budget, how many they may
+    take; findings; unproven, what could not be looked at, with why; no_picture, why there is none; shared, what was
+    compared of the machines and how it is (different, the same, on one, on none); changes, what is in them and not as
+    recorded at the bake; timeline, its steps, which began that many seconds after it did.
+    """
+
+    image: str
+    name: str
+    recipe: str
+    account: str
+    stand_ins: tuple[str, ...]
+    begun: str
+    seconds: float
+    machines: tuple[str, ...]
+    boot_seconds: Mapping[str, float]
+    boot_budget: int
+    findings: tuple[Finding, ...]
+    unproven: Mapping[str, str]
+    no_picture: str
+    shared: Mapping[str, str]
+    changes: tuple[Change, ...]
+    timeline: tuple[Step, ...]
+
+    @property
+    def failed(self) -> list[Finding]:
+        """Return the findings that are not good."""
+        return [finding for finding in self.findings if not finding.ok]
+
+    @property
+    def verdict(self) -> str:
+        """Return ``pass`` when something was found and all of it is good, else ``fail``."""
+        return "pass" if self.findings and not self.failed else "fail"
+
+
+def as_data(proof: Proof) -> dict[str, Any]:
+    """Return a proof as a program reads it."""
+    return {"image": proof.image, "verdict": proof.verdict, **asdict(proof)}
+
+
+def as_rows(proof: Proof) -> list[list[str]]:
+    """Return a row for each finding that is not good: machine, when, name and evidence."""
+    return [[one.machine, one.when, one.name, " ".join(one.evidence.split())] for one in proof.failed]
+
+
+def write(place: Path, proof: Proof, logs: Mapping[str, str], picture: bytes) -> str:
+    """Write a proof into a folder, in place of an earlier one, and return the digest of its data.
+
+    ``logs`` maps names to what the machines wrote, ``picture`` is a PNG or empty; the data holds the digests of both.
+    """
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    files = {f"{name}.txt": text.encode() for name, text in logs.items()} | ({_PICTURE: picture} if picture else {})
+    for name, content in files.items():
+        (place / name).write_bytes(content)
+    digests = {name: _digest(content) for name, content in files.items()}
+    data = json.dumps({**as_data(proof), "files": digests}, indent=2).encode()
+    (place / _DATA).write_bytes(data)
+    (place / PAGE).write_text(page(proof, logs, picture, _digest(data)))
+    return _digest(data)
+
+
+def page(proof: Proof, logs: Mapping[str, str], picture: bytes, digest: str) -> str:
+    """Return a proof as one HTML page that needs nothing else: no script, no other file."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_TEMPLATE.read_text()).render(
+        proof=proof,
+        groups=_groups(proof.findings),
+        logs=logs,
+        picture=base64.b64encode(picture).decode(),
+        digest=digest,
+    )
+
+
+def photograph(url: str) -> bytes:
+    """Return a PNG of a web page; raises ToolError where there is no Chromium, or it makes none."""
+    browser = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        raise ToolError("there is no Chromium on this computer")
+    with tempfile.TemporaryDirectory(prefix="bh-") as scratch:
+        picture = Path(scratch) / _PICTURE
+        flags = [f"--user-data-dir={scratch}/profile", f"--screenshot={picture}", f"--window-size={_WINDOW}"]
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has none
+        line = [browser, "--headless", "--disable-gpu", "--hide-scrollbars", *sandbox, *flags, url]
+        try:
+            answer = subprocess.run(
+                line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PICTURE_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ToolError(f"{browser} made no picture in {_PICTURE_SECONDS} s") from error
+        if not picture.exists():
+            raise ToolError(f"{browser} made no picture: {answer.stderr.strip().rpartition(chr(10))[2]}")
+        return picture.read_bytes()
+
+
+def _groups(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
+    """Return the findings by machine and time, in their order."""
+    groups: dict[str, list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault(f"{finding.machine}, {finding.when}", []).append(finding)
+    return groups
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

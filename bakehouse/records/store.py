@@ -1,0 +1,119 @@
+"""The store: what is kept of an image, as files in a folder of its own.
+
+Run as a program it makes the part that goes into the image too: ``python -m bakehouse.records.store FOLDER NAME RUN``
+reads on stdin what the machine told of its contents, writes the SBOM into the folder, and names it as the subject of
+the provenance that is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bakehouse import __version__, console
+from bakehouse.records import contents, provenances
+from bakehouse.records.contents import Contents
+from bakehouse.settings import Settings
+
+T = TypeVar("T")
+
+INPUTS = "inputs.json"
+SBOM = "sbom.cdx.json"
+PROVENANCE = "provenance.json"
+
+
+def keep(settings: Settings, image_id: str, files: Mapping[str, str]) -> None:
+    """Keep files of an image, by their names; each is there whole or not at all."""
+    folder = place(settings, image_id)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, text in files.items():
+        fresh = folder / f"{name}.new"
+        fresh.write_text(text)
+        os.replace(fresh, folder / name)
+
+
+def place(settings: Settings, image_id: str) -> Path:
+    """Return the folder in which an image's records are kept."""
+    return settings.state / "images" / image_id
+
+
+def digest(text: str) -> str:
+    """Return the digest of a record."""
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def inputs(settings: Settings, image_id: str) -> dict[str, str] | None:
+    """Return what an image was baked of, by name; None where there is no such record."""
+    return _read(place(settings, image_id) / INPUTS, _strings)
+
+
+def sbom(settings: Settings, image_id: str, expected: str) -> Contents | None:
+    """Return what was in an image when it was baked; None where there is no such record.
+
+    ``expected`` is the digest that the image tells of it.
+    """
+    return _read(place(settings, image_id) / SBOM, contents.of_sbom, expected)
+
+
+def provenance(settings: Settings, image_id: str, expected: str) -> dict[str, Any] | None:
+    """Return the statement of where an image comes from; None where there is no such record.
+
+    ``expected`` is the digest that the image tells of it.
+    """
+    return _read(place(settings, image_id) / PROVENANCE, _statement, expected)
+
+
+def write(folder: Path, name: str, run: str, answer: str) -> None:
+    """Write the SBOM of what a machine answered into a folder, and complete the provenance there by it.
+
+    Raises ValueError, KeyError or TypeError when the answer can't be read.
+    """
+    told = Contents.from_answer(json.loads(answer))
+    listed = contents.as_sbom(told, name, run, __version__, datetime.now(UTC))
+    begun = json.loads((folder / PROVENANCE).read_text())
+    (folder / SBOM).write_text(listed)
+    statement = provenances.with_subject(begun, name, SBOM, digest(listed), told.repositories)
+    (folder / PROVENANCE).write_text(json.dumps(statement, indent=1))
+
+
+def _read(file: Path, parse: Callable[[str], T], expected: str = "") -> T | None:
+    """Return what a record says; None where there is none, or one that isn't as it was written, which is set aside."""
+    try:
+        text = file.read_text()
+        read = parse(text)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        why = "is malformed"
+    else:
+        if not expected or digest(text) == expected:
+            return read
+        why = "is not the one that was written at the bake"
+    aside = file.with_name(f"{file.name}.aside")
+    os.replace(file, aside)
+    console.say(f"the record {file} {why} and was set aside as {aside.name}")
+    return None
+
+
+def _strings(text: str) -> dict[str, str]:
+    read: Any = json.loads(text)
+    if not isinstance(read, dict) or not all(isinstance(value, str) for value in read.values()):
+        raise ValueError("not a map of strings")
+    return read
+
+
+def _statement(text: str) -> dict[str, Any]:
+    read: Any = json.loads(text)
+    if not isinstance(read, dict) or "predicate" not in read:
+        raise ValueError("not a statement")
+    return read
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.stdin.read())

@@ -1,0 +1,215 @@
+"""Runs: one folder for each bake, proof and trial, which of them still live, how they end when they are to stop."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bakehouse.accounts import wait
+from bakehouse.errors import BakehouseError, DeadlineError
+from bakehouse.settings import Settings
+
+VARIABLE = "BAKEHOUSE_RUN"
+"""The environment variable by which every process of a run is known, whoever its parent has become."""
+
+_LASTING = ("packer.log", "packer-debug.log", "manifest.json", "molecule.log")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Hold the ID of one bake, proof or trial and its folder, which no one else can read.
+
+    A run lives while the process that began it holds the lock in the folder: the kernel takes it from a process that
+    was killed, so that no run outlives its process.
+    """
+
+    id: str
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        """Return the file that holds all that Packer and Ansible said."""
+        return self.folder / "packer.log"
+
+    @property
+    def manifest(self) -> Path:
+        """Return the file in which Packer says what it made."""
+        return self.folder / "manifest.json"
+
+    @property
+    def key(self) -> Path:
+        """Return the file of the run's private key; the public one is beside it."""
+        return self.folder / "key"
+
+    @property
+    def known_hosts(self) -> Path:
+        """Return the file that holds the host key of the run's machine."""
+        return self.folder / "known_hosts"
+
+    @property
+    def variables(self) -> Path:
+        """Return the file of the variables that the run gives Ansible beyond the inventory's."""
+        return self.folder / "vars.json"
+
+    @property
+    def record(self) -> Path:
+        """Return the folder of what is told of the image beside it and in it."""
+        return self.folder / "record"
+
+    @property
+    def inventory(self) -> Path:
+        """Return the folder in which Packer writes its inventory, beside the checkout's group_vars."""
+        return self.folder / "inventory"
+
+    @property
+    def scratch(self) -> Path:
+        """Return the folder for temporary files; it's elsewhere, since a socket's path has room for 100 bytes only."""
+        return (self.folder / "scratch").resolve()
+
+    @property
+    def alias(self) -> Path:
+        """Return another path of the folder, without the blanks at which Ansible would split it."""
+        return self.scratch / "run"
+
+    @property
+    def lives(self) -> bool:
+        """Tell whether the process that began the run is still there."""
+        try:
+            with (self.folder / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    @property
+    def kept(self) -> bool:
+        """Tell whether the machine of this failed bake was left for a person to look at."""
+        return (self.folder / "kept").exists()
+
+    @property
+    def wiped(self) -> bool:
+        """Tell whether the run's private and temporary files are gone."""
+        return not (self.folder / "scratch").is_symlink()
+
+    def keep(self) -> None:
+        """Leave the run's machine, key and group for a person to look at."""
+        (self.folder / "kept").touch()
+
+    def wipe(self) -> None:
+        """Delete all but the log and the manifest."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        for path in self.folder.iterdir():
+            if path.name == "lock" or path.name in _LASTING:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def begin(settings: Settings) -> Iterator[Run]:
+    """Make a run with its folder, and hold its lock; of a run that isn't kept only the log and the manifest stay."""
+    now = datetime.now(UTC)
+    run_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    run = Run(run_id, _folder(settings) / run_id)
+    run.folder.mkdir(mode=0o700, parents=True)
+    with (run.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (run.folder / "scratch").symlink_to(tempfile.mkdtemp(prefix="bh-"))
+        run.alias.symlink_to(run.folder)
+        run.inventory.mkdir()
+        (run.inventory / "group_vars").symlink_to(settings.root / "inventory" / "group_vars")
+        try:
+            yield run
+        finally:
+            if not run.kept:
+                run.wipe()
+
+
+class Interrupted(KeyboardInterrupt):
+    """Carry the name of the signal that asks us to stop."""
+
+
+@contextmanager
+def interruptible(error: Callable[[str], BakehouseError]) -> Iterator[None]:
+    """Raise Interrupted at a signal that asks us to stop, and an error of its name once all is cleared away."""
+
+    def interrupt(number: int, _: object) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    try:
+        with _signals(interrupt):
+            yield
+    except Interrupted as interrupted:
+        raise error(str(interrupted)) from interrupted
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let no signal that asks us to stop disturb what is done meanwhile."""
+    with _signals(lambda *_: None):
+        yield
+
+
+def known(settings: Settings) -> dict[str, Run]:
+    """Return the checkout's runs by their IDs."""
+    return {path.parent.name: Run(path.parent.name, path.parent) for path in sorted(_folder(settings).glob("*/lock"))}
+
+
+def end(run: Run, seconds: float = 60) -> None:
+    """End every process of a run: Packer is asked first, so that it clears away by itself, the rest is killed."""
+    for pid, _ in _packers(run):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    with suppress(DeadlineError):
+        wait(f"Packer of run {run.id} to end", lambda: None if _packers(run) else True, seconds)
+    for pid, _ in processes(run):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def processes(run: Run) -> list[tuple[int, list[str]]]:
+    """Return process ID and command line of every process whose environment names the run (Linux only)."""
+    wanted = f"{VARIABLE}={run.id}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                line = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                found.append((int(entry.name), line))
+    return found
+
+
+@contextmanager
+def _signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Have the signals that ask us to stop call a handler meanwhile; nohup's SIGHUP stays ignored."""
+    asking = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        asking.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in asking}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.state / "runs"
+
+
+def _packers(run: Run) -> list[tuple[int, list[str]]]:
+    return [(pid, line) for pid, line in processes(run) if line[0].endswith("packer") and line[1:2] == ["build"]]

@@ -1,0 +1,180 @@
+"""Cleanups: what may go (pure), and making it go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bakehouse import console, runs
+from bakehouse.accounts import TAG, Account, tags_of, wait
+from bakehouse.errors import BakehouseError, CloudError
+from bakehouse.runs import Run
+from bakehouse.settings import Settings
+
+_FILES = "private files"
+
+# How each kind goes: operation, its parameter, and the begin of AWS's error code for what is gone already. In this
+# order nothing is still in use when its turn comes.
+_DELETIONS = {
+    "instance": ("terminate_instances", "InstanceIds", "InvalidInstanceID.NotFound"),
+    "image": ("deregister_image", "ImageId", "InvalidAMIID."),
+    "snapshot": ("delete_snapshot", "SnapshotId", "InvalidSnapshot.NotFound"),
+    "volume": ("delete_volume", "VolumeId", "InvalidVolume.NotFound"),
+    "security group": ("delete_security_group", "GroupId", "InvalidGroup.NotFound"),
+    "key pair": ("delete_key_pair", "KeyName", "InvalidKeyPair.NotFound"),
+}
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Hold one thing that a bake or proof made for itself: its kind, its ID and the run that made it."""
+
+    kind: str
+    id: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Hold what may go.
+
+    Attributes: leftovers; notes, what is left alone and why; runs, those that the leftovers are of.
+    """
+
+    leftovers: tuple[Leftover, ...] = ()
+    notes: tuple[str, ...] = ()
+    runs: Mapping[str, Run] = field(default_factory=dict)
+
+    @property
+    def lines(self) -> list[str]:
+        """Return the plan as a person reads it."""
+        return [
+            *(f"delete {one.kind} {one.id}, left by run {one.run}" for one in self.leftovers),
+            *self.notes,
+        ]
+
+
+def decide(found: Iterable[Leftover], ended: Mapping[str, Run], staying: Mapping[str, str]) -> Plan:
+    """Say what of the runs' own things may go: what those that have ended left.
+
+    ``staying`` maps the other runs of this checkout to why theirs stays, empty for what need not be said. A run in
+    neither is another checkout's: its things are left alone and named.
+    """
+    things = list(found)
+    left: dict[str, list[str]] = {}
+    for one in things:
+        if one.run not in ended and staying.get(one.run) != "":
+            left.setdefault(one.run, []).append(one.id)
+    notes = [
+        f"left alone: {', '.join(ids)} of run {run}, {staying.get(run, 'which another checkout runs or ran')}"
+        for run, ids in left.items()
+    ]
+    going = tuple(one for one in things if one.run in ended)
+    return Plan(going, tuple(notes), {one.run: ended[one.run] for one in going})
+
+
+def find(account: Account, settings: Settings, kept: bool = False) -> Plan:
+    """Say what runs that were killed, and with ``kept`` those that were kept, have left on the account."""
+    ended, staying = {}, {}
+    for run in runs.known(settings).values():
+        if run.lives:
+            staying[run.id] = ""
+        elif run.kept and not kept:
+            staying[run.id] = "which was kept: ./inv cleanup --leftovers --yes"
+        else:
+            ended[run.id] = run
+    files = [Leftover(_FILES, str(run.folder), run.id) for run in ended.values() if not run.wiped and not run.kept]
+    return decide([*_made(account), *files], ended, staying)
+
+
+def of_run(account: Account, run: Run) -> Plan:
+    """Say what one run has made for itself, be it alive or not."""
+    files = Leftover(_FILES, str(run.folder), run.id)
+    return decide([one for one in (*_made(account), files) if one.run == run.id], {run.id: run}, {})
+
+
+def apply(account: Account, plan: Plan) -> None:
+    """Make go what the plan names, the runs' processes and private files included; what is gone already is fine."""
+    for run in plan.runs.values():
+        runs.end(run)
+    for kind in _DELETIONS:
+        ids = [one.id for one in plan.leftovers if one.kind == kind]
+        for one in ids:
+            _delete(account, kind, one)
+        if kind == "instance" and ids:
+            _wait_for_the_end(account, ids)
+    for run in plan.runs.values():
+        run.wipe()
+
+
+def clear(account: Account, settings: Settings) -> None:
+    """Clear away what runs that were killed have left, and say what."""
+    plan = find(account, settings)
+    for line in plan.lines:
+        console.say(line)
+    apply(account, plan)
+
+
+def sweep(account: Account, run: Run) -> None:
+    """Clear away undisturbed what a run made for itself; what can't be now is left to the next bake, and said."""
+    with runs.undisturbed():
+        try:
+            apply(account, of_run(account, run))
+        except BakehouseError as error:
+            console.say(f"not all of run {run.id} could be cleared away, the next bake tries again: {error.text}")
+
+
+def _made(account: Account) -> list[Leftover]:
+    """Return every resource on the account that a run made for itself: a finished image isn't, a proof's machine is."""
+    ours = [
+        {"Name": f"tag:{TAG}kind", "Values": ["bake", "proof", "machine"]},
+        {"Name": "tag-key", "Values": [f"{TAG}run"]},
+    ]
+    found = []
+    for reservation in account.ec2.pages("describe_instances", "Reservations", Filters=ours):
+        found += [_read("instance", "InstanceId", one) for one in reservation["Instances"] if _there(one)]
+    for image in account.ec2.pages("describe_images", "Images", Owners=["self"], Filters=ours):
+        found += [_read("image", "ImageId", image), *_disks_of(image)]
+    for kind, operation, key, name in (
+        ("snapshot", "describe_snapshots", "Snapshots", "SnapshotId"),
+        ("volume", "describe_volumes", "Volumes", "VolumeId"),
+        ("security group", "describe_security_groups", "SecurityGroups", "GroupId"),
+    ):
+        found += [_read(kind, name, one) for one in account.ec2.pages(operation, key, Filters=ours)]
+    found += [_read("key pair", "KeyName", one) for one in account.ec2.describe_key_pairs(Filters=ours)["KeyPairs"]]
+    return list(dict.fromkeys(found))
+
+
+def _read(kind: str, key: str, answer: Mapping[str, Any]) -> Leftover:
+    return Leftover(kind, answer[key], tags_of(answer)[f"{TAG}run"])
+
+
+def _there(instance: Mapping[str, Any]) -> bool:
+    return bool(instance["State"]["Name"] != "terminated")
+
+
+def _disks_of(image: Mapping[str, Any]) -> list[Leftover]:
+    """Return the snapshots of a half-made image, which Packer tags last of all."""
+    disks = [mapping.get("Ebs", {}).get("SnapshotId") for mapping in image.get("BlockDeviceMappings", ())]
+    return [Leftover("snapshot", disk, tags_of(image)[f"{TAG}run"]) for disk in disks if disk]
+
+
+def _delete(account: Account, kind: str, one: str) -> None:
+    operation, parameter, gone = _DELETIONS[kind]
+    try:
+        getattr(account.ec2, operation)(**{parameter: [one] if parameter.endswith("s") else one})
+    except CloudError as error:
+        if not error.aws_code.startswith(gone):
+            raise
+
+
+def _wait_for_the_end(account: Account, ids: list[str]) -> None:
+    """Return when instances have let go of their volumes and groups."""
+    filters = [{"Name": "instance-id", "Values": ids}]
+
+    def ended() -> bool | None:
+        answers = account.ec2.pages("describe_instances", "Reservations", Filters=filters)
+        return None if any(_there(one) for answer in answers for one in answer["Instances"]) else True
+
+    wait(f"{', '.join(ids)} to be terminated", ended, seconds=300)

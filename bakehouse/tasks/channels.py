@@ -1,0 +1,161 @@
+"""What is in service and what must not be: the tasks for channels, and for images that go."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from bakehouse.tasks import ACCOUNT, CHANGE, CHANNEL, JSON, WHICH, agreed, load_settings, one_of, same_recipe, task
+
+
+@task(
+    help={
+        **WHICH,
+        **CHANNEL,
+        "image": "the image's ID; the recipe's newest proven image by default",
+        "allow-stand-in": "take an image with a package that stands in; on the local EC2 only, and recorded",
+    }
+)
+def promote(
+    c: Context,
+    image: str = "",
+    channel: str = "stable",
+    why: str = "",
+    allow_stand_in: bool = False,
+    recipe: str = "",
+    account: str = "",
+) -> None:
+    """Move a channel forward to a proven image, and print its ID."""
+    from bakehouse import console
+    from bakehouse.images import promotions
+
+    settings = load_settings(account, recipe)
+    console.data(
+        promotions.promote(settings, image_id=image, channel=channel, why=why, allow_stand_in=allow_stand_in).image
+    )
+    console.say(f"next: ./inv launch --channel {channel}{same_recipe(settings)}")
+
+
+@task(help={**WHICH, **CHANNEL, "to": "the image's ID; the one before the present one by default"})
+def rollback(
+    c: Context, channel: str = "stable", to: str = "", why: str = "", recipe: str = "", account: str = ""
+) -> None:
+    """Move a channel back to an image that it pointed to, and print its ID."""
+    from bakehouse import console
+    from bakehouse.images import promotions
+
+    settings = load_settings(account, recipe)
+    console.data(promotions.roll_back(settings, channel=channel, to=to, why=why).image)
+
+
+@task(name="channels", help={**WHICH, **JSON})
+def channels_(c: Context, json: bool = False, recipe: str = "", account: str = "") -> None:
+    """List the channels of the recipe with their history, newest first."""
+    from bakehouse import accounts, console
+    from bakehouse.images import channels
+
+    settings = load_settings(account, recipe)
+    found = channels.find(accounts.connect(settings), settings.recipe)
+    if json:
+        console.data_json([channels.as_data(channel) for channel in found])
+    else:
+        console.table(channels.COLUMNS, channels.as_rows(found))
+
+
+@task(
+    help={
+        **WHICH,
+        "channel": "the channel's name; stable by default",
+        "format": "json (the default), tfvars, env or github",
+    }
+)
+def outputs(
+    c: Context,
+    channel: str = "stable",
+    format: str = "json",  # noqa: A002, the flag is --format
+    recipe: str = "",
+    account: str = "",
+) -> None:
+    """Print what other tools want to know of a channel's image."""
+    from bakehouse import console
+    from bakehouse.images import outputs
+
+    write = outputs.FORMATS[one_of("format", format, *outputs.FORMATS)]
+    console.data(write(outputs.of_channel(load_settings(account, recipe), channel)))
+
+
+@task(help={**WHICH, "image": "the image's ID", "why": "the reason, for whoever wants to use it"})
+def revoke(c: Context, image: str, why: str = "", recipe: str = "", account: str = "") -> None:
+    """Have an image, and all baked upon it, not be used any more."""
+    from bakehouse import console
+    from bakehouse.images import promotions
+
+    settings = load_settings(account, recipe)
+    console.data(promotions.revoke(settings, image, why).id)
+    console.say(f"next: ./inv restore {image}{same_recipe(settings)} takes it back")
+
+
+@task(help={**WHICH, "image": "the image's ID"})
+def restore(c: Context, image: str, recipe: str = "", account: str = "") -> None:
+    """Take back that an image was revoked or deprecated."""
+    from bakehouse import console
+    from bakehouse.images import promotions
+
+    console.data(promotions.restore(load_settings(account, recipe), image).id)
+
+
+@task(help={**WHICH, **CHANGE, "image": "the image's ID"})
+def retire(
+    c: Context, image: str, dry_run: bool = False, yes: bool = False, recipe: str = "", account: str = ""
+) -> None:
+    """Deregister an image and delete its snapshots."""
+    from bakehouse import accounts, images
+    from bakehouse.images import retirements
+
+    settings = load_settings(account, recipe)
+    there = accounts.connect(settings)
+    plan = retirements.retirement(there, images.get(there, image, settings.recipe))
+    if agreed(plan.lines, "Retire?", dry_run=dry_run, yes=yes):
+        retirements.retire(there, plan)
+
+
+@task(
+    help={
+        **ACCOUNT,
+        "keep": "how many usable images of each recipe stay in any case; 3 by default",
+        "older-than": "only what is older than so many days goes; 0 by default",
+        "limit": "how many are deprecated, and how many deleted, in one run; 20 by default",
+        "now": "delete what wasn't deprecated in an earlier run too",
+        "leftovers": "instead, what dead bakes, proofs and trials, and failed bakes that were kept, have left",
+        "yes": "do it, instead of only saying so",
+    }
+)
+def cleanup(
+    c: Context,
+    keep: str = "3",
+    older_than: str = "0",
+    limit: str = "20",
+    now: bool = False,
+    leftovers: bool = False,
+    yes: bool = False,
+    account: str = "",
+) -> None:
+    """Tell which images and snapshots may go and why, or clear them away."""
+    from bakehouse import accounts, console
+    from bakehouse.images import retention, retirements
+    from bakehouse.runs import leftovers as left
+
+    terms = retention.terms(keep=keep, older_than=older_than, limit=limit, at_once=now)
+    settings = load_settings(account)
+    there = accounts.connect(settings)
+    if leftovers:
+        found = left.find(there, settings, kept=True)
+        if agreed(found.lines, "Clear away?", dry_run=not yes, yes=yes):
+            left.apply(there, found)
+    else:
+        plan = retirements.plan(there, terms)
+        console.table(retention.COLUMNS, retention.as_rows(plan))
+        if yes:
+            retirements.apply(there, plan)
+        retirements.insist(plan)
+    if not yes:
+        console.say("nothing was done: --yes does it")

@@ -1,0 +1,136 @@
+"""What keeps this checkout well: the tasks for its recipes, tools, linters and tests."""
+
+from __future__ import annotations
+
+import shlex
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+
+from bakehouse.errors import ToolError, VerdictError
+from bakehouse.tasks import JSON, load_settings, task
+
+LINTERS = (
+    "ruff check",
+    "ruff format --check",
+    "mypy --strict .",
+    "lint-imports",
+    "yamllint --strict .",
+    "ansible-lint",
+    "shellcheck inv .ci/run examples/aws-cli.sh tests/bench/floor.sh",
+    *(f"packer fmt -check {folder}" for folder in ("packer", "packer/plugins", "packer/recipes", "tests/bench")),
+)
+
+ALL_TESTS = "pytest --numprocesses=2 --no-loadscope-reorder"
+"""Two workers, each with a local EC2 of its own: while one's machines boot the other computes."""
+
+
+@task(
+    name="new-recipe",
+    help={
+        "name": "the new recipe's name; its machines are in the Ansible group of this name",
+        "roles": "what is baked, with commas between: names of roles, or paths",
+        "base": "the base to start from; the first of packer/bases.auto.pkrvars.hcl by default",
+    },
+)
+def new_recipe(c: Context, name: str, roles: str, base: str = "") -> None:
+    """Write the three files of a new recipe, and print their names."""
+    from bakehouse import console
+    from bakehouse.recipes import scaffold
+
+    for path in scaffold.write(load_settings(), name, roles, base):
+        console.data(str(path))
+    console.say(f"next: fill in inventory/group_vars/{name}.yml, then ./inv bake --recipe {name}")
+
+
+@task
+def doctor(c: Context) -> None:
+    """Look which programs are here, and how to get the others."""
+    from bakehouse import console, tools
+
+    rows = tools.doctor()
+    console.table(
+        ("tool", "found", "wanted", "what for", "how to get it"),
+        [(row.tool, row.found, row.wanted, row.purpose, row.remedy) for row in rows],
+    )
+    if missing := [row.tool for row in rows if row.blocking]:
+        raise ToolError(f"missing: {', '.join(missing)}", "the last column tells how to get it")
+
+
+@task
+def lint(c: Context) -> None:
+    """Run every linter."""
+    from bakehouse import console, recipes, settings, tools
+
+    packer = shlex.quote(str(tools.ensure("packer")))
+    files = [recipes.path(settings.ROOT, name).relative_to(settings.ROOT) for name in recipes.names(settings.ROOT)]
+    failed = []
+    for command in (*LINTERS, *(f"packer validate -var-file={file} packer" for file in files)):
+        try:
+            with console.step(command), c.cd(str(settings.ROOT)):
+                _run(c, command.replace("packer", packer, 1) if command.startswith("packer") else command)
+        except VerdictError as error:
+            console.say(error.text)
+            failed.append(" ".join(command.split()[:2]))
+    if failed:
+        raise VerdictError(f"these complain: {', '.join(failed)}")
+
+
+@task(help={"only": "run only the tests whose names match this (pytest's -k), and no linter"})
+def test(c: Context, only: str = "") -> None:  # noqa: PT028, a task and no test
+    """Run the linters and all tests: what CI runs."""
+    from bakehouse import settings, tools
+
+    if not only:
+        lint(c)
+        tools.ensure("docker")  # before two workers do
+    with c.cd(str(settings.ROOT)):
+        done = c.run(f"pytest -k {shlex.quote(only)}" if only else ALL_TESTS, warn=True)
+    if not done:
+        raise VerdictError("the tests fail")
+
+
+@task(
+    name="test-role",
+    help={
+        "role": "only the scenarios that apply this role",
+        "scenario": "only this one of the folders in molecule/",
+        "platform": "only on this base",
+        "keep": "leave the machines for a look; ./inv cleanup --leftovers --yes clears them away",
+        "junit": "also write a JUnit report to this file",
+    },
+)
+def try_role(
+    c: Context, role: str = "", scenario: str = "", platform: str = "", keep: bool = False, junit: str = ""
+) -> None:
+    """Try the roles with Molecule, on machines of the local EC2."""
+    from bakehouse import console
+    from bakehouse import junit as report
+    from bakehouse.proving import scenarios, trials
+
+    if junit:
+        report.insist_writable(junit)
+    settings = load_settings("local")
+    chosen = scenarios.choose(scenarios.load(settings.root), role, scenario, platform)
+    tried = trials.run(settings, chosen, asked=bool(platform), keep=keep)
+    console.table(trials.COLUMNS, trials.as_rows(tried))
+    if junit:
+        report.write(junit, "bakehouse test-role", trials.as_suites(tried))
+    trials.insist(tried)
+
+
+@task(help={**JSON, "rounds": "how many rounds, each of three bakes; 3 by default"})
+def bench(c: Context, rounds: str = "3", json: bool = False) -> None:
+    """Measure a bake against one shell script over SSH."""
+    from bakehouse import settings
+
+    with c.cd(str(settings.ROOT)):
+        outcome = c.run(f"python -m tests.bench --rounds {shlex.quote(rounds)}{' --json' if json else ''}", warn=True)
+    if not outcome:
+        raise Exit(code=outcome.exited)
+
+
+def _run(c: Context, command: str) -> None:
+    outcome = c.run(command, hide=True, warn=True)
+    if not outcome:
+        raise VerdictError(f"{outcome.stdout}{outcome.stderr}".strip())

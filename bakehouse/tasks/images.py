@@ -1,0 +1,182 @@
+"""What is baked, proven, looked at and handed on: the tasks for images."""
+
+from __future__ import annotations
+
+import os
+
+from invoke.context import Context
+
+from bakehouse.tasks import JSON, WHICH, load_settings, one_of, same_recipe, task
+
+
+@task(
+    help={
+        **WHICH,
+        **JSON,
+        "base": "start from this base of packer/bases.auto.pkrvars.hcl instead of the recipe's own",
+        "jenkins-package": "install this .deb or .rpm instead of one from Jenkins's repository",
+        "force": "bake although there is an image that was baked of the same",
+        "plan": "only say whether a bake is due, and why; print the ID of the image that spares it",
+        "on-failure": "what to do with the machine of a bake that fails: cleanup (the default) or keep",
+        "prove": "prove the image too, as ./inv prove does, unless it is; it stays, whatever the verdict",
+        "debug": "have Packer log everything, and show the traceback of an error",
+    }
+)
+def bake(
+    c: Context,
+    recipe: str = "",
+    account: str = "",
+    base: str = "",
+    jenkins_package: str = "",
+    force: bool = False,
+    plan: bool = False,
+    on_failure: str = "cleanup",
+    prove: bool = False,
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Bake an image of the recipe, if one is due, and print its ID."""
+    from pathlib import Path
+
+    from bakehouse import console, images
+    from bakehouse.baking import bakes, plans
+    from bakehouse.proving import proofs
+
+    if debug:
+        os.environ["BAKEHOUSE_DEBUG"] = "1"
+    settings = load_settings(account, recipe)
+    files = {"jenkins": Path(jenkins_package)} if jenkins_package else {}
+    if plan:
+        drawn = plans.draw(settings, base, files)
+        plans.tell(drawn)
+        if drawn.image:
+            console.data(drawn.image.id)
+        return
+    image = bakes.bake(
+        settings,
+        base=base,
+        package_files=files,
+        force=force,
+        keep_on_failure=one_of("on-failure", on_failure, "cleanup", "keep") == "keep",
+        debug=debug,
+    )
+    if json:
+        console.data_json(images.as_data(image))
+    else:
+        console.data(image.id)
+    if prove:
+        proofs.ensure(settings, image)
+    console.say(f"next: ./inv launch{same_recipe(settings)}")
+
+
+@task(help={**WHICH, **JSON, "image": "the image's ID; the recipe's newest image by default"})
+def prove(c: Context, image: str = "", json: bool = False, recipe: str = "", account: str = "") -> None:
+    """Prove that an image is fit, on two machines of it."""
+    from bakehouse import console
+    from bakehouse.proving import proofs, reports
+
+    settings = load_settings(account, recipe)
+    proof = proofs.prove(settings, image)
+    page = proofs.page(settings, proof)
+    if json:
+        console.data_json({**reports.as_data(proof), "page": page})
+    else:
+        for row in [*reports.as_rows(proof), [proof.verdict, str(page)]]:
+            console.data("\t".join(row))
+    proofs.insist(settings, proof)
+
+
+@task(name="images", help={**WHICH, **JSON})
+def images_(c: Context, json: bool = False, recipe: str = "", account: str = "") -> None:
+    """List the images of the recipe, newest first, with what uses them."""
+    from datetime import UTC, datetime
+
+    from bakehouse import accounts, console, images
+    from bakehouse.images import details
+
+    settings = load_settings(account, recipe)
+    there = accounts.connect(settings)
+    found = details.entries(there, images.find(there, settings.recipe))
+    if json:
+        console.data_json([details.as_entry_data(entry) for entry in found])
+    else:
+        console.table(details.ENTRIES, [details.as_entry_row(entry, datetime.now(UTC)) for entry in found])
+
+
+@task(help={**WHICH, **JSON, "image": "the image's ID, or a channel's name"})
+def show(c: Context, image: str, json: bool = False, recipe: str = "", account: str = "") -> None:
+    """Show all that is known of an image: origin, lineage, contents."""
+    from datetime import UTC, datetime
+
+    from bakehouse import accounts, console
+    from bakehouse.images import details
+
+    settings = load_settings(account, recipe)
+    found = details.find(accounts.connect(settings), settings, image)
+    if json:
+        console.data_json(details.as_data(found))
+    else:
+        console.table(details.COLUMNS, details.as_rows(found, datetime.now(UTC)))
+
+
+@task(
+    help={
+        **WHICH,
+        **JSON,
+        "before": "an image's ID, or a channel's name",
+        "after": "another's",
+        "markdown": "print release notes in Markdown instead",
+    }
+)
+def diff(
+    c: Context,
+    before: str,
+    after: str,
+    json: bool = False,
+    markdown: bool = False,
+    recipe: str = "",
+    account: str = "",
+) -> None:
+    """Tell how the contents of two images differ."""
+    from bakehouse import accounts, console
+    from bakehouse.images import details
+
+    settings = load_settings(account, recipe)
+    found = details.compare(settings, *details.pair(accounts.connect(settings), settings.recipe, before, after))
+    if json:
+        console.data_json(details.as_difference_data(found))
+    elif markdown:
+        console.data(details.as_markdown(found))
+    else:
+        console.table(details.CHANGES, details.as_change_rows(found))
+
+
+@task(
+    help={
+        **WHICH,
+        "image": "the image's ID",
+        "region": "the regions to copy it to, with commas between",
+    }
+)
+def copy(c: Context, image: str, region: str, recipe: str = "", account: str = "") -> None:
+    """Copy an image to other regions, and print the copies' IDs."""
+    from bakehouse import console
+    from bakehouse.images import copies
+
+    for there, copied in copies.copy(load_settings(account, recipe), image, region).items():
+        console.data(f"{there}\t{copied.id}")
+
+
+@task(
+    help={
+        **WHICH,
+        "image": "the image's ID",
+        "account-id": "the IDs of the accounts to share it with, with commas between",
+    }
+)
+def share(c: Context, image: str, account_id: str, recipe: str = "", account: str = "") -> None:
+    """Let other accounts launch an image, and print its ID."""
+    from bakehouse import console
+    from bakehouse.images import shares
+
+    console.data(shares.share(load_settings(account, recipe), image, account_id).id)

@@ -1,0 +1,48 @@
+"""What the embedded EC2 is asked for by hand: the tasks named local.…."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from bakehouse.tasks import CHANGE, JSON, agreed, load_settings, task
+
+
+@task(help={"base": "the base to make if it isn't there; the recipe's own by default"})
+def up(c: Context, base: str = "") -> None:
+    """Start the local EC2, with a base to bake on, and print its endpoint."""
+    from bakehouse import console, local, recipes
+
+    settings = load_settings("local")
+    wanted = recipes.base(settings.root, base or recipes.load(settings).base)
+    console.data(local.up(settings, wanted.name).endpoint)
+
+
+@task
+def down(c: Context) -> None:
+    """Shut the local machines down and end the local EC2; all is kept."""
+    from bakehouse import local
+
+    local.down(load_settings("local"))
+
+
+@task(help=JSON)
+def status(c: Context, json: bool = False) -> None:
+    """Print what there is of the local EC2."""
+    from bakehouse import console, local
+
+    found = local.status(load_settings("local"))
+    if json:
+        console.data_json(found)
+    else:
+        console.table(local.COLUMNS, local.as_rows(found))
+
+
+@task(help=CHANGE)
+def reset(c: Context, dry_run: bool = False, yes: bool = False) -> None:
+    """Delete all that this checkout's local EC2 has made."""
+    from bakehouse import local
+
+    settings = load_settings("local")
+    plan = local.plan_of_reset(local.status(settings))
+    if agreed(plan, "Delete all of the local EC2?", dry_run=dry_run, yes=yes):
+        local.reset(settings)

@@ -1,0 +1,161 @@
+"""What runs: the tasks for machines."""
+
+from __future__ import annotations
+
+import os
+
+from invoke.context import Context
+
+from bakehouse.errors import InputError
+from bakehouse.tasks import CHANGE, JSON, MACHINE, WHICH, agreed, load_settings, one_of, same_recipe, task
+
+
+@task(
+    help={
+        **WHICH,
+        "image": "the image's ID; the recipe's newest image by default",
+        "channel": "a channel's name, for the image that it points to",
+        "count": "how many machines; 1 by default",
+        "type": "the EC2 instance type; the recipe's by default",
+        "allow": "who may reach the machines, as a CIDR block; your own address alone by default",
+        "user-data": "a file that cloud-init gets: a cloud-config or a script",
+        "on-failure": "what to do with machines that don't get healthy: keep (the default) or terminate",
+    }
+)
+def launch(
+    c: Context,
+    image: str = "",
+    channel: str = "",
+    count: str = "1",
+    type: str = "",  # noqa: A002, the flag is --type
+    allow: str = "",
+    user_data: str = "",
+    on_failure: str = "keep",
+    recipe: str = "",
+    account: str = "",
+) -> None:
+    """Launch machines of an image, healthy, and print their IDs and URLs."""
+    from bakehouse import console
+    from bakehouse.machines import launches
+    from bakehouse.recipes import services
+
+    settings = load_settings(account, recipe)
+    launched = launches.launch(
+        settings,
+        image_id=image,
+        channel=channel,
+        count=count,
+        instance_type=type,
+        allow=allow,
+        user_data=user_data,
+        terminate=one_of("on-failure", on_failure, "keep", "terminate") == "terminate",
+    )
+    service = services.load(settings)
+    for machine in launched:
+        console.data(f"{machine.id}\t{service.url(machine.address)}")
+    first = ["password"] if service.password_file else []
+    console.say(f"next: {', '.join(f'./inv {name}{same_recipe(settings)}' for name in (*first, 'ssh', 'probe'))}")
+
+
+@task(
+    help={
+        **WHICH,
+        **JSON,
+        "machine": "a machine's ID; all machines of the recipe by default",
+        "junit": "also write a JUnit report to this file",
+    }
+)
+def probe(
+    c: Context, machine: str = "", junit: str = "", json: bool = False, recipe: str = "", account: str = ""
+) -> None:
+    """Look whether machines are healthy, and print the evidence."""
+    from bakehouse import accounts, console, machines
+    from bakehouse import junit as report
+    from bakehouse.machines import probes
+    from bakehouse.recipes import services
+
+    if junit:
+        report.insist_writable(junit)
+    settings = load_settings(account, recipe)
+    service = services.load(settings)
+    found = machines.some(accounts.connect(settings), settings.recipe, machine)
+    verdicts = probes.probe(settings, service, found)
+    if json:
+        console.data_json(probes.as_data(verdicts))
+    else:
+        console.table(probes.COLUMNS, probes.as_rows(verdicts))
+    if junit:
+        report.write(junit, "bakehouse probe", probes.as_suites(verdicts))
+    probes.insist(verdicts)
+
+
+@task(help=MACHINE)
+def ssh(c: Context, machine: str = "", recipe: str = "", account: str = "") -> None:
+    """Enter a machine, or run a command there: ./inv ssh -- COMMAND."""
+    from bakehouse import accounts, machines
+    from bakehouse.machines import shells
+
+    settings = load_settings(account, recipe)
+    line = shells.line(settings, machines.one(accounts.connect(settings), settings.recipe, machine), c.remainder)
+    os.execvp(line[0], line)  # noqa: S606, SSH's exit code is ours, and the terminal its own
+
+
+@task(help=MACHINE)
+def password(c: Context, machine: str = "", recipe: str = "", account: str = "") -> None:
+    """Print the first admin password of a machine's service."""
+    from bakehouse import accounts, console, machines
+    from bakehouse.machines import shells
+    from bakehouse.recipes import services
+
+    settings = load_settings(account, recipe)
+    path = services.password_file(settings)
+    found = machines.one(accounts.connect(settings), settings.recipe, machine)
+    console.data(shells.read(settings, found, path))
+
+
+@task(name="open", help=MACHINE)
+def open_(c: Context, machine: str = "", recipe: str = "", account: str = "") -> None:
+    """Print the URL of a machine's service."""
+    from bakehouse import accounts, console, machines
+    from bakehouse.recipes import services
+
+    settings = load_settings(account, recipe)
+    service = services.load(settings)
+    found = machines.one(accounts.connect(settings), settings.recipe, machine)
+    console.data(service.url(machines.address(found)))
+
+
+@task(name="machines", help={**WHICH, **JSON})
+def machines_(c: Context, json: bool = False, recipe: str = "", account: str = "") -> None:
+    """List the machines of the recipe, newest first."""
+    from bakehouse import accounts, console, machines
+
+    settings = load_settings(account, recipe)
+    found = machines.find(accounts.connect(settings), settings.recipe)
+    if json:
+        console.data_json([machines.as_data(machine) for machine in found])
+    else:
+        console.table(machines.COLUMNS, [machines.as_row(machine) for machine in found])
+
+
+@task(help={**WHICH, **CHANGE, "machine": "the machine's ID", "all": "all machines of the recipe"})
+def terminate(
+    c: Context,
+    machine: str = "",
+    all: bool = False,  # noqa: A002, the flag is --all
+    dry_run: bool = False,
+    yes: bool = False,
+    recipe: str = "",
+    account: str = "",
+) -> None:
+    """Terminate a machine, or all of the recipe."""
+    from bakehouse import accounts, machines
+    from bakehouse.machines import launches
+
+    if bool(machine) == all:
+        raise InputError("terminate which machines?", "./inv terminate --machine ID, or ./inv terminate --all")
+    settings = load_settings(account, recipe)
+    there = accounts.connect(settings)
+    found = machines.find(there, settings.recipe) if all else machines.some(there, settings.recipe, machine)
+    if found and agreed(machines.plan(found), "Terminate?", dry_run=dry_run, yes=yes):
+        launches.end(there, settings, found)

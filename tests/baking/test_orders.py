@@ -1,0 +1,153 @@
+"""Orders: what is decided before a bake, what the roles are told of it, and what the image tells of it."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from bakehouse import __version__, tools
+from bakehouse.accounts import Account
+from bakehouse.baking import orders
+from bakehouse.baking.orders import Order
+from bakehouse.errors import InputError
+from bakehouse.images import Image
+from bakehouse.recipes import Base, Recipe
+
+RECIPE = Recipe(
+    "web", "debian-13", "t3.small", 8, "playbooks/web.yml", 30, {"nginx-light": {"debian": "https://example.com/x"}}
+)
+BASE = Base("debian-13", "debian", "debian-13-amd64-*", "136693071363", "admin", "/dev/xvda")
+START = Image.from_aws({"ImageId": "ami-1", "State": "available", "CreationDate": "2026-01-01T00:00:00.000Z"})
+PACKER = tools.Packer(Path("/usr/bin/packer"), (1, 6, 6))
+REPOSITORY = {
+    "url": "http://r",
+    "key_url": "http://r/key",
+    "fingerprint": "AB",
+    "version": "1~stand",
+    "stands_in_for": "x",
+}
+
+
+def order(stand_in: bool = False, files: dict[str, Path] | None = None) -> Order:
+    """Return an order, with a stand-in for its package or a file of it."""
+    return Order(RECIPE, BASE, START, {"nginx-light": REPOSITORY} if stand_in else {}, files or {}, PACKER)
+
+
+def test_variables() -> None:
+    """The roles are told nothing by default, of a stand-in's repository, or of a package's file."""
+    assert {} == order().variables
+    assert {"nginx_light_package_file": "/a.deb"} == order(files={"nginx-light": Path("/a.deb")}).variables
+    assert {
+        "nginx_light_repository_url": "http://r",
+        "nginx_light_repository_key_url": "http://r/key",
+        "nginx_light_repository_key_fingerprint": "AB",
+    } == order(stand_in=True).variables
+
+
+def test_notices() -> None:
+    """Only a stand-in is announced, with what it stands in for and its version."""
+    assert [] == order().notices
+    (notice,) = order(stand_in=True).notices
+    assert all(word in notice for word in ("STAND-IN", "nginx-light", "https://example.com/x", "1~stand"))
+
+
+def test_provenance() -> None:
+    """An image tells its recipe, run, commit, base, user and every version; a stand-in too."""
+    told = {
+        "bakehouse:kind": "image",
+        "bakehouse:recipe": "web",
+        "bakehouse:run": "r-1",
+        "bakehouse:user": "admin",
+        "bakehouse:commit": "abc-dirty",
+        "bakehouse:base": "ami-1",
+        "bakehouse:kit": __version__,
+        "bakehouse:packer": "1.6.6",
+        "bakehouse:ansible": version("ansible-core"),
+    }
+
+    assert told == order().provenance("r-1", "abc-dirty")
+    assert {**told, "bakehouse:nginx-light": "stand-in"} == order(stand_in=True).provenance("r-1", "abc-dirty")
+
+
+DEB = b"!<arch>\ndebian-binary   1700000000  0     0     100644  4         `\n2.0\n"
+RPM = b"\xed\xab\xee\xdb\x03\x00\x00\x00"
+
+
+@pytest.mark.parametrize(("family", "content"), [("debian", DEB), ("redhat", RPM)])
+def test_check_files(tmp_path: Path, family: str, content: bytes) -> None:
+    """A package of the base's family is taken, under its whole path."""
+    file = tmp_path / "a.package"
+    file.write_bytes(content)
+
+    assert {"nginx-light": file.resolve()} == orders.check_files(
+        RECIPE, replace(BASE, family=family), {"nginx-light": file}
+    )
+
+
+def test_a_package_of_the_other_family(tmp_path: Path) -> None:
+    """An rpm isn't for Debian, and a deb isn't for what has rpm; the base is named."""
+    (tmp_path / "a.rpm").write_bytes(RPM)
+    (tmp_path / "a.deb").write_bytes(DEB)
+
+    with pytest.raises(InputError, match=r"a\.rpm is not a Debian package, which base debian-13 needs"):
+        orders.check_files(RECIPE, BASE, {"nginx-light": tmp_path / "a.rpm"})
+    with pytest.raises(InputError, match=r"a\.deb is not an RPM package"):
+        orders.check_files(RECIPE, replace(BASE, family="redhat"), {"nginx-light": tmp_path / "a.deb"})
+
+
+@pytest.mark.parametrize(
+    ("package", "content", "message"),
+    [
+        ("nginx-light", b"PK\x03\x04 a war", "is not a Debian package"),
+        ("nginx-light", b"", "is not a Debian package"),
+        ("nginx-light", b"!<arch>\nother.o/ ", "is not a Debian package"),
+        ("nginx-light", None, "can't be read: No such file"),
+        ("apache2", b"", "recipe web has no package apache2"),
+    ],
+)
+def test_refused_files(tmp_path: Path, package: str, content: bytes | None, message: str) -> None:
+    """A file that is no package, or of no package of the recipe, is refused before anything is made."""
+    file = tmp_path / "a.deb"
+    if content is not None:
+        file.write_bytes(content)
+
+    with pytest.raises(InputError, match=message):
+        orders.check_files(RECIPE, BASE, {package: file})
+
+
+def test_commit_of(tmp_path: Path) -> None:
+    """The commit is told with whether files differ from it; a folder inside another's checkout has none."""
+
+    def git(*arguments: str) -> str:
+        line = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert "none" == orders.commit_of(tmp_path)
+    git("init", "-q")
+    assert "none" == orders.commit_of(tmp_path)
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    assert git("rev-parse", "HEAD") == orders.commit_of(tmp_path)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "file").touch()
+    assert f"{git('rev-parse', 'HEAD')}-dirty" == orders.commit_of(tmp_path)
+    assert "none" == orders.commit_of(tmp_path / "inner")
+
+
+@pytest.mark.local
+def test_place(account: Account, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The base becomes an image, and a stand-in is looked for, unless there is a file; both are said."""
+    base = Base("any", "debian", "amzn-*", "amazon", "admin", "/dev/xvda")
+    monkeypatch.setattr(Account, "stand_in", lambda *_: REPOSITORY)
+
+    placed = orders.place(account, RECIPE, base, {}, PACKER)
+    given = orders.place(account, RECIPE, base, {"nginx-light": Path("/a.deb")}, PACKER)
+
+    assert (order(stand_in=True).stand_ins, {}) == (placed.stand_ins, given.stand_ins)
+    assert placed.start.name.startswith("amzn-")
+    told = capsys.readouterr().err
+    assert f"base any: {placed.start.id} ({placed.start.name})" in told
+    assert 1 == told.count("STAND-IN")

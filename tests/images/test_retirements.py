@@ -1,0 +1,180 @@
+"""Retirements: images go step by step, and who is killed leaves nothing between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+from moto_fixtures import Killed, refused
+from samples import baked, channel, image, machine, parameter
+
+from bakehouse import images
+from bakehouse.accounts import TAG, Account, tag_list
+from bakehouse.errors import CloudError
+from bakehouse.images import DEPRECATED, channels, retention, retirements
+from bakehouse.images.retention import Plan, Terms
+from bakehouse.images.retirements import Retirement
+from bakehouse.images.usage import Usage
+
+
+def test_a_retirement_says_what_goes() -> None:
+    """The plan names what still uses the image, the channels, the image with its name and time, and each snapshot."""
+    users = {image().id: ("machine i-1", "parameter /bakehouse/web/stable"), "ami-x": ("machine i-2",)}
+
+    plan = Retirement(image(), ("snap-1",), (channel("x"),), Usage(users, ("the parameters can't be read: no",)))
+
+    assert [
+        "still in use: machine i-1",
+        "maybe in use: the parameters can't be read: no",
+        "delete channel stable, which points to it, with its history",
+        "deregister image ami-0a1b2c3d4e5f60718 (bakehouse-jenkins-20261122-081500-a1b2, 2026-11-22 08:15)",
+        "delete snapshot snap-1",
+    ] == plan.lines
+
+
+def there(account: Account) -> tuple[set[str], set[str]]:
+    """Return the account's images and those of its snapshots that carry our tag."""
+    mine = [{"Name": "tag-key", "Values": [f"{TAG}recipe"]}]
+    disks = account.ec2.describe_snapshots(Filters=mine)["Snapshots"]
+    return {one.id for one in images.owned(account)}, {one["SnapshotId"] for one in disks}
+
+
+def disks_of(account: Account, *image_ids: str) -> set[str]:
+    """Return the snapshots of images."""
+    return {one for each in image_ids for one in images.get(account, each, "jenkins").snapshots}
+
+
+def clean(account: Account, **wanted: Any) -> Plan:
+    """Clean up as the task does, and return the plan."""
+    plan = retirements.plan(account, Terms(**wanted))
+    retirements.apply(account, plan)
+    return plan
+
+
+@pytest.mark.local
+def test_retire(account: Account) -> None:
+    """After a retirement the image, its channel and its snapshot are gone; another image's are there."""
+    going, staying = baked(account), baked(account)
+    for name, image_id in (("candidate", going), ("stable", staying)):
+        channels.move(account, channels.read(account, "jenkins", name), image_id)
+    user = machine(account, going)
+    disks = disks_of(account, staying)
+
+    plan = retirements.retirement(account, images.get(account, going, "jenkins"))
+    assert [f"still in use: machine {user}", "delete channel candidate, which points to it, with its history"] == (
+        plan.lines[:2]
+    )
+    retirements.retire(account, plan)
+
+    assert ({staying}, disks) == there(account)
+    assert ["stable"] == [one.name for one in channels.find(account)]
+    retirements.retire(account, plan)
+
+
+@pytest.mark.local
+def test_a_snapshot_without_our_tag_stays(account: Account) -> None:
+    """Of an image that goes, a snapshot that lacks our tag stays as it is."""
+    found = images.get(account, baked(account), "jenkins")
+    account.ec2.delete_tags(Resources=list(found.snapshots), Tags=[{"Key": f"{TAG}recipe"}])
+
+    clean(account, keep=0)
+    before = account.ec2.describe_snapshots(SnapshotIds=list(found.snapshots))["Snapshots"]
+    assert DEPRECATED not in [tag["Key"] for one in before for tag in one["Tags"]]
+    clean(account, keep=0)
+
+    assert (set(), set()) == there(account)
+    assert before == account.ec2.describe_snapshots(SnapshotIds=list(found.snapshots))["Snapshots"]
+
+
+@pytest.mark.local
+def test_cleanup(account: Account) -> None:
+    """What nothing uses is deprecated first, and goes with its snapshots at the next run, unless it's restored."""
+    going, restored, shared, used, kept = (baked(account, run=str(number)) for number in range(5))
+    account.ec2.modify_image_attribute(ImageId=shared, LaunchPermission={"Add": [{"UserId": "111111111111"}]})
+    parameter(account, "golden", used)
+    foreign = account.ec2.register_image(Name="theirs")["ImageId"]
+    before = there(account)
+    staying = {*disks_of(account, restored, shared, used, kept)}
+
+    planned = retirements.plan(account, Terms(keep=1))
+    assert {going, restored} == {thing.id for thing in planned.of("deprecate")}
+    assert before == there(account)
+    retirements.apply(account, planned)
+    assert before == there(account)
+    for image_id, ends in ((going, True), (restored, True), (shared, False)):
+        [told] = account.ec2.describe_images(ImageIds=[image_id])["Images"]
+        assert [ends, ends] == ["DeprecationTime" in told, images.get(account, image_id, "jenkins").deprecated]
+
+    images.restore(account, images.get(account, restored, "jenkins"))
+    assert [going] == [thing.id for thing in clean(account, keep=1).of("delete")]
+
+    assert ({restored, shared, used, kept, foreign}, staying) == there(account)
+    retirements.apply(account, planned)  # of another run, as it were, which begins when this one has ended
+    assert ({restored, shared, used, kept, foreign}, staying) == there(account)
+    assert [["delete", restored, "jenkins"]] == [
+        row[:3] for row in retention.as_rows(retirements.plan(account, Terms(keep=1))) if row[0] != "stay"
+    ]
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("operation", ["ec2.DescribeInstances", "ec2.DescribeImageAttribute", "ssm"])
+def test_what_cant_be_read(account: Account, operation: str) -> None:
+    """Where something can't be read nothing goes, and what it was is said; exit 1, for a cleanup wanted otherwise."""
+    baked(account)
+    before = there(account)
+
+    plan = clean(refused(account, operation), keep=0, at_once=True)
+
+    assert before == there(account)
+    assert {"stay"} == {fate.step for fate in plan.fates}
+    with pytest.raises(CloudError, match=r"nothing goes: .* can't be read: .*not authorized") as raised:
+        retirements.insist(plan)
+    assert 1 == raised.value.code
+
+
+@pytest.mark.local
+def test_only_those_whose_turn_it_is_are_asked_for_shares(account: Account) -> None:
+    """Shared images don't use up the limit: so many are asked as it takes to fill it."""
+    shared = [baked(account, run=str(number)) for number in range(3)]
+    for image_id in shared:
+        account.ec2.modify_image_attribute(ImageId=image_id, LaunchPermission={"Add": [{"UserId": "111111111111"}]})
+    others = [baked(account, run=str(number)) for number in range(3, 6)]
+
+    plan = retirements.plan(account, Terms(keep=0, limit=2))
+
+    steps = {fate.thing.id: fate.step for fate in plan.fates}
+    assert 2 == sorted(steps[one] for one in others).count("deprecate")
+    assert not {"deprecate"} & {steps[one] for one in shared}
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("step", ["cleanup", "retire"])
+def test_killed(account: Account, killed_after: Callable[[int], Account], step: str) -> None:
+    """Whenever a cleanup or a retirement is killed, the next one brings it to its end, and nothing in use is lost."""
+    used, based, pointed = baked(account), baked(account), baked(account)
+    machine(account, used)
+    account.ec2.create_tags(Resources=[used], Tags=tag_list({f"{TAG}base": based}))
+    channels.move(account, channels.read(account, "jenkins", "stable"), pointed)
+    left = {used, based, pointed}, disks_of(account, used, based, pointed)
+
+    def carry_out(there: Account, image_id: str) -> None:
+        if step == "cleanup":
+            clean(there, keep=0)
+        elif images._look(there, image_id):
+            retirements.retire(there, retirements.retirement(there, images.get(there, image_id, "jenkins")))
+
+    for calls in count():
+        going = baked(account)
+        channels.move(account, channels.read(account, "jenkins", "candidate"), going if step == "retire" else pointed)
+        try:
+            carry_out(killed_after(calls), going)
+            break
+        except Killed:
+            assert {one.image for one in channels.find(account)} <= there(account)[0]
+        for _ in range(2):
+            carry_out(account, going)
+        clean(account, keep=0, at_once=True)  # a snapshot whose image was retired
+        assert left == there(account)
+    assert calls > 8

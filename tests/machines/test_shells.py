@@ -1,0 +1,64 @@
+"""Shells: how SSH is told to enter a machine, and what it says when that can't be."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import MACHINE
+
+from bakehouse.accounts import access
+from bakehouse.errors import CloudError, InputError
+from bakehouse.machines import shells
+from bakehouse.settings import Settings
+
+
+@pytest.mark.parametrize("folder", ["plain", "a folder", "100%done", "%h"])
+def test_a_machine_is_known_by_its_id(settings: Settings, tmp_path: Path, folder: str) -> None:
+    """What SSH makes of our options: our key alone, no question, the host key filed under the machine's ID."""
+    here = replace(settings, state=tmp_path / folder)
+    key = access.keys(here) / MACHINE.key
+    key.parent.mkdir(parents=True)
+    key.touch()
+    argv = shells.line(here, MACHINE, "exit 3")
+
+    told = subprocess.run([argv[0], "-G", *argv[1:]], capture_output=True, text=True, check=True).stdout
+    effective = dict(entry.split(" ", 1) for entry in told.splitlines())
+    expected = {
+        "user": "admin",
+        "hostname": "127.4.5.6",
+        "hostkeyalias": "i-0a1b2c3d4e5f60718",
+        "userknownhostsfile": str(here.state / "known_hosts" / "i-0a1b2c3d4e5f60718"),
+        "stricthostkeychecking": "accept-new",
+        "batchmode": "yes",
+        "identitiesonly": "yes",
+        "identityfile": str(key),
+    }
+    assert expected == {name: effective[name].replace("%%", "%") for name in expected}
+    assert ["admin@127.4.5.6", "--", "exit 3"] == argv[-3:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({}, "private key of machine .* isn't here: "), ({"address": ""}, "has no address")]
+)
+def test_no_way_in(settings: Settings, changes: dict[str, Any], words: str) -> None:
+    """Without the private key, or an address to go to, the error names the machine."""
+    with pytest.raises(InputError, match=words):
+        shells.line(settings, replace(MACHINE, **changes))
+
+
+def test_a_machine_that_does_not_answer(settings: Settings) -> None:
+    """Where SSH itself fails, that is the answer, with SSH's exit code; reading a file is an error then."""
+    nobody = replace(MACHINE, address="127.255.255.254")
+    access.keys(settings).mkdir(parents=True)
+    (access.keys(settings) / MACHINE.key).touch()
+
+    answer = shells.enter(settings, nobody, "true")
+
+    assert 255 == answer.returncode
+    assert "onnection refused" in answer.stderr
+    with pytest.raises(CloudError, match=f"machine {nobody.id}: /etc/x can't be read: .*onnection refused"):
+        shells.read(settings, nobody, "/etc/x")
