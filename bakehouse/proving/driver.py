@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from bakehouse import console, images, machines, recipes, runs
+from bakehouse import console, documents, images, machines, recipes, runs
 from bakehouse import settings as settings_
 from bakehouse.accounts import TAG, Account, access, connect
 from bakehouse.baking import orders
@@ -34,7 +34,7 @@ def create(settings: Settings, molecule: Mapping[str, str]) -> None:
     """
     import yaml
 
-    config = yaml.safe_load(Path(molecule["MOLECULE_FILE"]).read_text())
+    config = documents.read_yaml(Path(molecule["MOLECULE_FILE"]), settings.root)
     grounds = [recipes.base(settings.root, platform["name"]) for platform in config["platforms"]]
     account = connect(settings)
     for ground in grounds:
@@ -50,11 +50,9 @@ def create(settings: Settings, molecule: Mapping[str, str]) -> None:
 
 def destroy(settings: Settings, molecule: Mapping[str, str]) -> None:
     """Clear away what ``create`` made; there may be nothing. Molecule itself runs this, see its destroy.yml."""
-    import yaml
-
     file = Path(molecule["MOLECULE_INSTANCE_CONFIG"])
-    made = yaml.safe_load(file.read_text()) if file.is_file() else []
-    for run_id in {one["run"] for one in made}.intersection(runs.known(settings)):
+    made = documents.read_yaml(file, settings.root) if file.is_file() else None
+    for run_id in {one["run"] for one in made or ()}.intersection(runs.known(settings)):
         account = connect(settings)
         leftovers.apply(account, leftovers.of_run(account, runs.known(settings)[run_id]))
     file.unlink(missing_ok=True)

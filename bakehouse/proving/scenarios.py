@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bakehouse import documents
 from bakehouse.errors import InputError, NotFoundError
+from bakehouse.recipes import roles as roles_
 
 CONFIG = ".config/molecule/config.yml"
 """What all scenarios have in common, from the root of the checkout."""
@@ -71,54 +73,52 @@ def _insist(kind: str, wanted: str, known: Sequence[str]) -> None:
 
 
 def _common(root: Path) -> Mapping[str, Any]:
-    return _read(root / CONFIG, root) if (root / CONFIG).is_file() else {}
+    return documents.mapping(documents.read_yaml(root / CONFIG, root), CONFIG) if (root / CONFIG).is_file() else {}
 
 
 def _scenario(file: Path, common: Mapping[str, Any], root: Path) -> Scenario:
-    own = _read(file, root)
-    platforms = own.get("platforms") or common.get("platforms") or []
-    playbooks = {**_at(common, "ansible", "playbooks"), **_at(own, "ansible", "playbooks")}
-    converge = file.parent / playbooks.get("converge", "converge.yml")
-    sequences = {**_at(common, "scenario"), **_at(own, "scenario")}
+    where = str(file.relative_to(root) if file.is_relative_to(root) else file)
+    own = documents.mapping(documents.read_yaml(file, root), where)
+    playbooks = _merged(common, own, where, "ansible", "playbooks")
+    sequence = _merged(common, own, where, "scenario").get("test_sequence") or list(_SEQUENCE)
     return Scenario(
         file.parent.name,
-        tuple(dict.fromkeys(_roles(_read(converge, root)))),
-        tuple(name for one in platforms for name in one.get("bases", [one["name"]])),
-        tuple(_labels(sequences.get("test_sequence", _SEQUENCE))),
+        _applied(file.parent / str(playbooks.get("converge", "converge.yml")), root),
+        tuple(_platforms(own.get("platforms") or common.get("platforms"), where)),
+        tuple(_labels(documents.sequence(sequence, f"{where}: scenario.test_sequence", str))),
     )
+
+
+def _merged(common: Mapping[str, Any], own: Mapping[str, Any], where: str, *keys: str) -> dict[str, Any]:
+    """Return a map that is some keys deep in what all scenarios have in common, with a scenario's own over it."""
+    both: list[Mapping[str, Any]] = [common, own]
+    for depth, key in enumerate(keys, 1):
+        path = ".".join(keys[:depth])
+        both = [
+            documents.mapping(one.get(key), f"{place}: {path}")
+            for one, place in zip(both, (CONFIG, where), strict=True)
+        ]
+    return {**both[0], **both[1]}
+
+
+def _platforms(read: Any, where: str) -> Iterator[str]:
+    for number, one in enumerate(documents.sequence(read, f"{where}: platforms", dict), 1):
+        place = f"{where}: platform {number}"
+        if not one.get("bases") and "name" not in one:
+            raise InputError(f"{place}: name is missing", "the name of a base")
+        yield from documents.sequence(one.get("bases") or [one["name"]], f"{place}: bases", str)
+
+
+def _applied(playbook: Path, root: Path) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(roles_.named(documents.read_yaml(playbook, root))))
 
 
 def _labels(sequence: Sequence[str]) -> Iterator[str]:
     """Yield a name for each step: its playbook's, or Molecule's word for it, marked where it comes again."""
     seen: set[str] = set()
     for entry in sequence:
-        label = Path(entry.split()[-1]).stem
+        label = Path(entry.rpartition(" ")[2]).stem
         while label in seen and label != "destroy":
             label += " again"
         seen.add(label)
         yield label
-
-
-def _roles(read: Any) -> Iterator[str]:
-    """Yield the roles that plays apply."""
-    for play in read if isinstance(read, list) else []:
-        for entry in play.get("roles", ()):
-            yield entry["role"] if isinstance(entry, dict) else entry
-
-
-def _at(read: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
-    for key in keys:
-        read = read.get(key) or {}
-    return read
-
-
-def _read(file: Path, root: Path) -> Any:
-    import yaml
-
-    shown = file.relative_to(root) if file.is_relative_to(root) else file
-    try:
-        return yaml.safe_load(file.read_text()) or {}
-    except OSError as error:
-        raise InputError(f"{shown} can't be read: {error.strerror}", "a scenario names its playbooks") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{shown}: syntax error: {' '.join(str(error).split())}", "yamllint shows more") from error

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
+from bakehouse import documents
 from bakehouse.errors import InputError, NotFoundError
 from bakehouse.settings import Settings
 
@@ -83,7 +84,7 @@ def load(settings: Settings, name: str = "") -> Recipe:
     file = path(settings.root, name)
     if not file.is_file():
         raise NotFoundError(f"there is no recipe {name}", f"known: {', '.join(names(settings.root))}")
-    recipe = Recipe(**_checked(Recipe, _read(file, settings.root), f"{_FOLDER}/{file.name}"))
+    recipe = Recipe(**documents.checked(Recipe, documents.read_hcl(file, settings.root), f"{_FOLDER}/{file.name}"))
     if recipe.name != name:
         raise InputError(f'{_FOLDER}/{file.name}: it calls itself "{recipe.name}"', f'write recipe = "{name}"')
     _check_playbook(recipe, settings.root)
@@ -92,14 +93,15 @@ def load(settings: Settings, name: str = "") -> Recipe:
 
 def bases(root: Path) -> dict[str, Base]:
     """Return the bases that a bake can start from, by name; raises InputError as ``load`` does."""
-    table = _read(root / _BASES, root).get("bases")
+    table = documents.read_hcl(root / _BASES, root).get("bases")
     if not isinstance(table, dict):
         raise InputError(
             f"{_BASES}: there is no map named bases",
             "bases = { NAME = { family, image_name, owner, user, root_device } }",
         )
     found = {
-        name: Base(**_checked(Base, {"name": name, **entry}, f"{_BASES}: base {name}")) for name, entry in table.items()
+        name: Base(**documents.checked(Base, {"name": name, **entry}, f"{_BASES}: base {name}"))
+        for name, entry in table.items()
     }
     for name, one in found.items():
         if one.family not in FAMILIES:
@@ -115,69 +117,15 @@ def base(root: Path, name: str) -> Base:
     return known[name]
 
 
-def _read(path: Path, root: Path) -> dict[str, Any]:
-    import hcl2
-    from lark.exceptions import UnexpectedInput
-
-    options = hcl2.SerializationOptions(with_comments=False, strip_string_quotes=True)
-    shown = path.relative_to(root)
-    try:
-        read: dict[str, Any] = hcl2.loads(path.read_text() + "\n", serialization_options=options)
-    except UnexpectedInput as error:
-        raise InputError(f"{shown}:{error.line}: syntax error", f"packer fmt {shown.parent} shows more") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{shown} can't be read: {error}", "it is a text file that you may read") from error
-    return read
-
-
-def _checked(kind: type, read: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return what was read if it has exactly the record's fields, each of its type; raises InputError."""
-    types = get_type_hints(kind)
-    known = [field.name for field in fields(kind)]
-    for key in read:
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key}", f"known: {', '.join(known)}")
-    for key in known:
-        if key not in read:
-            raise InputError(f"{where}: {key} is missing", f"its keys: {', '.join(known)}")
-        if not _is(types[key], read[key]):
-            raise InputError(
-                f"{where}: {key} is not {_WANTED[types[key]]}: {read[key]!r}",
-                "only plain values, no expressions",
-            )
-    return dict(read)
-
-
-_WANTED = {str: "a string", int: "a whole number", Mapping[str, Mapping[str, str]]: "a map of maps of strings"}
-
-
-def _is(wanted: Any, value: Any) -> bool:
-    if wanted is str:
-        return isinstance(value, str) and "${" not in value
-    if wanted is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, dict) and all(
-        isinstance(inner, dict) and all(_is(str, one) for one in inner.values()) for inner in value.values()
-    )
-
-
 def _check_playbook(recipe: Recipe, root: Path) -> None:
     """Raise unless the playbook is there, can be read, and has something for the recipe's machine to do."""
-    import yaml
-
     if not (root / recipe.playbook).is_file():
         raise NotFoundError(
             f"recipe {recipe.name}: there is no playbook {recipe.playbook}",
             "write it, or name another in the recipe's file",
         )
-    try:
-        plays = parsed(root / recipe.playbook)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(
-            f"{recipe.playbook}:{line}: syntax error: {error.problem}", "ansible-lint shows more"
-        ) from error
-    if not any(_is_for(recipe.name, play) for play in plays if isinstance(play, dict)):
+    plays = documents.read_yaml(root / recipe.playbook, root)
+    if not any(_is_for(recipe.name, play) for play in plays or () if isinstance(play, dict)):
         raise InputError(f"{recipe.playbook}: no play of it is for hosts: {recipe.name}", "Ansible would do nothing")
 
 
@@ -186,14 +134,3 @@ def _is_for(group: str, play: Mapping[str, Any]) -> bool:
     hosts = play.get("hosts", group)
     names = hosts.split(",") if isinstance(hosts, str) else list(map(str, hosts or ()))
     return any(name.strip() in (group, "all") or set(name) & set("*:&!~{[") for name in names)
-
-
-def parsed(file: Path) -> Any:
-    """Return what a YAML file of Ansible's holds, with None for what has a tag of Ansible's own, such as a vault's."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_multi_constructor("!", lambda *_: None)
-    return yaml.load(file.read_text(), Loader)  # noqa: S506, it makes plain values only

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bakehouse import documents
+
 # Files that every bake reads, and one of which it reads its own base's data alone.
 _OF_THE_KIT = (
     "ansible.cfg",
@@ -176,11 +178,7 @@ def _parsed(file: Path) -> Any:
     """Return what a YAML file holds, with what has a tag of Ansible's own as it is written; the bytes of another."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_multi_constructor("!", lambda _, __, node: yaml.serialize(node))
     try:
-        return yaml.load(file.read_text(), Loader)  # noqa: S506, it makes plain values only
+        return documents.parse_yaml(file.read_text(), tagged=yaml.serialize)
     except (UnicodeDecodeError, yaml.YAMLError):
         return file.read_bytes()

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bakehouse import console, recipes
+from bakehouse import console, documents
 from bakehouse.errors import InputError, NotFoundError
 from bakehouse.recipes import Recipe
 
@@ -94,7 +94,7 @@ def _used(
     files = [*playbooks, *(file for name in roles for file in follow(name))]
     for file in files:  # it grows on the way
         tree = _tree(file)
-        new = [name for name in dict.fromkeys(_roles(tree)) if name not in roles]
+        new = [name for name in dict.fromkeys(named(tree)) if name not in roles]
         roles |= dict.fromkeys(new)
         collections |= dict.fromkeys(_OF_A_COLLECTION.findall(file.read_text(errors="replace")))
         files += [one for one in _playbooks(tree, file.parent) if one not in files]
@@ -115,7 +115,7 @@ def _tree(file: Path) -> Any:
     import yaml
 
     try:
-        return None if file.suffix == ".j2" else recipes.parsed(file)
+        return None if file.suffix == ".j2" else documents.parse_yaml(file.read_text())
     except (UnicodeDecodeError, yaml.YAMLError):
         return None
 
@@ -158,17 +158,17 @@ def _hooks(root: Path, recipe: Recipe) -> Iterator[str]:
             yield from (name for hook in _HOOKS for name in read.get(hook) or () if _is_plain(name))
 
 
-def _roles(entries: Any) -> Iterator[str]:
+def named(entries: Any) -> Iterator[str]:
     """Yield the roles that plays, tasks or a role's dependencies name, but for templated names."""
     for entry in entries if isinstance(entries, list) else [entries]:
         for key, value in entry.items() if isinstance(entry, dict) else ():
             if key in ("roles", "dependencies"):
-                named = [_name(one, "role", "name") for one in value or ()]
+                found = [_name(one, "role", "name") for one in (value if isinstance(value, list) else ())]
             elif key.rpartition(".")[2] in ("import_role", "include_role"):
-                named = [_name(value, "name", "role")]
+                found = [_name(value, "name", "role")]
             else:
-                named = list(_roles(value)) if key in _LISTS_OF_TASKS else []
-            yield from filter(_is_plain, named)
+                found = list(named(value)) if key in _LISTS_OF_TASKS else []
+            yield from filter(_is_plain, found)
 
 
 def _name(value: Any, *keys: str) -> Any:
@@ -189,12 +189,7 @@ def _playbooks(tree: Any, folder: Path) -> Iterator[Path]:
 
 def _listed(root: Path) -> Mapping[str, list[Any]]:
     """Return what requirements.yml lists, by kind; raises InputError when it can't be read."""
-    import yaml
-
-    try:
-        read = recipes.parsed(root / FILE) if (root / FILE).exists() else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{FILE} can't be read: {' '.join(str(error).split())}", "it is YAML") from error
+    read = documents.read_yaml(root / FILE, root) if (root / FILE).exists() else None
     listed = {"roles": read} if isinstance(read, list) else read or {}  # a list is of roles
     if not isinstance(listed, dict):
         raise InputError(f"{FILE} holds neither roles nor collections", "its keys: roles, collections")

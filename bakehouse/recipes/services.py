@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
+from bakehouse import documents
 from bakehouse.errors import InputError, NotFoundError
 from bakehouse.settings import Settings
 
@@ -55,17 +55,11 @@ def load(settings: Settings) -> Service:
 
     Raises NotFoundError when the recipe has no group_vars, InputError naming the key that is missing, unknown or wrong.
     """
-    import yaml
-
     where = f"inventory/group_vars/{settings.recipe}.yml"
-    try:
-        read = yaml.safe_load((settings.root / where).read_text())
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            f"recipe {settings.recipe} has no {where}", "it says what machines of the recipe offer"
-        ) from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{where}: syntax error: {' '.join(str(error).split())}") from error
+    file = settings.root / where
+    if not file.is_file():
+        raise NotFoundError(f"recipe {settings.recipe} has no {where}", "it says what machines of the recipe offer")
+    read = documents.read_yaml(file, settings.root)
     return parse(read.get(KEY) if isinstance(read, dict) else None, f"{where}: {KEY}")
 
 
@@ -82,9 +76,10 @@ def password_file(settings: Settings) -> str:
 
 def parse(read: Any, where: str) -> Service:
     """Return the service that was read; raises InputError saying where which key is wrong."""
-    values = _record(Service, read, where)
+    values = documents.checked(Service, read, where)
     pages = tuple(
-        Page(**_record(Page, page, f"{where}: page {number}")) for number, page in enumerate(values.get("pages", ()), 1)
+        Page(**documents.checked(Page, page, f"{where}: page {number}"))
+        for number, page in enumerate(values.get("pages", ()), 1)
     )
     if pages and not values.get("port"):
         raise InputError(f"{where}: port is missing", "the pages need one")
@@ -93,22 +88,3 @@ def parse(read: Any, where: str) -> Service:
         if not isinstance(path, str) or not path.startswith("/"):
             raise InputError(f"{where}: {path!r} of secrets is not a path on a machine", "one begins with /")
     return Service(**{**values, "pages": pages, "secrets": secrets})
-
-
-_KINDS: Mapping[str, type] = {"port": int, "status": int, "pages": list, "secrets": list}
-
-
-def _record(kind: type, read: Any, where: str) -> dict[str, Any]:
-    if not isinstance(read, dict):
-        raise InputError(f"{where} is not a map", f"its keys: {', '.join(field.name for field in fields(kind))}")
-    known = {field.name: field.default is not MISSING for field in fields(kind)}
-    for key in read:
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key}", f"known: {', '.join(known)}")
-    for key, optional in known.items():
-        wanted = _KINDS.get(key, str)
-        if key not in read and not optional:
-            raise InputError(f"{where}: {key} is missing", f"its keys: {', '.join(known)}")
-        if key in read and (not isinstance(read[key], wanted) or isinstance(read[key], bool)):
-            raise InputError(f"{where}: {key} is {read[key]!r}", "the kit reads plain values, no expressions")
-    return dict(read)

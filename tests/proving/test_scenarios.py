@@ -86,16 +86,26 @@ def test_what_is_not_there_is_refused(words: dict[str, str], kind: type[Bakehous
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("molecule.yml", "a: [", "molecule/one/molecule.yml: syntax error"),
+        ("molecule.yml", "a: [", "molecule/one/molecule.yml:1: syntax error"),
+        ("molecule.yml", "[1]", "molecule/one/molecule.yml is not a map: [1]"),
+        ("molecule.yml", "platforms: [debian-13]", "molecule/one/molecule.yml: platforms: number 1 is not a map"),
+        ("molecule.yml", "platforms: [{}]", "molecule/one/molecule.yml: platform 1: name is missing"),
+        ("molecule.yml", "platforms: [{bases: x}]", "molecule/one/molecule.yml: platform 1: bases is not a list: 'x'"),
+        ("molecule.yml", "scenario: [1]", "molecule/one/molecule.yml: scenario is not a map: [1]"),
+        ("molecule.yml", "scenario: {test_sequence: [1]}", "scenario.test_sequence: number 1 is not a string: 1"),
+        ("molecule.yml", "scenario: {test_sequence: verify}", "scenario.test_sequence is not a list: 'verify'"),
+        ("molecule.yml", "ansible: {playbooks: [x]}", "molecule/one/molecule.yml: ansible.playbooks is not a map"),
         ("molecule.yml", "ansible: {playbooks: {converge: no.yml}}", "molecule/one/no.yml can't be read"),
     ],
 )
 def test_a_file_that_cannot_be_read(tmp_path: Path, file: str, text: str, words: str) -> None:
     """A scenario's file that is broken or not there is named."""
     (tmp_path / "molecule" / "one").mkdir(parents=True)
+    (tmp_path / "molecule" / "one" / "converge.yml").write_text("- {hosts: all, roles: !unsafe [x]}\n- 1\n")
     (tmp_path / "molecule" / "one" / file).write_text(text)
 
     with pytest.raises(InputError) as refused:
         scenarios.load(tmp_path)
 
     assert words in refused.value.text
+    assert 1 == len(refused.value.text.splitlines())

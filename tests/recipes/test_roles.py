@@ -196,7 +196,7 @@ def test_installs_nothing_that_is_not_needed(root: Path) -> None:
 BAD = {
     "a repository that isn't there": ("roles: [{name: five, src: 'git+file:///no/where'}]", "five"),
     "a collection that isn't there": ("collections: [{name: /no/where, type: dir}]", "/no/where"),
-    "no YAML": ("roles: [", "requirements.yml can't be read"),
+    "no YAML": ("roles: [", "requirements.yml:2: syntax error"),
     "neither": ("five", "holds neither roles nor collections"),
 }
 

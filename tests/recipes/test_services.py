@@ -66,15 +66,15 @@ def test_parse_the_least(read: dict[str, Any], ports: list[int], url: str) -> No
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"port": "{{ jenkins_port }}"}, "here: port is '{{ jenkins_port }}'"),
-        ({"port": True}, "here: port is True"),
-        ({"unit": None}, "here: unit is None"),
+        ({"port": "{{ jenkins_port }}"}, "here: port is not a whole number: '{{ jenkins_port }}'"),
+        ({"port": True}, "here: port is not a whole number: True"),
+        ({"unit": None}, "here: unit is not a string: None"),
         ({"ports": [1]}, "here: unknown key ports"),
-        ({"pages": "/login"}, "here: pages is '/login'"),
+        ({"pages": "/login"}, "here: pages is not a list: '/login'"),
         ({"port": 0}, "here: port is missing"),
         ({"pages": [{"path": "/login"}]}, "here: page 1: status is missing"),
-        ({"password_file": 1}, "here: password_file is 1"),
-        ({"secrets": "/etc/key"}, "here: secrets is '/etc/key'"),
+        ({"password_file": 1}, "here: password_file is not a string: 1"),
+        ({"secrets": "/etc/key"}, "here: secrets is not a list: '/etc/key'"),
         ({"secrets": ["/etc/key", "key"]}, "here: 'key' of secrets is not a path on a machine"),
         ({"pages": [*READ["pages"], "/"]}, "here: page 3 is not a map"),  # type: ignore[misc]
     ],
@@ -101,7 +101,7 @@ def test_no_password(settings: Settings) -> None:
     ("text", "kind", "words"),
     [
         (None, NotFoundError, "recipe jenkins has no inventory/group_vars/jenkins.yml"),
-        ("a: [", InputError, "inventory/group_vars/jenkins.yml: syntax error: "),
+        ("a: [", InputError, "inventory/group_vars/jenkins.yml:1: syntax error: "),
         ("- a", InputError, "bakehouse_service is not a map"),
         ("a: 1", InputError, "bakehouse_service is not a map"),
     ],
