@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 
 from bakehouse.errors import InputError
@@ -69,6 +70,44 @@ def step(name: str) -> Iterator[None]:
         finished(name, time.monotonic() - begun, ok=False)
         raise
     finished(name, time.monotonic() - begun)
+
+
+class Steps:
+    """Show the steps of a program that tells when each begins and ends: the present one live on a terminal."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._ok = True
+        self._begun = 0.0
+        self._status: Status | None = None
+
+    def begin(self, name: str) -> None:
+        """End the present step, and begin one."""
+        self.end()
+        self._name, self._ok, self._begun = name, True, time.monotonic()
+        self._status = talk().status(name)
+        if talk().is_terminal:
+            self._status.start()
+
+    def name(self, more: str) -> None:
+        """Add to the present step's name what it made."""
+        self._name = f"{self._name} {more}"
+
+    def fail(self, *, ignored: bool) -> None:
+        """Note that the present step failed; an ignored failure is none."""
+        self._ok = ignored
+
+    def drop(self) -> None:
+        """Forget the present step: it did nothing."""
+        self._name = ""
+
+    def end(self, ok: bool = True) -> None:
+        """End the present step, if there is one, and say its time."""
+        if self._status:
+            self._status.stop()
+        if self._name:
+            finished(self._name, time.monotonic() - self._begun, ok and self._ok)
+        self._name, self._status = "", None
 
 
 @contextmanager

@@ -8,12 +8,10 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from bakehouse import __version__, console, images, recipes, runs, system
 from bakehouse.accounts import TAG, Account, tag_list, tag_specifications, wait
@@ -24,7 +22,7 @@ from bakehouse.errors import BakeError, BakehouseError
 from bakehouse.images import Image, channels
 from bakehouse.recipes import inputs
 from bakehouse.records import contents, provenances, store
-from bakehouse.runs import Interrupted, Run, leftovers
+from bakehouse.runs import Interrupted, Run, leftovers, programs
 from bakehouse.runs.transcripts import Began, Ended, Event, Failed, Named, Skipped, event, failure, plain
 from bakehouse.settings import ROOT, Settings
 
@@ -169,40 +167,23 @@ def _make_key_and_group(account: Account, order: Order, run: Run) -> str:
 
 
 def _drive(account: Account, argv: list[str], env: Mapping[str, str], run: Run, root: Path) -> int:
-    """Run Packer to its end, show its steps, and return its exit code; interrupted, see to it that it ends.
-
-    Packer writes to the log itself: it has to outlive us to clear away if we are killed, and a pipe would not.
-    """
-    steps = _Steps()
-    with run.log.open("wb") as log:
-        process = subprocess.Popen(
-            argv, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        for line in system.follow(process, run.log):
-            happened = event(plain(line))
-            if isinstance(happened, Named) and happened.id.startswith("ami-"):
-                _claim(account, happened.id, run)
-            if happened is not None:
-                steps.see(happened)
-        return process.wait()
-    except Interrupted:
-        with suppress(OSError):  # the terminal may be gone
-            console.say("interrupted: Packer clears away ...")
-        _cancel(process)
-        raise
-    finally:
-        steps.close(ok=process.poll() == 0)
-
-
-def _cancel(process: subprocess.Popen[bytes]) -> None:
-    """Tell Packer once to stop, which clears away then; kill it when it doesn't, or when told so again."""
-    process.terminate()
-    try:
-        process.wait(_CANCEL_SECONDS)
-    except (subprocess.TimeoutExpired, Interrupted):
-        process.kill()
-        process.wait()
+    """Run Packer to its end, show its steps, and return its exit code; interrupted, see to it that it ends."""
+    steps = console.Steps()
+    with programs.started(argv, log=run.log, folder=root, environment=env, patience=_CANCEL_SECONDS) as packer:
+        try:
+            for line in packer.lines():
+                happened = event(plain(line))
+                if isinstance(happened, Named) and happened.id.startswith("ami-"):
+                    _claim(account, happened.id, run)
+                if happened is not None:
+                    _show(steps, happened)
+        except Interrupted:
+            with suppress(OSError):  # the terminal may be gone
+                console.say("interrupted: Packer clears away ...")
+            raise
+        finally:
+            steps.end(ok=packer.code == 0)
+    return packer.code or 0
 
 
 def _claim(account: Account, image_id: str, run: Run) -> None:
@@ -261,37 +242,16 @@ def _interrupted(by: str) -> BakeError:
     return BakeError(f"the bake was interrupted by {by} and came to nothing", "./inv bake starts anew")
 
 
-class _Steps:
-    """Show the steps of a bake: the present one live on a terminal, each with its time when it has ended."""
-
-    def __init__(self) -> None:
-        self._name = ""
-        self._ok = True
-        self._begun = 0.0
-        self._status: Any = None
-
-    def see(self, happened: Event) -> None:
-        """Show one event."""
-        match happened:
-            case Began(step):
-                self.close()
-                self._name, self._ok, self._begun = step, True, time.monotonic()
-                self._status = console.talk().status(step)
-                if console.talk().is_terminal:
-                    self._status.start()
-            case Named(name):
-                self._name = f"{self._name} {name}"
-            case Failed(ignored):
-                self._ok = ignored
-            case Skipped():
-                self._name = ""
-            case Ended():
-                self.close()
-
-    def close(self, ok: bool = True) -> None:
-        """End the present step, if there is one."""
-        if self._status:
-            self._status.stop()
-        if self._name:
-            console.finished(self._name, time.monotonic() - self._begun, ok and self._ok)
-        self._name, self._status = "", None
+def _show(steps: console.Steps, happened: Event) -> None:
+    """Show one event of Packer's log."""
+    match happened:
+        case Began(step):
+            steps.begin(step)
+        case Named(name):
+            steps.name(name)
+        case Failed(ignored):
+            steps.fail(ignored=ignored)
+        case Skipped():
+            steps.drop()
+        case Ended():
+            steps.end()

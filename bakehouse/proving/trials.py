@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bakehouse import console, machines, recipes, runs, system, tools
+from bakehouse import console, machines, recipes, runs, tools
 from bakehouse.accounts import Account, connect
 from bakehouse.errors import RegistryError, VerdictError
 from bakehouse.junit import Case, Suite
 from bakehouse.proving import driver, scenarios
 from bakehouse.proving.scenarios import Scenario
-from bakehouse.runs import Run, leftovers
+from bakehouse.runs import Run, leftovers, programs
 from bakehouse.runs.transcripts import ansible_failure, changes
 from bakehouse.settings import Settings
 
@@ -179,20 +178,21 @@ def _carry_out(
     folder = within.folder / "molecule"
     ground = recipes.base(settings.root, platform)
     driver.tell_stand_ins(account, settings, scenario.roles, ground, folder)
-    molecule = str(Path(sys.executable).with_name("molecule"))
-    argv = [molecule, "--base-config", scenarios.CONFIG, "test", "--scenario-name", scenario.name, "--destroy=never"]
-    with log.open("wb") as said:
-        process = subprocess.Popen(
-            argv, cwd=settings.root, env=_environment(account, settings, platform, within, folder),
-            stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
-        )  # fmt: skip
-    try:
-        steps = watch(system.follow(process, log), f"{scenario.name} on {platform}", scenario.steps)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(_CANCEL_SECONDS)
-    if process.wait() and not any(step.failure for step in steps):
+    argv = [
+        str(Path(sys.executable).with_name("molecule")),
+        "--base-config",
+        scenarios.CONFIG,
+        "test",
+        "--scenario-name",
+        scenario.name,
+        "--destroy=never",
+    ]
+    environment = _environment(account, settings, platform, within, folder)
+    with programs.started(
+        argv, log=log, folder=settings.root, environment=environment, patience=_CANCEL_SECONDS
+    ) as molecule:
+        steps = watch(molecule.lines(), f"{scenario.name} on {platform}", scenario.steps)
+    if molecule.code and not any(step.failure for step in steps):
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
         steps.append(Step("molecule", 0, _ESCAPE.sub("", " ".join(last)) or "Molecule said nothing"))
     return steps
