@@ -1,13 +1,18 @@
-"""Documents: YAML and HCL files of a checkout, read with one kind of error, and the fields of records checked."""
+"""Documents: files read with one kind of error, records checked field by field, contents told by their digests."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from bakehouse.errors import InputError
+
+SHA256 = "sha256:"
+"""How a digest begins."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,24 @@ def read_hcl(file: Path, root: Path) -> dict[str, Any]:
         hint = f"packer fmt {Path(shown).parent} shows more"
         raise InputError(f"{shown}:{error.line}: syntax error", hint) from error
     return read
+
+
+def digest(content: bytes) -> str:
+    """Return the digest of a document as the kit writes digests: ``sha256:`` and 64 hexadecimal digits."""
+    return f"{SHA256}{hashlib.sha256(content).hexdigest()}"
+
+
+def replace(file: Path, content: bytes) -> None:
+    """Write a file so that it holds what it held before or all of the content, whatever happens meanwhile.
+
+    The content is on the disk on return.
+    """
+    fresh = file.with_name(f"{file.name}.new")
+    with fresh.open("wb") as writing:
+        writing.write(content)
+        writing.flush()
+        os.fsync(writing.fileno())
+    os.replace(fresh, file)
 
 
 def checked(kind: type, read: Any, where: str) -> dict[str, Any]:

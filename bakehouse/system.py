@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -56,6 +57,14 @@ def follow(process: subprocess.Popen[bytes], log: Path) -> Iterator[str]:
             if not text:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(0.1)
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Hold the lock on a file, which is made where it isn't there; wait for whoever holds it."""
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def last_line(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,7 +24,7 @@ TAG = "bakehouse:"
 """The prefix of every tag of ours; what carries none of them is never touched."""
 
 PAGED = {"PageSize": 500}
-"""The PaginationConfig of what there may be many of: EC2 tells all at once where no size is asked for, or nothing."""
+"""Ask for pages of 500: without a page size EC2 returns everything in one answer, or times out."""
 
 _FAKE = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 _STAND_IN_SECONDS = 600
@@ -232,6 +232,14 @@ def wait(what: str, look: Callable[[], T | None], seconds: float, every: float =
 def tags_of(answer: Mapping[str, Any]) -> dict[str, str]:
     """Return the tags of any resource of an AWS answer as a dictionary."""
     return {tag["Key"]: tag["Value"] for tag in answer.get("Tags") or ()}
+
+
+def filters(wanted: Mapping[str, str | Sequence[str]]) -> list[dict[str, Any]]:
+    """Return the Filters of a Describe operation: what is found has, for each name, one of its values."""
+    return [
+        {"Name": name, "Values": [values] if isinstance(values, str) else list(values)}
+        for name, values in wanted.items()
+    ]
 
 
 def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Doors: what lets a person in to a recipe's machines: a key pair and a security group of this checkout's own."""
+"""Access: what lets a person into machines: key pairs, security groups, and the files of host keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bakehouse import tools
-from bakehouse.accounts import TAG, Account, tag_specifications, wait
+from bakehouse.accounts import TAG, Account, filters, tag_specifications, wait
 from bakehouse.settings import Settings
 
 Permission = Mapping[str, Any]
@@ -44,11 +44,13 @@ def group(account: Account, recipe: str, key: str, ports: Sequence[int], cidr: s
     """
     tags = {f"{TAG}kind": "proof" if run else "group", f"{TAG}recipe": recipe, **({f"{TAG}run": run} if run else {})}
     name = f"bakehouse-{run}" if run else key
-    found = _group(account, name, tags) or _new_group(account, name, tags)
+    found = _group(account, name, tags) or new_group(
+        account, name, tags, f"Machines of recipe {recipe}: open to their caller alone"
+    )
     group_id: str = found["GroupId"]
     missing, surplus = plan(found["IpPermissions"], [permission(port, cidr) for port in ports])
     if missing:
-        account.ec2.authorize_security_group_ingress(GroupId=group_id, IpPermissions=missing)
+        let_in(account, group_id, missing)
     if surplus:
         account.ec2.revoke_security_group_ingress(GroupId=group_id, IpPermissions=surplus)
     return group_id
@@ -65,12 +67,42 @@ def key_pair(account: Account, settings: Settings, recipe: str) -> str:
     prefix = f"bakehouse-{recipe}-"
     sound = [file.name for file in sorted(folder.glob(f"{prefix}*")) if file.name == prefix + _digest(_public(file))]
     name = sound[0] if sound else _new_key(folder, prefix)
-    known = account.ec2.describe_key_pairs(Filters=[{"Name": "key-name", "Values": [name]}])["KeyPairs"]
+    known = account.ec2.describe_key_pairs(Filters=filters({"key-name": name}))["KeyPairs"]
     if not known:
-        tags = tag_specifications({f"{TAG}kind": "key", f"{TAG}recipe": recipe}, "key-pair")
-        public = _public(folder / name).encode()
-        account.ec2.import_key_pair(KeyName=name, PublicKeyMaterial=public, TagSpecifications=tags)
+        import_key(account, name, folder / name, {f"{TAG}kind": "key", f"{TAG}recipe": recipe})
     return name
+
+
+def make_key(file: Path) -> None:
+    """Make an ed25519 key without a passphrase; the public half is beside it, with the suffix ``.pub``."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(file)], check=True)
+
+
+def import_key(account: Account, name: str, private: Path, tags: Mapping[str, str]) -> None:
+    """Make a key pair of a private key's public half; EC2 never sees the private one."""
+    account.ec2.import_key_pair(
+        KeyName=name,
+        PublicKeyMaterial=_public(private).encode(),
+        TagSpecifications=tag_specifications(tags, "key-pair"),
+    )
+
+
+def new_group(account: Account, name: str, tags: Mapping[str, str], description: str) -> Mapping[str, Any]:
+    """Make a security group that lets nobody in, and return EC2's description of it.
+
+    On AWS a group can be seen only some time after it was made; this waits for it.
+    """
+    account.ec2.create_security_group(
+        GroupName=name,
+        Description=description,
+        TagSpecifications=tag_specifications({"Name": name, **tags}, "security-group"),
+    )
+    return wait(f"security group {name} to be there", lambda: _group(account, name, tags), seconds=60)
+
+
+def let_in(account: Account, group_id: str, rules: Sequence[Permission]) -> None:
+    """Add rules to a security group."""
+    account.ec2.authorize_security_group_ingress(GroupId=group_id, IpPermissions=rules)
 
 
 def public_key(settings: Settings, name: str) -> str:
@@ -95,26 +127,15 @@ def _single(permission: Permission, kind: str, source: Mapping[str, Any]) -> Per
 
 
 def _group(account: Account, name: str, tags: Mapping[str, str]) -> Mapping[str, Any] | None:
-    wanted = {"group-name": name, **{f"tag:{key}": value for key, value in tags.items()}}
-    filters = [{"Name": key, "Values": [value]} for key, value in wanted.items()]
-    found: list[Mapping[str, Any]] = account.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+    wanted = filters({"group-name": name, **{f"tag:{key}": value for key, value in tags.items()}})
+    found: list[Mapping[str, Any]] = account.ec2.describe_security_groups(Filters=wanted)["SecurityGroups"]
     return found[0] if found else None
-
-
-def _new_group(account: Account, name: str, tags: Mapping[str, str]) -> Mapping[str, Any]:
-    account.ec2.create_security_group(
-        GroupName=name,
-        Description=f"Machines of recipe {tags[f'{TAG}recipe']}: open to their caller alone",
-        TagSpecifications=tag_specifications({"Name": name, **tags}, "security-group"),
-    )
-    # On AWS a group can be seen only some time after it was made.
-    return wait(f"security group {name} to be there", lambda: _group(account, name, tags), seconds=60)
 
 
 def _new_key(folder: Path, prefix: str) -> str:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         fresh = Path(scratch) / "key"
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(fresh)], check=True)
+        make_key(fresh)
         name = prefix + _digest(_public(fresh))
         os.rename(fresh, folder / name)
     return name

@@ -6,15 +6,14 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bakehouse import __version__, console, images, recipes, runs, system
-from bakehouse.accounts import TAG, Account, tag_list, tag_specifications, wait
+from bakehouse import __version__, console, documents, images, recipes, runs, system
+from bakehouse.accounts import TAG, Account, access, filters, tag_list
 from bakehouse.baking import plans
 from bakehouse.baking.orders import Order
 from bakehouse.baking.plans import Plan
@@ -148,21 +147,12 @@ def _prepare(plan: Plan, run: Run) -> None:
 
 def _make_key_and_group(account: Account, order: Order, run: Run) -> str:
     """Give the run a key pair, and a security group that lets in the caller alone by SSH; return the group's ID."""
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(run.key)], check=True)
+    access.make_key(run.key)
     name = key_name(run)
     tags = {"Name": name, f"{TAG}kind": "bake", f"{TAG}recipe": order.recipe.name, f"{TAG}run": run.id}
-    public = run.key.with_suffix(".pub").read_bytes()
-    key_tags = tag_specifications(tags, "key-pair")
-    account.ec2.import_key_pair(KeyName=name, PublicKeyMaterial=public, TagSpecifications=key_tags)
-    group: str = account.ec2.create_security_group(
-        GroupName=name,
-        Description="Lets in the one who bakes, while the bake lasts",
-        TagSpecifications=tag_specifications(tags, "security-group"),
-    )["GroupId"]
-    by_id = [{"Name": "group-id", "Values": [group]}]
-    wait(name, lambda: account.ec2.describe_security_groups(Filters=by_id)["SecurityGroups"] or None, seconds=60)
-    ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": account.caller()}]}
-    account.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[ssh])
+    access.import_key(account, name, run.key, tags)
+    group: str = access.new_group(account, name, tags, "Lets in the one who bakes, while the bake lasts")["GroupId"]
+    access.let_in(account, group, [access.permission(22, account.caller())])
     return group
 
 
@@ -210,8 +200,8 @@ def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
     more = {
         **sources,
         f"{TAG}inputs": inputs.digest(whole),
-        f"{TAG}sbom": store.digest(told[store.SBOM]),
-        f"{TAG}provenance": store.digest(told[store.PROVENANCE]),
+        f"{TAG}sbom": documents.digest(told[store.SBOM].encode()),
+        f"{TAG}provenance": documents.digest(told[store.PROVENANCE].encode()),
     }
     return images.tag(plan.account, image_id, {**plan.order.provenance(run.id, plan.commit), **more})
 
@@ -224,10 +214,7 @@ def _error(code: int, run: Run) -> BakeError:
 
 def _keep(account: Account, order: Order, run: Run) -> None:
     """Leave a failed bake's machine as it is and say how to enter it; without a machine there is nothing to keep."""
-    ours = [
-        {"Name": f"tag:{TAG}run", "Values": [run.id]},
-        {"Name": "instance-state-name", "Values": ["running"]},
-    ]
+    ours = filters({f"tag:{TAG}run": run.id, "instance-state-name": "running"})
     for page in account.ec2.pages("describe_instances", "Reservations", Filters=ours):
         for machine in page["Instances"]:
             run.keep()

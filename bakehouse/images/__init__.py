@@ -1,26 +1,27 @@
-"""Images: what our bakes made of which base, found by their tags."""
+"""Images: the machine images (AMIs) that our bakes made. They are recognized by their tags."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from bakehouse.accounts import PAGED, TAG, Account, tag_list, tags_of, wait
+from bakehouse.accounts import PAGED, TAG, Account, filters, tag_list, tags_of, wait
 from bakehouse.errors import CloudError, InputError, NotFoundError
 from bakehouse.recipes import Base
 
 REVOKED = f"{TAG}revoked"
-"""The tag of an image that nobody may use any more; its value tells why."""
+"""The tag of a revoked image, which nobody may use any more; its value is the reason."""
 
 DEPRECATED = f"{TAG}deprecated"
-"""The tag of an image or a snapshot that goes at the next cleanup; its value tells since when."""
+"""The tag of an image or snapshot that the next cleanup may delete; its value is the time of the deprecation."""
 
 _REPOSITORY = f"{TAG}repository-"
 _REPOSITORIES = 30  # of the 50 tags that EC2 allows
 _TAG_LENGTH = 256  # characters, as EC2 allows
+_DEFAULT_KEY = "alias/aws/ebs"  # AWS encrypts with it where no other key is named
 _ID = re.compile(r"ami-([0-9a-f]{8}|[0-9a-f]{17})")
 
 
@@ -28,10 +29,17 @@ _ID = re.compile(r"ami-([0-9a-f]{8}|[0-9a-f]{17})")
 class Image:
     """Hold one image (an AMI).
 
-    Attributes: id; name; state, EC2's word for it (``available``, ``pending``); created, when; root_device, the name
-    under which a machine finds its root volume; snapshots, the IDs of its volumes' snapshots; size, of its volumes in
-    GiB; imdsv2, whether a machine of it answers metadata requests with a token only; tags, all of them, ours with their
-    prefix.
+    Attributes:
+        id: its ID.
+        name: its name.
+        state: its state in EC2's words (``available``, ``pending``).
+        created: when it was created.
+        root_device: the device name of the root volume, such as ``/dev/xvda``.
+        root_snapshot: the ID of the root volume's snapshot; empty when there is none.
+        snapshots: the IDs of the snapshots of all its volumes.
+        size: the size of all its volumes together, in GiB.
+        imdsv2: whether its machines require IMDSv2, that is a token with each metadata request.
+        tags: all its tags; ours begin with the prefix ``TAG``.
     """
 
     id: str
@@ -47,7 +55,7 @@ class Image:
 
     @classmethod
     def from_aws(cls, answer: Mapping[str, Any]) -> Image:
-        """Read one of the Images of a DescribeImages answer."""
+        """Read one image from the answer of DescribeImages."""
         mappings = answer.get("BlockDeviceMappings", ())
         disks = {
             one["DeviceName"]: one["Ebs"]["SnapshotId"] for one in mappings if one.get("Ebs", {}).get("SnapshotId")
@@ -68,12 +76,12 @@ class Image:
 
     @property
     def recipe(self) -> str:
-        """Return the recipe it was baked from; empty when it isn't ours."""
+        """Return the name of the recipe that it was baked from; empty when it isn't ours."""
         return self.tags.get(f"{TAG}recipe", "")
 
     @property
     def run(self) -> str:
-        """Return the ID of the bake that made it."""
+        """Return the ID of the run that baked it."""
         return self.tags.get(f"{TAG}run", "")
 
     @property
@@ -83,55 +91,102 @@ class Image:
 
     @property
     def revoked(self) -> str:
-        """Return why it was revoked; empty when it wasn't."""
+        """Return why it was revoked; empty when it was not."""
         return self.tags.get(REVOKED, "")
 
     @property
     def deprecated(self) -> bool:
-        """Tell whether it goes at the next cleanup."""
+        """Tell whether the next cleanup may delete it."""
         return DEPRECATED in self.tags
 
     @property
     def user(self) -> str:
-        """Return the user that its machines are entered as over SSH."""
+        """Return the name of the user for SSH on its machines."""
         return self.tags.get(f"{TAG}user", "")
 
     @property
     def verdict(self) -> str:
-        """Return ``pass`` or ``fail``, as its proof says; empty when there was none."""
+        """Return the verdict of its proof, ``pass`` or ``fail``; empty when it was never proven."""
         return self.tags.get(f"{TAG}verdict", "").partition(" ")[0]
 
     @property
     def repositories(self) -> tuple[str, ...]:
-        """Return the URLs of the indexes by which its bake installed packages."""
+        """Return the URLs of the repository indexes from which its bake installed packages."""
         tags = sorted(key for key in self.tags if key.startswith(_REPOSITORY))
         return tuple(self.tags[key] for key in tags)
 
     @property
     def stand_ins(self) -> tuple[str, ...]:
-        """Return the packages in it that only stand in for the real ones."""
+        """Return the names of the packages in it that only stand in for the real ones."""
         return tuple(key.removeprefix(TAG) for key, value in self.tags.items() if value == "stand-in")
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """Hold one snapshot of ours.
+
+    Attributes:
+        id: its ID.
+        state: its state in EC2's words.
+        created: when it was created.
+        tags: all its tags; ours begin with the prefix ``TAG``.
+        key: the KMS key with which it is encrypted; empty when it is not encrypted.
+    """
+
+    id: str
+    state: str
+    created: datetime
+    tags: Mapping[str, str]
+    key: str = ""
+
+    @classmethod
+    def from_aws(cls, answer: Mapping[str, Any]) -> Snapshot:
+        """Read one snapshot from the answer of DescribeSnapshots."""
+        return cls(
+            id=answer["SnapshotId"],
+            state=answer["State"],
+            created=answer["StartTime"],
+            tags=tags_of(answer),
+            key=answer.get("KmsKeyId") or _DEFAULT_KEY if answer.get("Encrypted") else "",
+        )
+
+    @property
+    def recipe(self) -> str:
+        """Return the name of the recipe of the image that it belongs to."""
+        return self.tags.get(f"{TAG}recipe", "")
+
+    @property
+    def deprecated(self) -> bool:
+        """Tell whether the next cleanup may delete it."""
+        return DEPRECATED in self.tags
+
+
 def newest(images: list[Image]) -> list[Image]:
-    """Return the images newest first; the run's ID decides where two were made in one second."""
+    """Return the images newest first; two images of the same second are ordered by the IDs of their runs."""
     return sorted(images, key=lambda image: (image.created, image.run), reverse=True)
 
 
 def find(account: Account, recipe: str) -> list[Image]:
-    """Return our images of a recipe, newest first; those still being made are among them."""
+    """Return our images of a recipe, newest first, including those that are still being made."""
     return newest(owned(account, **{f"tag:{TAG}recipe": recipe, f"tag:{TAG}kind": "image"}))
 
 
-def owned(account: Account, **filters: str) -> list[Image]:
-    """Return the account's own images, ours and others, that these filters let through."""
-    which = {"Owners": ["self"], "Filters": [_filter(name, value) for name, value in filters.items()]}
+def owned(account: Account, **wanted: str) -> list[Image]:
+    """Return the images that the account owns and that match these filters, baked by us or not."""
+    which = {"Owners": ["self"], "Filters": filters(wanted)}
     answers = account.ec2.pages("describe_images", "Images", **which, PaginationConfig=PAGED)
     return [Image.from_aws(answer) for answer in answers]
 
 
+def snapshots(account: Account, **wanted: str | Sequence[str]) -> list[Snapshot]:
+    """Return our snapshots that match these filters; ours are those with a recipe in their tags."""
+    which = {"OwnerIds": ["self"], "Filters": filters({"tag-key": f"{TAG}recipe", **wanted})}
+    answers = account.ec2.pages("describe_snapshots", "Snapshots", **which, PaginationConfig=PAGED)
+    return [Snapshot.from_aws(answer) for answer in answers]
+
+
 def latest(account: Account, recipe: str) -> Image:
-    """Return the newest image of a recipe that can and may be launched; raises NotFoundError when there is none."""
+    """Return a recipe's newest image that is available and not revoked; raises NotFoundError when there is none."""
     for image in find(account, recipe):
         if image.state == "available" and not revocation(account, image):
             return image
@@ -139,29 +194,32 @@ def latest(account: Account, recipe: str) -> Image:
 
 
 def get(account: Account, image_id: str, recipe: str = "") -> Image:
-    """Return the image of this ID; refuses one that is malformed, unknown, half baked, not ours or another recipe's.
+    """Return the image of this ID.
 
-    Where no recipe is named it may be of any.
+    Raises NotFoundError when there is no such image, and InputError when the ID is malformed or the image is still
+    being baked, isn't ours, or is of another recipe. An empty recipe allows every recipe.
     """
     if not _ID.fullmatch(image_id):
         raise InputError(
             f"{image_id!r} is not an image ID",
-            "one looks like ami-0a1b2c3d4e5f60718; ./inv images lists them",
+            "an image ID looks like ami-0a1b2c3d4e5f60718; ./inv images lists the images",
         )
     image = _look(account, image_id)
     if image is None:
-        raise NotFoundError(f"there is no image {image_id} on account {account.name}", "./inv images lists them")
+        raise NotFoundError(f"there is no image {image_id} on account {account.name}", "./inv images lists the images")
     if image.tags.get(f"{TAG}kind") == "bake":
-        raise InputError(f"image {image_id} is still being baked", "wait for its bake to end, or name another image")
+        raise InputError(f"image {image_id} is still being baked", "wait for its bake to end, or choose another image")
     if not image.recipe:
-        raise InputError(f"image {image_id} is none of ours: it carries no tag {TAG}recipe", "./inv images lists ours")
+        raise InputError(
+            f"image {image_id} was not baked by Bakehouse: it has no tag {TAG}recipe", "./inv images lists the images"
+        )
     if recipe and image.recipe != recipe:
         raise InputError(f"image {image_id} is of recipe {image.recipe}, not {recipe}", f"add --recipe {image.recipe}")
     return image
 
 
 def usable(account: Account, image_id: str, recipe: str) -> Image:
-    """Return the image that is meant: the one of this ID, or else the recipe's newest; refuses one that was revoked."""
+    """Return the image of this ID, or the recipe's newest when the ID is empty; raises InputError when it is revoked."""
     if not image_id:
         return latest(account, recipe)
     image = get(account, image_id, recipe)
@@ -170,7 +228,7 @@ def usable(account: Account, image_id: str, recipe: str) -> Image:
 
 
 def lineage(account: Account, image: Image) -> list[Image]:
-    """Return an image, the image that it was baked upon, the one below, and so on, as far as they are there."""
+    """Return an image, the image that it was baked upon, and so on, as far as these images still exist."""
     line = [image]
     while _ID.fullmatch(line[-1].base) and line[-1].base not in [one.id for one in line]:
         below = _look(account, line[-1].base)
@@ -181,7 +239,7 @@ def lineage(account: Account, image: Image) -> list[Image]:
 
 
 def descendants(image: Image, among: Iterable[Image]) -> list[Image]:
-    """Return those images that were baked upon one, or upon one that was, oldest first."""
+    """Return those of the images ``among`` that were baked upon an image, directly or indirectly, oldest first."""
     found: list[Image] = []
     for one in sorted(among, key=lambda one: one.created):  # a base is older than what is baked upon it
         if one.base in [image.id, *(other.id for other in found)]:
@@ -190,7 +248,7 @@ def descendants(image: Image, among: Iterable[Image]) -> list[Image]:
 
 
 def revocation(account: Account, image: Image) -> str:
-    """Return why an image may not be used: it, or one that it was baked upon, was revoked; empty when it may be."""
+    """Return why an image may not be used: it or an image below it was revoked. Empty when it may be used."""
     for one in lineage(account, image):
         if one.revoked:
             what = f"image {image.id}" if one is image else f"image {one.id}, upon which {image.id} was baked,"
@@ -199,39 +257,40 @@ def revocation(account: Account, image: Image) -> str:
 
 
 def refuse_revoked(account: Account, image: Image) -> None:
-    """Raise InputError when an image, or one that it was baked upon, was revoked."""
+    """Raise InputError when an image, or an image that it was baked upon, was revoked."""
     why = revocation(account, image)
     if why:
-        raise InputError(why, "take another image: ./inv images lists them")
+        raise InputError(why, "choose another image; ./inv images lists the images")
 
 
 def base(account: Account, wanted: Base) -> Image:
-    """Return the newest image that a base's name pattern and owner match, and that was not revoked.
+    """Return the newest image that matches a base's name pattern and owner and is not revoked.
 
-    Raises NotFoundError naming the pattern and the owner.
+    Raises NotFoundError, which names the pattern and the owner, when there is none.
     """
-    filters = [_filter("name", wanted.image_name), _filter("state", "available")]
-    answers = account.ec2.pages("describe_images", "Images", Owners=[wanted.owner], Filters=filters)
+    named = filters({"name": wanted.image_name, "state": "available"})
+    answers = account.ec2.pages("describe_images", "Images", Owners=[wanted.owner], Filters=named)
     for found in newest([Image.from_aws(answer) for answer in answers]):
         if not revocation(account, found):
             return found
     raise NotFoundError(
         f"base {wanted.name}: no image is named {wanted.image_name} and owned by {wanted.owner} in {account.region}",
-        "look at packer/bases.auto.pkrvars.hcl, or take another base: --base NAME",
+        "correct the base in packer/bases.auto.pkrvars.hcl, or choose another: --base NAME",
     )
 
 
 def tag(account: Account, image_id: str, tags: Mapping[str, str]) -> Image:
-    """Put tags on an image and on its snapshots; return it as it is then."""
+    """Put tags on an image and on its snapshots, and return the image with its new tags."""
     image = there(account, image_id)
     account.ec2.create_tags(Resources=[image.id, *image.snapshots], Tags=tag_list(tags))
     return there(account, image_id)
 
 
 def repository_tags(indexes: Iterable[str]) -> dict[str, str]:
-    """Return the tags by which an image tells the URLs of the indexes by which its bake installed packages.
+    """Return the tags that record the URLs of the repository indexes from which a bake installed packages.
 
-    Where tags can't hold them all there are none: then no later bake takes the image for its own, whatever is offered.
+    They are empty when they don't fit in an image's tags. Then the next bake can't find out that nothing has changed,
+    and bakes anew.
     """
     tags = {f"{_REPOSITORY}{number}": index for number, index in enumerate(indexes, start=1)}
     fit = len(tags) <= _REPOSITORIES and all(len(index) <= _TAG_LENGTH for index in tags.values())
@@ -239,14 +298,14 @@ def repository_tags(indexes: Iterable[str]) -> dict[str, str]:
 
 
 def restore(account: Account, image: Image) -> None:
-    """Take back that an image was revoked or deprecated."""
+    """Undo the revocation and the deprecation of an image."""
     account.ec2.disable_image_deprecation(ImageId=image.id)
     tags = [{"Key": key} for key in (REVOKED, DEPRECATED)]
     account.ec2.delete_tags(Resources=[image.id, *image.snapshots], Tags=tags)
 
 
 def gone(account: Account, image_id: str) -> None:
-    """Deregister an image and return when it is gone; that it was so already is fine."""
+    """Deregister an image and wait until it is gone; it is no error when it was gone before."""
     try:
         account.ec2.deregister_image(ImageId=image_id)
     except CloudError as error:
@@ -256,20 +315,16 @@ def gone(account: Account, image_id: str) -> None:
 
 
 def require_imdsv2(account: Account, image_id: str) -> Image:
-    """Have every machine of an image answer metadata requests with a token only; return the image as it is then."""
+    """Make the machines of an image require IMDSv2 (a token with each metadata request), and return the image."""
     account.ec2.modify_image_attribute(ImageId=image_id, ImdsSupport={"Value": "v2.0"})
     return wait(f"image {image_id} to require IMDSv2", lambda: _with_imdsv2(there(account, image_id)), seconds=60)
 
 
 def as_data(image: Image) -> dict[str, Any]:
-    """Return an image as a program reads it, with its provenance."""
+    """Return an image as data for JSON; ``provenance`` holds its Bakehouse tags."""
     ours = {key.removeprefix(TAG): value for key, value in image.tags.items() if key.startswith(TAG)}
     known = {"image": image.id, "name": image.name, "state": image.state, "created": image.created, "size": image.size}
     return {**known, "imdsv2": image.imdsv2, "snapshots": image.snapshots, "provenance": ours}
-
-
-def _filter(name: str, *values: str) -> dict[str, Any]:
-    return {"Name": name, "Values": list(values)}
 
 
 def _look(account: Account, image_id: str) -> Image | None:
@@ -283,7 +338,7 @@ def _look(account: Account, image_id: str) -> Image | None:
 
 
 def there(account: Account, image_id: str) -> Image:
-    """Return the image of this ID, whosever it is; raises NotFoundError when it isn't there."""
+    """Return the image of this ID, whoever owns it; raises NotFoundError when there is none."""
     image = _look(account, image_id)
     if image is None:
         raise NotFoundError(f"there is no image {image_id} on account {account.name}")

@@ -1,4 +1,7 @@
-"""Channels: names that point to one image of a recipe, each an SSM parameter whose versions are its history."""
+"""Channels: names that each point to one image of a recipe.
+
+A channel is an SSM parameter: its value is the image's ID, and its versions are the channel's history.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +23,28 @@ CANDIDATE = "candidate"
 COLUMNS = ("channel", "image", "when", "from", "by", "why")
 
 ROOT = "/bakehouse"
-"""The path under which the channels' parameters are."""
+"""The SSM path that holds the parameters of all channels."""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
-_WHY = 256  # characters: the description of a parameter's version takes 1024, and holds more
-_SECONDS = 60  # SSM looks whether the image is there before a version comes
+_WHY = 256  # characters: the description of a parameter's version has room for 1024 and holds other facts too
+_SECONDS = 60  # SSM makes a new version only after it has checked that the image exists
 
 
 @dataclass(frozen=True)
 class Move:
-    """Hold one version of a channel's parameter.
+    """Hold one move of a channel: one version of its parameter.
 
-    Attributes: version; image; when; origin, the image that the channel pointed to before; by, who moved it (an ARN);
-    why; stand_ins, the packages in the image that are not the real ones; after, the version that was read before it was
-    moved. Of a version that somebody made otherwise neither origin nor why is known, and after is None.
+    A version that was made without Bakehouse has an empty origin, an empty why, and None as after.
+
+    Attributes:
+        version: the version's number.
+        image: the ID of the image that the channel was moved to.
+        when: when it was moved.
+        origin: the ID of the image that it pointed to before; empty when there was none.
+        by: the ARN of the person or program that moved it.
+        why: the reason that was given.
+        stand_ins: the names of the packages in the image that only stand in for the real ones.
+        after: the version that was read before the move; 0 when there was none.
     """
 
     version: int
@@ -47,13 +58,13 @@ class Move:
 
     @classmethod
     def from_aws(cls, answer: Mapping[str, Any]) -> Move:
-        """Read one of the Parameters of a GetParameterHistory answer."""
+        """Read one version from the answer of GetParameterHistory."""
         by = answer.get("LastModifiedUser", "")
         foreign = cls(answer["Version"], answer["Value"], answer["LastModifiedDate"], by=by)
         try:
             note = json.loads(answer.get("Description", ""))
             if note["image"] != foreign.image:
-                return foreign  # somebody changed the value and left our note as it was
+                return foreign  # somebody changed the value and kept our description
             origin, by, why = (str(note[key]) for key in ("origin", "by", "why"))
             return replace(
                 foreign, origin=origin, by=by, why=why, stand_ins=tuple(note["stand_ins"]), after=int(note["after"])
@@ -64,7 +75,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Channel:
-    """Hold one channel of a recipe: its name, and those of its versions that SSM still has, oldest first."""
+    """Hold one channel of a recipe: its name, and the versions that SSM still has, oldest first."""
 
     recipe: str
     name: str
@@ -79,8 +90,8 @@ class Channel:
     def moves(self) -> list[Move]:
         """Return the versions that count, oldest first.
 
-        SSM takes every version. Of two people who moved the channel after the same version the first one has done so;
-        the other's doesn't count, and is put right by whoever sees it.
+        SSM accepts every version. When two people move a channel after they read the same version, only the first move
+        counts. Whoever notices the second one moves the channel back.
         """
         counted: list[Move] = []
         for move in self.versions:
@@ -90,17 +101,20 @@ class Channel:
 
     @property
     def image(self) -> str:
-        """Return the ID of the image that it points to; empty when it never did."""
+        """Return the ID of the image that it points to; empty when it never pointed to one."""
         return self.moves[-1].image if self.versions else ""
 
     @property
     def settled(self) -> bool:
-        """Tell whether the last version counts, so that everybody sees the image that it points to."""
+        """Tell whether the parameter's value is the image that the channel points to, so that everybody sees it."""
         return not self.versions or self.versions[-1].image == self.image
 
     @property
     def predecessors(self) -> list[str]:
-        """Return the images to roll back to, nearest first: who went back to an image has left those after it."""
+        """Return the IDs of the images to roll back to, nearest first.
+
+        After a roll back the images that came after the restored one are no predecessors any more.
+        """
         line: list[str] = []
         for move in self.moves:
             if move.image in line:
@@ -110,21 +124,24 @@ class Channel:
 
 
 def check(name: str) -> str:
-    """Return a channel's name; raises InputError when it is none."""
+    """Return a channel's name; raises InputError when it is not valid."""
     if not _NAME.fullmatch(name):
-        raise InputError(f"channel {name!r} is not a name", "small letters, digits and dashes, such as stable")
+        raise InputError(
+            f"channel name {name!r} is not valid",
+            "use a small letter, then up to 31 small letters, digits and dashes: stable",
+        )
     return name
 
 
 def check_why(why: str) -> str:
-    """Return a reason; raises InputError when there is no room for it."""
+    """Return the reason of a move; raises InputError when it is too long."""
     if len(why) > _WHY:
-        raise InputError(f"--why has {len(why)} characters; there is room for {_WHY}", "say it shorter")
+        raise InputError(f"--why has {len(why)} characters; there is room for {_WHY}", "give a shorter reason")
     return why
 
 
 def read(account: Account, recipe: str, name: str) -> Channel:
-    """Return a channel of a recipe, without versions when it never pointed to an image."""
+    """Return a channel of a recipe; it has no versions when it never pointed to an image."""
     channel = Channel(recipe, check(name))
     try:
         found = list(account.ssm.pages("get_parameter_history", "Parameters", Name=channel.parameter))
@@ -136,7 +153,7 @@ def read(account: Account, recipe: str, name: str) -> Channel:
 
 
 def find(account: Account, recipe: str = "") -> list[Channel]:
-    """Return the channels of a recipe, or of all recipes, by name."""
+    """Return the channels of a recipe, or of all recipes, sorted by name."""
     path = f"{ROOT}/{recipe}" if recipe else ROOT
     found = account.ssm.pages("get_parameters_by_path", "Parameters", Path=path, Recursive=True)
     names = [answer["Name"].removeprefix(f"{ROOT}/").split("/") for answer in found]
@@ -145,7 +162,7 @@ def find(account: Account, recipe: str = "") -> list[Channel]:
 
 
 def get(account: Account, recipe: str, name: str) -> Channel:
-    """Return a channel that points to an image; raises NotFoundError when there is none of this name."""
+    """Return the channel of this name; raises NotFoundError when it points to no image."""
     channel = read(account, recipe, name)
     if not channel.image:
         known = ", ".join(one.name for one in find(account, recipe)) or "none; ./inv promote makes one"
@@ -154,39 +171,43 @@ def get(account: Account, recipe: str, name: str) -> Channel:
 
 
 def move(account: Account, channel: Channel, image: str, why: str = "", stand_ins: Sequence[str] = ()) -> Channel:
-    """Point a channel, as it was read, to an image, and return it as it is then.
+    """Move a channel to an image and return the moved channel.
 
-    Raises InputError when somebody else has moved it since it was read; then it points to what they chose.
+    ``channel`` is the channel as it was read before. Raises InputError when somebody else has moved it since then; the
+    channel keeps pointing to the image that they chose.
     """
     version = _put(account, channel, image, why, stand_ins)
     now = _at_least(account, channel, version)
     if version in [one.version for one in now.moves]:
         return now
     while not now.settled:
-        now = _at_least(account, now, _put(account, now, now.image, f"version {version} had not seen this one"))
+        now = _at_least(account, now, _put(account, now, now.image, f"moved back: version {version} came too late"))
     raise InputError(
-        f"channel {channel.name} was moved to {now.image} meanwhile, by {now.moves[-1].by}: there it stays",
-        "./inv channels shows what happened",
+        f"channel {channel.name} was moved to {now.image} meanwhile by {now.moves[-1].by} and stays there",
+        "./inv channels shows the history",
     )
 
 
 def delete(account: Account, channel: Channel) -> None:
-    """Delete a channel with its history; that it is gone already is fine."""
+    """Delete a channel with its history; it is no error when it was deleted before."""
     account.ssm.delete_parameters(Names=[channel.parameter])
 
 
 def nominate(account: Account, image: Image) -> None:
-    """Move the channel candidate to an image that was just baked; if it can't be, say so: the image is complete."""
+    """Move the channel candidate to an image that was just baked.
+
+    Prints what prevents it and raises nothing, because the image is complete.
+    """
     try:
         move(account, read(account, image.recipe, CANDIDATE), image.id, f"bake {image.run}", image.stand_ins)
     except BakehouseError as error:
-        console.say(f"channel {CANDIDATE} does not point to the image, which is complete: {error.text}")
+        console.say(f"the image is complete, but channel {CANDIDATE} could not be moved to it: {error.text}")
         if error.hint:
             console.say(f"hint: {error.hint}")
 
 
 def as_rows(channels: Iterable[Channel]) -> list[list[str]]:
-    """Return the moves of channels as rows under ``COLUMNS``, of each channel the newest first."""
+    """Return the moves of channels as rows under ``COLUMNS``; each channel's newest move comes first."""
     return [
         [channel.name, one.image, f"{one.when:%Y-%m-%d %H:%M}", one.origin, one.by, _reason(one)]
         for channel in channels
@@ -195,7 +216,7 @@ def as_rows(channels: Iterable[Channel]) -> list[list[str]]:
 
 
 def as_data(channel: Channel) -> dict[str, Any]:
-    """Return a channel as a program reads it, its history oldest first."""
+    """Return a channel as data for JSON; its history begins with the oldest move."""
     known = {"recipe": channel.recipe, "channel": channel.name, "image": channel.image, "parameter": channel.parameter}
     return {**known, "history": [asdict(one) for one in channel.moves]}
 
@@ -225,7 +246,7 @@ def _put(account: Account, channel: Channel, image: str, why: str, stand_ins: Se
 
 
 def _at_least(account: Account, channel: Channel, version: int) -> Channel:
-    """Return a channel when it has come to a version."""
+    """Wait until SSM shows a version of a channel or a later one, and return the channel."""
 
     def look() -> Channel | None:
         found = read(account, channel.recipe, channel.name)

@@ -1,4 +1,4 @@
-"""Copies: an image in other regions, with its tags, its snapshots and the channels that point to it."""
+"""Copies: copy an image to other regions, with its tags, its snapshots and the channels that point to it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from bakehouse.images import Image, channels
 from bakehouse.settings import Settings
 
 _ORIGIN = f"{TAG}copy-of"
-_SECONDS = 3600  # AWS carries whole disks from one continent to another
+_SECONDS = 3600  # AWS copies whole disks, maybe to another continent
 
 
 def copy(settings: Settings, image_id: str, regions: str) -> dict[str, Image]:
-    """Copy an image to regions, with commas between, and return the copies by region when they are available.
+    """Copy an image to regions and return the copies by region when they are available.
 
-    A copy that is there already, finished or not, is taken for it: who was interrupted begins anew. Channels that point
-    to the image point to its copy in the copy's region. Raises InputError for a region that isn't enabled.
+    ``regions`` are names with commas between. An existing copy, finished or not, is not made again, so that an
+    interrupted copy can be repeated. The channels that point to the image are copied too: in each region they point to
+    the copy there. Raises InputError when a region is unknown, not enabled, or the image's own.
     """
     account = connect(settings)
     regional = [account.at(region) for region in _enabled(account, regions)]
@@ -30,24 +31,24 @@ def copy(settings: Settings, image_id: str, regions: str) -> dict[str, Image]:
 
 
 def _enabled(account: Account, regions: str) -> list[str]:
-    """Return the regions that are named; raises InputError for one that can't be copied to."""
+    """Return the regions that are named; raises InputError when one of them can't take a copy."""
     wanted = list(dict.fromkeys(filter(None, regions.split(","))))
     if not wanted:
-        raise InputError("copy it where?", "give regions with commas between: --region eu-west-1,eu-central-1")
+        raise InputError("--region is missing", "give regions with commas between: --region eu-west-1,eu-central-1")
     told = account.ec2.describe_regions(AllRegions=True)["Regions"]
     enabled = {one["RegionName"]: one["OptInStatus"] != "not-opted-in" for one in told}
     for region in wanted:
         if region == account.region:
-            raise InputError(f"the image is in region {region} already", "name another region")
+            raise InputError(f"the image is in region {region} already", "give another region")
         if region not in enabled:
             raise InputError(f"there is no region {region}", f"known: {', '.join(sorted(enabled))}")
         if not enabled[region]:
-            raise InputError(f"region {region} is not enabled on account {account.name}", "enable it, or name another")
+            raise InputError(f"region {region} is not enabled on account {account.name}", "enable it, or give another")
     return wanted
 
 
 def _find(there: Account, home: Account, image: Image) -> Image | None:
-    """Return the copy that there is or soon will be; a failed one is none."""
+    """Return the image's copy that exists or is being made; a failed copy does not count."""
     found = images.owned(there, **{f"tag:{_ORIGIN}": f"{home.region}/{image.id}"})
     return next((one for one in images.newest(found) if one.state in ("available", "pending")), None)
 
@@ -65,7 +66,7 @@ def _begin(there: Account, home: Account, image: Image) -> Image:
 
 
 def _finish(there: Account, copied: Image) -> Image:
-    """Return a copy when it is available and demands IMDSv2, which EC2 doesn't copy."""
+    """Wait until a copy is available, make it require IMDSv2, which EC2 doesn't copy, and return it."""
 
     def look() -> Image | None:
         found = images.there(there, copied.id)

@@ -1,4 +1,4 @@
-"""Dossiers: all that is known of images, and how the contents of two images differ."""
+"""Details: all that is known of an image, lists of images, and how the contents of two images differ."""
 
 from __future__ import annotations
 
@@ -33,13 +33,22 @@ ENTRIES = (
 COLUMNS = ("part", "what", "value")
 CHANGES = ("part", "change", "what", "before", "after")
 
-_WHERE = f"it is where the image was baked, and in it: ./inv ssh -- sudo cat /usr/share/bakehouse/{store.SBOM}"
-_DIGEST = len("sha256:") + 12  # as much of a digest as a person compares
+_WHERE = (
+    "the record is in the checkout that baked the image, and in the image: "
+    f"./inv ssh -- sudo cat /usr/share/bakehouse/{store.SBOM}"
+)
+_DIGEST = len("sha256:") + 12  # a person compares no more of a digest
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Hold one image of a list: the image; channels, the names of those that point to it; users, what else uses it."""
+    """Hold one image of a list.
+
+    Attributes:
+        image: the image.
+        channels: the names of the channels that point to it.
+        users: what else uses it, such as machines and launch templates.
+    """
 
     image: Image
     channels: tuple[str, ...] = ()
@@ -50,8 +59,12 @@ class Entry:
 class Details:
     """Hold all that is known of an image.
 
-    Attributes: entry; lineage, the image, the one it was baked upon, and so on; contents, provenance (SLSA's statement)
-    and inputs, as they were recorded at the bake, None where there is no such record here.
+    Attributes:
+        entry: the image, its channels and its users.
+        lineage: the image, the image that it was baked upon, and so on.
+        contents: what was in it when it was baked; None when there is no record here.
+        provenance: the SLSA statement of its bake; None when there is no record here.
+        inputs: the inputs of its bake, by name; None when there is no record here.
     """
 
     entry: Entry
@@ -63,7 +76,7 @@ class Details:
 
 @dataclass(frozen=True)
 class Difference:
-    """Hold how the contents of two images differ: before, the one; after, the other; changes, from one to the other."""
+    """Hold how the contents of two images differ: the changes from the image ``before`` to the image ``after``."""
 
     before: Image
     after: Image
@@ -71,7 +84,7 @@ class Difference:
 
 
 def entries(account: Account, found: Sequence[Image]) -> list[Entry]:
-    """Return images of one recipe with what points to them and what uses them; says what of that can't be read."""
+    """Return images of one recipe with their channels and users; prints which of these can't be read."""
     used, known, unread = usage.find(account), list[Channel](), ""
     try:
         known = channels.find(account, found[0].recipe) if found else []
@@ -91,9 +104,9 @@ def entries(account: Account, found: Sequence[Image]) -> list[Entry]:
 
 
 def find(account: Account, settings: Settings, name: str) -> Details:
-    """Return the dossier of an image, named by its ID or by a channel of the recipe that the settings name.
+    """Return all that is known of an image.
 
-    Says so where there is no record of its contents.
+    ``name`` is its ID, or a channel of the settings' recipe. Prints a notice when its contents are not recorded here.
     """
     image = _named(account, settings.recipe, name)
     told = store.sbom(settings, image.id, image.tags.get(f"{TAG}sbom", ""))
@@ -105,7 +118,7 @@ def find(account: Account, settings: Settings, name: str) -> Details:
 
 
 def pair(account: Account, recipe: str, before: str, after: str) -> tuple[Image, Image]:
-    """Return two images, each named by its ID or by a channel of the recipe; says so where they are of two recipes."""
+    """Return two images, each given by its ID or by a channel of the recipe; prints a notice if their recipes differ."""
     one, other = _named(account, recipe, before), _named(account, recipe, after)
     if one.recipe != other.recipe:
         console.say(f"{one.id} is of recipe {one.recipe}, {other.id} of recipe {other.recipe}")
@@ -113,7 +126,7 @@ def pair(account: Account, recipe: str, before: str, after: str) -> tuple[Image,
 
 
 def compare(settings: Settings, before: Image, after: Image) -> Difference:
-    """Return how two images differ; raises NotFoundError where the contents of one aren't recorded here."""
+    """Return how two images differ; raises NotFoundError when the contents of one are not recorded here."""
     was, now = _contents(settings, before), _contents(settings, after)
     return Difference(before, after, tuple(contents.changes(was, now)))
 
@@ -140,19 +153,19 @@ def as_entry_row(entry: Entry, now: datetime) -> list[str]:
 
 
 def as_entry_data(entry: Entry) -> dict[str, Any]:
-    """Return an image of a list as a program reads it."""
+    """Return an image of a list as data for JSON."""
     return {**images.as_data(entry.image), "channels": entry.channels, "users": entry.users}
 
 
 def as_rows(dossier: Details, now: datetime) -> list[list[str]]:
-    """Return a dossier as the rows of a table, under ``COLUMNS``; digests are shortened."""
+    """Return an image's details as the rows of a table, under ``COLUMNS``; digests are shortened."""
     facts = zip(ENTRIES, as_entry_row(dossier.entry, now), strict=True)
     ours = {key.removeprefix(TAG): value for key, value in dossier.entry.image.tags.items() if key.startswith(TAG)}
     rows = [["image", name, value] for name, value in facts]
     rows += [["tag", name, _short(value)] for name, value in sorted(ours.items())]
     rows += [["lineage", one.id, one.name] for one in dossier.lineage]
     if dossier.lineage[-1].base:
-        rows.append(["lineage", dossier.lineage[-1].base, "not there any more"])
+        rows.append(["lineage", dossier.lineage[-1].base, "deleted"])
     if dossier.contents:
         rows += [["system", name, value] for name, value in dossier.contents.system.items()]
         for part in SECTIONS:
@@ -161,7 +174,7 @@ def as_rows(dossier: Details, now: datetime) -> list[list[str]]:
 
 
 def as_data(dossier: Details) -> dict[str, Any]:
-    """Return a dossier as a program reads it."""
+    """Return an image's details as data for JSON."""
     return {
         **as_entry_data(dossier.entry),
         "lineage": [{"image": one.id, "name": one.name} for one in dossier.lineage],
@@ -177,7 +190,7 @@ def as_change_rows(difference: Difference) -> list[list[str]]:
 
 
 def as_difference_data(difference: Difference) -> dict[str, Any]:
-    """Return a difference as a program reads it."""
+    """Return a difference as data for JSON."""
     changes = [
         {"part": one.section, "change": _kind(one), "what": one.name, "before": one.was, "after": one.now}
         for one in difference.changes
@@ -225,4 +238,4 @@ def _contents(settings: Settings, image: Image) -> Contents:
 
 
 def _missing(image: Image) -> str:
-    return f"there is no record here of what is in image {image.id}"
+    return f"the contents of image {image.id} are not recorded here"

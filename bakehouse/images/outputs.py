@@ -1,4 +1,4 @@
-"""Outputs: what other tools want to know of a channel's image, each as it reads it."""
+"""Outputs: what other tools need to know of a channel's image, in the formats that they read."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FORMATS: Mapping[str, Callable[[Mapping[str, str]], str]] = {
     "env": lambda told: _lines(told, lambda name, value: f"BAKEHOUSE_{name.upper()}={shlex.quote(value)}"),
     "github": lambda told: _lines(told, lambda name, value: f"{name}={value}"),
 }
-"""How outputs are written: as JSON, as variables of Terraform, of a shell, and as a step of GitHub Actions puts out."""
+"""The formats of outputs: JSON, Terraform variables, shell variables, and the outputs of a step of GitHub Actions."""
 
 
 def of_channel(settings: Settings, name: str) -> dict[str, str]:
-    """Return what there is to tell of the image that a channel points to.
+    """Return the names and values that describe the image of a channel.
 
-    Raises NotFoundError when there is no such channel, and InputError when its image was revoked.
+    Raises NotFoundError when there is no such channel, and InputError when its image is revoked.
     """
     account = connect(settings)
     channel = channels.get(account, settings.recipe, name)

@@ -1,4 +1,4 @@
-"""Promotions: a channel moves to another image, forward or back, if that image is fit; and what must not be used."""
+"""Promotions: move a channel to another image, forward or back, if the image is fit; revoke and restore images."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from bakehouse.images.channels import Channel
 from bakehouse.settings import Settings
 
 STABLE = "stable"
-"""The channel that is meant where none is named."""
+"""The default channel."""
 
 
 def promote(
     settings: Settings, *, image_id: str = "", channel: str = STABLE, why: str = "", allow_stand_in: bool = False
 ) -> Channel:
-    """Move a channel forward to an image, by default the recipe's newest proven one, and return it as it is then.
+    """Move a channel forward to an image, by default the recipe's newest proven one, and return the moved channel.
 
-    Raises InputError when the image isn't fit, or when somebody else has moved the channel meanwhile.
+    Raises InputError when the image isn't fit, or when somebody else has moved the channel meanwhile, and
+    NotFoundError when there is no such image.
     """
     _check(channel, why)
     account = connect(settings)
     if allow_stand_in and not account.promotes_stand_ins:
         raise InputError(
-            f"--allow-stand-in is not for account {account.name}", "bake an image that holds the real packages"
+            f"--allow-stand-in is not allowed on account {account.name}", "bake an image with the real packages"
         )
     known = channels.read(account, settings.recipe, channel)
     image = images.get(account, image_id, settings.recipe) if image_id else _newest_proven(account, settings.recipe)
@@ -34,7 +35,7 @@ def promote(
 
 
 def roll_back(settings: Settings, *, channel: str = STABLE, to: str = "", why: str = "") -> Channel:
-    """Move a channel back to an image that it pointed to, by default the last fit one, and return it as it is then.
+    """Move a channel back to an image that it pointed to, by default the last fit one, and return the moved channel.
 
     Raises NotFoundError when there is no such channel or no such image, and InputError as ``promote`` does.
     """
@@ -43,16 +44,19 @@ def roll_back(settings: Settings, *, channel: str = STABLE, to: str = "", why: s
     known = channels.get(account, settings.recipe, channel)
     if to and to not in [one.image for one in known.moves]:
         raise InputError(
-            f"channel {channel} never pointed to {to!r}", f"./inv promote --image {to}, if that is what you want"
+            f"channel {channel} never pointed to {to!r}", f"to move it there anyway: ./inv promote --image {to}"
         )
     image = _fit(account, known, to) if to else _nearest(account, known)
     return _move(account, known, image, why)
 
 
 def revoke(settings: Settings, image_id: str, why: str) -> Image:
-    """Have an image, and all that was baked upon it, not be used any more; say what that concerns, and return it."""
+    """Revoke an image and return it: it and all images that were baked upon it may not be used any more.
+
+    Prints these images, and the channels that point to any of them. Raises InputError when the reason is missing.
+    """
     if not channels.check_why(why):
-        raise InputError("revoke it why?", "give the reason: --why")
+        raise InputError("--why is missing", "give the reason: --why TEXT")
     account = connect(settings)
     image = images.get(account, image_id, settings.recipe)
     revoked = images.tag(account, image.id, {images.REVOKED: why})
@@ -61,13 +65,13 @@ def revoke(settings: Settings, image_id: str, why: str) -> Image:
         console.say(f"image {one.id} of recipe {one.recipe} was baked upon it and may not be used either")
     for channel in channels.find(account):
         if channel.image in [image.id, *(one.id for one in upon)]:
-            how = "a bake moves it on" if channel.name == channels.CANDIDATE else "roll it back"
+            how = "the next bake moves it" if channel.name == channels.CANDIDATE else "./inv rollback moves it back"
             console.say(f"channel {channel.name} of recipe {channel.recipe} points to {channel.image}: {how}")
     return revoked
 
 
 def restore(settings: Settings, image_id: str) -> Image:
-    """Take back that an image was revoked or deprecated, and return it."""
+    """Undo the revocation and the deprecation of an image, and return it."""
     account = connect(settings)
     image = images.get(account, image_id, settings.recipe)
     if not (image.revoked or image.deprecated):
@@ -79,7 +83,7 @@ def restore(settings: Settings, image_id: str) -> Image:
 def _check(channel: str, why: str) -> None:
     channels.check_why(why)
     if channels.check(channel) == channels.CANDIDATE:
-        raise InputError(f"channel {channel} follows the bakes alone", "name another channel, such as --channel stable")
+        raise InputError(f"only bakes move channel {channel}", "choose another channel, such as --channel stable")
 
 
 def _newest_proven(account: Account, recipe: str) -> Image:
@@ -92,14 +96,16 @@ def _newest_proven(account: Account, recipe: str) -> Image:
 
 
 def _refuse_unfit(account: Account, image: Image) -> None:
-    """Raise InputError unless an image may be on a channel, stand-ins apart."""
+    """Raise InputError unless a channel may point to an image; stand-ins are not looked at."""
     if image.state != "available":
-        raise InputError(f"image {image.id} is {image.state}", "wait until ./inv images says that it's available")
+        raise InputError(f"image {image.id} is {image.state}", "wait until ./inv images shows it as available")
     images.refuse_revoked(account, image)
     if image.deprecated:
-        raise InputError(f"image {image.id} is deprecated and goes soon", f"./inv restore {image.id}")
+        raise InputError(
+            f"image {image.id} is deprecated and will be deleted soon", f"to keep it: ./inv restore {image.id}"
+        )
     if image.verdict == "fail":
-        raise InputError(f"image {image.id} was proven and is not fit", "./inv prove shows why; promote another image")
+        raise InputError(f"image {image.id} failed its proof", "choose another image; ./inv prove shows the reasons")
     if image.verdict != "pass":
         raise InputError(f"image {image.id} is not proven", f"./inv prove --image {image.id}")
 
@@ -107,9 +113,11 @@ def _refuse_unfit(account: Account, image: Image) -> None:
 def _refuse_stand_ins(account: Account, image: Image, allowed: bool) -> None:
     if image.stand_ins and not allowed:
         hint = (
-            "add --allow-stand-in, which is recorded" if account.promotes_stand_ins else "bake with the real packages"
+            "add --allow-stand-in; the channel's history records it"
+            if account.promotes_stand_ins
+            else "bake an image with the real packages"
         )
-        raise InputError(f"image {image.id} holds what only stands in: {', '.join(image.stand_ins)}", hint)
+        raise InputError(f"image {image.id} has stand-ins in place of: {', '.join(image.stand_ins)}", hint)
 
 
 def _fit(account: Account, channel: Channel, image_id: str) -> Image:
@@ -119,13 +127,15 @@ def _fit(account: Account, channel: Channel, image_id: str) -> Image:
 
 
 def _nearest(account: Account, channel: Channel) -> Image:
-    """Return the nearest of a channel's predecessors that is fit, and say of those before it why they aren't."""
+    """Return the nearest predecessor of a channel that is fit; prints why the nearer ones are not."""
     for image_id in channel.predecessors:
         try:
             return _fit(account, channel, image_id)
         except (InputError, NotFoundError) as error:
-            console.say(f"passed over: {error.text}")
-    raise NotFoundError(f"channel {channel.name} has no earlier image to go back to", "./inv promote moves it forward")
+            console.say(f"skipped: {error.text}")
+    raise NotFoundError(
+        f"channel {channel.name} has no earlier image that is fit", "./inv promote moves it to another image"
+    )
 
 
 def _move(account: Account, channel: Channel, image: Image, why: str) -> Channel:

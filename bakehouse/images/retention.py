@@ -1,4 +1,7 @@
-"""Fates: which images and snapshots of ours may go and which stay, and why. It asks nobody and changes nothing."""
+"""Retention: which of our images and snapshots may be deleted, which stay, and why.
+
+This module only decides: it sends no requests and changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,42 +9,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
-from bakehouse.accounts import TAG, tags_of
+from bakehouse.accounts import TAG
 from bakehouse.errors import InputError
-from bakehouse.images import DEPRECATED, Image, usage
+from bakehouse.images import Image, Snapshot, usage
 from bakehouse.images.channels import Channel
 from bakehouse.images.usage import Usage
 
 COLUMNS = ("step", "what", "recipe", "made", "why")
 
-_BACK = 2  # predecessors of a channel that stay, so that there is something to roll back to
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Hold one snapshot of ours: id; state, EC2's word for it; created, when; tags."""
-
-    id: str
-    state: str
-    created: datetime
-    tags: Mapping[str, str]
-
-    @classmethod
-    def from_aws(cls, answer: Mapping[str, Any]) -> Snapshot:
-        """Read one of the Snapshots of a DescribeSnapshots answer."""
-        return cls(answer["SnapshotId"], answer["State"], answer["StartTime"], tags_of(answer))
-
-    @property
-    def recipe(self) -> str:
-        """Return the recipe of the image that it was made for."""
-        return self.tags.get(f"{TAG}recipe", "")
-
-    @property
-    def deprecated(self) -> bool:
-        """Tell whether it goes at the next cleanup."""
-        return DEPRECATED in self.tags
+_BACK = 2  # predecessors of each channel that stay, so that it can be rolled back
 
 
 Thing = Image | Snapshot
@@ -49,10 +26,13 @@ Thing = Image | Snapshot
 
 @dataclass(frozen=True)
 class Terms:
-    """Hold on which terms things may go.
+    """Hold the terms of a cleanup.
 
-    Attributes: keep, how many usable images of each recipe stay whatever else; days, how old the others must be; limit,
-    how many take each step in one run; at_once, whether they go without having been deprecated in an earlier run.
+    Attributes:
+        keep: how many of each recipe's newest usable images stay in any case.
+        days: how old an image or snapshot must be before it may be deleted, in days.
+        limit: how many things are deprecated, and how many are deleted, in one run at most.
+        at_once: whether things are deleted that no earlier run has deprecated.
     """
 
     keep: int = 3
@@ -65,8 +45,13 @@ class Terms:
 class Survey:
     """Hold what was found on an account.
 
-    Attributes: images, all of its own, of which only ours may go; snapshots, ours; references; channels; shares, for
-    each thing whom it is shared with, as far as that was asked; unread, what could not be read, and why.
+    Attributes:
+        images: all images that the account owns; only ours may be deleted.
+        snapshots: our snapshots.
+        references: what uses images and snapshots.
+        channels: the channels of all recipes.
+        shares: with whom a thing is shared, by the thing's ID; only for the things that were asked about.
+        unread: what could not be read, and why.
     """
 
     images: Sequence[Image] = ()
@@ -79,7 +64,10 @@ class Survey:
 
 @dataclass(frozen=True)
 class Fate:
-    """Hold what becomes of a thing, and why: it stays, is deprecated, is deleted, or goes later."""
+    """Hold the decision on one thing, and its reason.
+
+    ``step`` is ``stay``, ``deprecate``, ``delete``, or ``later``: it may be deleted, but not in this run.
+    """
 
     thing: Thing
     step: str
@@ -88,18 +76,18 @@ class Fate:
 
 @dataclass(frozen=True)
 class Plan:
-    """Hold what becomes of each of our images and snapshots, and what could not be read, for which all stay."""
+    """Hold the decisions on our images and snapshots; everything stays when something is ``unread``."""
 
     fates: tuple[Fate, ...]
     unread: tuple[str, ...] = ()
 
     def of(self, step: str) -> list[Thing]:
-        """Return the things that take a step."""
+        """Return the things for which a step was decided."""
         return [fate.thing for fate in self.fates if fate.step == step]
 
 
 def terms(*, keep: str, older_than: str, limit: str, at_once: bool) -> Terms:
-    """Read what a person typed. Raises InputError naming the flag that has no number from 0 up."""
+    """Read the flags of a cleanup; raises InputError, which names the flag, when one is not a number from 0 up."""
     typed = {"keep": keep, "older-than": older_than, "limit": limit}
     for flag, text in typed.items():
         if not (text.isascii() and text.isdigit()):
@@ -108,9 +96,9 @@ def terms(*, keep: str, older_than: str, limit: str, at_once: bool) -> Terms:
 
 
 def decide(found: Survey, wanted: Terms, now: datetime) -> Plan:
-    """Say of each of our images, and of each snapshot of ours that no image has, whether it stays and why.
+    """Decide for each of our images, and for each of our snapshots without an image, whether it stays and why.
 
-    What may go does so oldest first: it is deprecated in one run and deleted in a later one.
+    The oldest things go first. A thing is deprecated in one run and deleted in a later one.
     """
     ours = sorted(_ours(found), key=lambda thing: (thing.created, thing.id))
     unread = (*found.references.unread, *found.unread)
@@ -125,7 +113,7 @@ def decide(found: Survey, wanted: Terms, now: datetime) -> Plan:
             why = "nothing uses it" if isinstance(thing, Image) else "no image has it"
             left[step] -= 1
             if left[step] < 0:
-                step, why = "later", f"{why}; {wanted.limit} go at a time"
+                step, why = "later", f"{why}; the limit is {wanted.limit} at a time"
         fates.append(Fate(thing, step, why))
     return Plan(tuple(fates))
 
@@ -143,13 +131,13 @@ def _finished(found: Survey) -> list[Image]:
 
 
 def _ours(found: Survey) -> list[Thing]:
-    """Return our finished images, and our snapshots that no image has."""
+    """Return our finished images, and our snapshots that belong to no image."""
     had = {snapshot for image in found.images for snapshot in image.snapshots}
     return [*_finished(found), *(snapshot for snapshot in found.snapshots if snapshot.id not in had)]
 
 
 def _held(found: Survey, wanted: Terms, now: datetime) -> dict[str, str]:
-    """Return for each thing that stays the first reason why."""
+    """Return the things that stay, by ID, each with the first reason."""
     held: dict[str, str] = {}
     for one, why in (*_used(found), *_spared(found, wanted, now)):
         held.setdefault(one, why)
@@ -157,7 +145,7 @@ def _held(found: Survey, wanted: Terms, now: datetime) -> dict[str, str]:
 
 
 def _used(found: Survey) -> Iterator[tuple[str, str]]:
-    """Yield what is in use, and how."""
+    """Yield the IDs of the things that are in use, each with its use."""
     for channel in sorted(found.channels, key=lambda channel: channel.parameter):
         yield channel.image, f"channel {channel.name} points to it"
         for image_id in channel.predecessors[:_BACK]:
@@ -172,7 +160,7 @@ def _used(found: Survey) -> Iterator[tuple[str, str]]:
 
 
 def _spared(found: Survey, wanted: Terms, now: datetime) -> Iterator[tuple[str, str]]:
-    """Yield what stays though it's not in use."""
+    """Yield the IDs of the things that stay though nothing uses them, each with the reason."""
     for image in _newest(_finished(found), wanted.keep):
         yield image.id, f"one of the newest {wanted.keep}"
     making = any(image.state == "pending" for image in found.images)
@@ -184,7 +172,7 @@ def _spared(found: Survey, wanted: Terms, now: datetime) -> Iterator[tuple[str, 
 
 
 def _newest(found: Iterable[Image], keep: int) -> list[Image]:
-    """Return of each recipe the newest images, so many that ``keep`` usable ones are among them."""
+    """Return each recipe's newest images, as many as it takes to have ``keep`` usable ones among them."""
     usable, newest = Counter[str](), []
     for image in sorted(found, key=lambda image: (image.created, image.run, image.id), reverse=True):
         if usable[image.recipe] < keep:

@@ -1,4 +1,4 @@
-"""Retirements: images and snapshots go, step by step, as was decided of them."""
+"""Retirements: deprecate and delete images and snapshots, as a plan of ``retention`` or a person decided."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from bakehouse import console, images
-from bakehouse.accounts import PAGED, TAG, Account, tag_list
+from bakehouse.accounts import TAG, Account, tag_list
 from bakehouse.errors import BakehouseError, CloudError
-from bakehouse.images import DEPRECATED, Image, channels, retention, usage
+from bakehouse.images import DEPRECATED, Image, Snapshot, channels, retention, usage
 from bakehouse.images.channels import Channel
-from bakehouse.images.retention import Plan, Snapshot, Survey, Terms, Thing
+from bakehouse.images.retention import Plan, Survey, Terms, Thing
 from bakehouse.images.usage import Usage
 
-_GONE = ("InvalidAMIID.", "InvalidSnapshot.NotFound")  # how AWS's error codes begin for what isn't there any more
-_AHEAD = timedelta(minutes=2)  # EC2 takes whole minutes, and none in the past
+_GONE = ("InvalidAMIID.", "InvalidSnapshot.NotFound")  # AWS's error codes for what was deleted begin like this
+_AHEAD = timedelta(minutes=2)  # EC2 rounds to whole minutes and refuses a time in the past
 
 
 @dataclass(frozen=True)
 class Retirement:
-    """Hold what taking one image out of service means.
+    """Hold what the retirement of one image deletes.
 
-    Attributes: image; snapshots, those of its that are ours; channels, which point to it and go with it; references,
-    what else uses it, and what could not be read.
+    Attributes:
+        image: the image.
+        snapshots: the IDs of its snapshots that are ours.
+        channels: the channels that point to it; they are deleted with it.
+        references: what else uses images, and what could not be read.
     """
 
     image: Image
@@ -33,7 +36,7 @@ class Retirement:
 
     @property
     def lines(self) -> list[str]:
-        """Return the plan as a person reads it."""
+        """Return the plan in words, a line for each step."""
         return [
             *(f"still in use: {user}" for user in self._users()),
             *(f"maybe in use: {what}" for what in self.references.unread),
@@ -48,9 +51,10 @@ class Retirement:
 
 
 def plan(account: Account, wanted: Terms) -> Plan:
-    """Survey the account and say what becomes of each of our images and snapshots.
+    """Survey the account and decide which of our images and snapshots may be deleted.
 
-    Whom a thing is shared with takes a question for each: it is asked of those only whose turn it would be.
+    Asking with whom things are shared takes a request for each, so it is done only for those that would be deprecated
+    or deleted.
     """
     found, now = _survey(account), datetime.now(UTC)
     while True:
@@ -62,7 +66,7 @@ def plan(account: Account, wanted: Terms) -> Plan:
 
 
 def apply(account: Account, planned: Plan) -> None:
-    """Have everything take its step; what has gone meanwhile is fine."""
+    """Carry out a plan; it is no error when a thing was deleted meanwhile."""
     for thing in planned.of("deprecate"):
         with console.step(f"{thing.id} deprecated"):
             deprecate(account, thing)
@@ -72,13 +76,15 @@ def apply(account: Account, planned: Plan) -> None:
 
 
 def insist(planned: Plan) -> None:
-    """Raise CloudError when something could not be read, and therefore nothing may go."""
+    """Raise CloudError when something could not be read, because then nothing may be deleted."""
     if planned.unread:
-        raise CloudError(f"nothing goes: {'; '.join(planned.unread)}", "README lists the rights that the tasks need")
+        raise CloudError(
+            f"nothing is deleted: {'; '.join(planned.unread)}", "README lists the rights that the tasks need"
+        )
 
 
 def deprecate(account: Account, thing: Thing) -> None:
-    """Announce that a thing goes at the next cleanup; ``images.restore`` takes it back."""
+    """Mark a thing as one that the next cleanup may delete; ``images.restore`` undoes it."""
     now = datetime.now(UTC)
     tags = tag_list({DEPRECATED: f"{now:%Y-%m-%d %H:%M} UTC"})
     try:
@@ -91,7 +97,7 @@ def deprecate(account: Account, thing: Thing) -> None:
 
 
 def delete(account: Account, thing: Thing) -> None:
-    """Deregister an image and delete its snapshots, or delete a snapshot; one that another image has stays."""
+    """Deregister an image and delete its snapshots, or delete a snapshot; a snapshot that another image uses stays."""
     disks = _disks(account, thing)
     if isinstance(thing, Image):
         images.gone(account, thing.id)
@@ -106,29 +112,27 @@ def delete(account: Account, thing: Thing) -> None:
 
 
 def retirement(account: Account, image: Image) -> Retirement:
-    """Say what taking an image out of service takes away, and what still uses it."""
+    """Return what the retirement of an image would delete, and what still uses the image."""
     pointing = [channel for channel in channels.find(account, image.recipe) if channel.image == image.id]
     return Retirement(image, _disks(account, image), tuple(pointing), usage.find(account))
 
 
 def retire(account: Account, planned: Retirement) -> None:
-    """Take an image out of service as planned: first its channels, so that none points to what isn't there."""
+    """Delete an image as planned; its channels go first, so that none points to a deleted image."""
     for channel in planned.channels:
         channels.delete(account, channel)
     delete(account, planned.image)
 
 
 def _survey(account: Account) -> Survey:
-    """Look at the account; images and snapshots must be readable, or there is nothing to plan."""
-    ours = [{"Name": f"tag:{TAG}kind", "Values": ["image"]}, {"Name": "tag-key", "Values": [f"{TAG}recipe"]}]
-    which = {"OwnerIds": ["self"], "Filters": ours, "PaginationConfig": PAGED}
+    """Look at the account; raises CloudError when images or snapshots can't be read, for then nothing can be planned."""
     known, unread = list[Channel](), tuple[str, ...]()
     try:
         known = channels.find(account)
     except BakehouseError as error:
         unread = (f"the channels can't be read: {error.text}",)
-    # snapshots before images: one that is made in between must not look as if it had none
-    disks = [Snapshot.from_aws(one) for one in account.ec2.pages("describe_snapshots", "Snapshots", **which)]
+    # snapshots before images: otherwise the snapshot of an image that is made in between would seem to have no image
+    disks = images.snapshots(account, **{f"tag:{TAG}kind": "image"})
     return Survey(
         images=images.owned(account),
         snapshots=disks,
@@ -145,16 +149,13 @@ def _ask_for_shares(account: Account, found: Survey, due: Iterable[Thing]) -> Su
         try:
             shares[thing.id] = usage.shares(account, image, disks)
         except BakehouseError as error:
-            return replace(found, unread=(f"whom {thing.id} is shared with can't be read: {error.text}",))
+            return replace(found, unread=(f"the shares of {thing.id} can't be read: {error.text}",))
     return replace(found, shares=shares)
 
 
 def _disks(account: Account, thing: Thing) -> tuple[str, ...]:
-    """Return the snapshots of an image that are ours, without our tag they stay; of a snapshot itself."""
+    """Return the IDs of the snapshots to delete: those of an image that have our tag, or a snapshot itself."""
     if isinstance(thing, Snapshot) or not thing.snapshots:
         return (thing.id,) if isinstance(thing, Snapshot) else ()
-    wanted = {"snapshot-id": list(thing.snapshots), "tag-key": [f"{TAG}recipe"]}
-    filters = [{"Name": name, "Values": values} for name, values in wanted.items()]
-    answers = account.ec2.pages("describe_snapshots", "Snapshots", OwnerIds=["self"], Filters=filters)
-    ours = {answer["SnapshotId"] for answer in answers}
+    ours = {one.id for one in images.snapshots(account, **{"snapshot-id": thing.snapshots})}
     return tuple(snapshot for snapshot in thing.snapshots if snapshot in ours)

@@ -1,4 +1,4 @@
-"""References: what on the account uses an image or a snapshot, and what of that could not be read."""
+"""Usage: what on the account uses an image or a snapshot, and what of that could not be read."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from bakehouse.errors import BakehouseError, CloudError
 
 _ID = re.compile(r"\b(?:ami|snap)-[0-9a-f]{8,17}\b")
 _ALIAS = "resolve:ssm:"
-_AT_ONCE = 10  # parameters that SSM tells in one answer
+_AT_ONCE = 10  # parameters that SSM returns in one answer at most
 
 Found = Iterator[tuple[str, str]]
-"""The ID of an image or snapshot, and what uses it."""
+"""Pairs: the ID of an image or snapshot, and what uses it."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Hold what uses which image or snapshot, by its ID; unread names what could not be read, and why."""
+    """Hold the users of each image and snapshot by its ID; ``unread`` lists what could not be read, and why."""
 
     users: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
 
 
 def find(account: Account) -> Usage:
-    """Return what uses images and snapshots: machines, and all from which machines could be started."""
+    """Return what uses images and snapshots: machines, and everything that machines could be started from."""
     users: dict[str, tuple[str, ...]] = {}
     unread = []
     for what, read in _SOURCES.items():
@@ -41,13 +41,16 @@ def find(account: Account) -> Usage:
 
 
 def in_words(users: Collection[str]) -> str:
-    """Return in a few words what uses a thing; empty when nothing does."""
+    """Return the first user and how many more there are; empty when there is none."""
     more = f" and {len(users) - 1} more" if len(users) > 1 else ""
     return min(users, default="") + more
 
 
 def shares(account: Account, image: str, snapshots: tuple[str, ...]) -> tuple[str, ...]:
-    """Return whom an image (its ID, or an empty one) or one of these snapshots is shared with."""
+    """Return with whom an image or any of these snapshots is shared: account IDs, ``all`` for everybody.
+
+    ``image`` is the ID of an image, or empty to ask for the snapshots only.
+    """
     found: list[dict[str, str]] = []
     if image:
         asked = {"ImageId": image, "Attribute": "launchPermission"}
@@ -59,7 +62,7 @@ def shares(account: Account, image: str, snapshots: tuple[str, ...]) -> tuple[st
 
 
 def _machines(account: Account) -> Found:
-    """Find what machines use in whatever state, short of terminated, when they are none any more."""
+    """Find the images of all machines that are not terminated."""
     for reservation in account.ec2.pages("describe_instances", "Reservations", PaginationConfig=PAGED):
         for machine in reservation["Instances"]:
             if machine["State"]["Name"] != "terminated":
@@ -67,7 +70,7 @@ def _machines(account: Account) -> Found:
 
 
 def _launch_templates(account: Account) -> Found:
-    """Find what is in any version of any launch template, from which Auto Scaling groups start their machines too."""
+    """Find the IDs in all versions of all launch templates; Auto Scaling groups start machines from them too."""
     for template in account.ec2.pages("describe_launch_templates", "LaunchTemplates"):
         versions = account.ec2.pages(
             "describe_launch_template_versions",
@@ -83,14 +86,14 @@ def _launch_templates(account: Account) -> Found:
 
 
 def _launch_configurations(account: Account) -> Found:
-    """Find what is in the launch configurations, from which older Auto Scaling groups start their machines."""
+    """Find the IDs in the launch configurations, from which older Auto Scaling groups start their machines."""
     scaling = account.client("autoscaling")
     for one in scaling.pages("describe_launch_configurations", "LaunchConfigurations"):
         yield from _named(one, f"launch configuration {one['LaunchConfigurationName']}")
 
 
 def _parameters(account: Account) -> Found:
-    """Find what is in the values of parameters that are no secrets."""
+    """Find the IDs in the values of all SSM parameters that are not secret."""
     plain = [{"Key": "Type", "Values": ["String", "StringList"]}]
     names = [one["Name"] for one in account.ssm.pages("describe_parameters", "Parameters", ParameterFilters=plain)]
     for begin in range(0, len(names), _AT_ONCE):
@@ -99,7 +102,7 @@ def _parameters(account: Account) -> Found:
 
 
 def _resolved(account: Account, parameter: str) -> str:
-    """Return the value of a parameter, maybe of its version or label after a colon; empty when there is none."""
+    """Return a parameter's value; empty when there is none. The name may end in a colon and a version or label."""
     try:
         return str(account.ssm.get_parameter(Name=parameter)["Parameter"]["Value"])
     except CloudError as error:
@@ -109,7 +112,7 @@ def _resolved(account: Account, parameter: str) -> str:
 
 
 def _named(data: Any, user: str) -> Found:
-    """Find the IDs that are anywhere in a text, or in what AWS told."""
+    """Find the IDs of images and snapshots anywhere in a text or in an answer of AWS."""
     for one in dict.fromkeys(_ID.findall(json.dumps(data, default=str))):
         yield one, user
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from bakehouse import console
-from bakehouse.accounts import TAG, Account, tags_of, wait
+from bakehouse.accounts import TAG, Account, filters, tags_of, wait
 from bakehouse.errors import CloudError, InputError, NotFoundError
 
 COLUMNS = ("machine", "state", "address", "type", "launched", "image")
@@ -64,11 +64,11 @@ def newest(machines: Sequence[Machine]) -> list[Machine]:
 def find(account: Account, recipe: str) -> list[Machine]:
     """Return our machines of a recipe that have not been terminated, newest first."""
     wanted = {
-        f"tag:{TAG}recipe": [recipe],
-        f"tag:{TAG}kind": ["machine"],
-        "instance-state-name": list(_ALIVE),
+        f"tag:{TAG}recipe": recipe,
+        f"tag:{TAG}kind": "machine",
+        "instance-state-name": _ALIVE,
     }
-    return newest(_described(account, Filters=[{"Name": name, "Values": values} for name, values in wanted.items()]))
+    return newest(_described(account, Filters=filters(wanted)))
 
 
 def get(account: Account, machine_id: str, recipe: str) -> Machine:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bakehouse import documents
 from bakehouse.console import Step
 from bakehouse.errors import ToolError
 from bakehouse.records.contents import Change
@@ -97,11 +97,11 @@ def write(place: Path, proof: Proof, logs: Mapping[str, str], picture: bytes) ->
     files = {f"{name}.txt": text.encode() for name, text in logs.items()} | ({_PICTURE: picture} if picture else {})
     for name, content in files.items():
         (place / name).write_bytes(content)
-    digests = {name: _digest(content) for name, content in files.items()}
+    digests = {name: documents.digest(content) for name, content in files.items()}
     data = json.dumps({**as_data(proof), "files": digests}, indent=2).encode()
     (place / _DATA).write_bytes(data)
-    (place / PAGE).write_text(page(proof, logs, picture, _digest(data)))
-    return _digest(data)
+    (place / PAGE).write_text(page(proof, logs, picture, documents.digest(data)))
+    return documents.digest(data)
 
 
 def page(proof: Proof, logs: Mapping[str, str], picture: bytes, digest: str) -> str:
@@ -147,7 +147,3 @@ def _groups(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
     for finding in findings:
         groups.setdefault(f"{finding.machine}, {finding.when}", []).append(finding)
     return groups
-
-
-def _digest(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -55,19 +54,19 @@ def of_checkout(
 
 def digest(inputs: Mapping[str, str]) -> str:
     """Return the one digest of inputs; their order is nothing to it."""
-    return _sha256(json.dumps(inputs, sort_keys=True, separators=(",", ":")).encode())
+    return documents.digest(json.dumps(inputs, sort_keys=True, separators=(",", ":")).encode())
 
 
 def of_value(value: Any) -> str:
     """Return the digest of a plain value; the order of a mapping's keys is nothing to it."""
     import yaml
 
-    return _sha256(yaml.safe_dump(value, sort_keys=True).encode())
+    return documents.digest(yaml.safe_dump(value, sort_keys=True).encode())
 
 
 def of_file(file: Path) -> str:
     """Return the digest of a file."""
-    return _sha256(file.read_bytes())
+    return documents.digest(file.read_bytes())
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -80,20 +79,13 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         elif one is None:
             lines.append(f"gone: {name}")
         elif was != one:
-            plain = not (was.startswith(_PREFIX) and one.startswith(_PREFIX))
+            plain = not (was.startswith(documents.SHA256) and one.startswith(documents.SHA256))
             lines.append(f"changed: {name}{f', {_shown(was)} before, {_shown(one)} now' if plain else ''}")
     return lines
 
 
-_PREFIX = "sha256:"
-
-
 def _shown(value: str) -> str:
-    return "another content" if value.startswith(_PREFIX) else value
-
-
-def _sha256(content: bytes) -> str:
-    return f"{_PREFIX}{hashlib.sha256(content).hexdigest()}"
+    return "another content" if value.startswith(documents.SHA256) else value
 
 
 def _digests(files: Iterable[Path], folder: Path, prefix: str = "") -> dict[str, str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -17,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bakehouse import console, documents
+from bakehouse import console, documents, system
 from bakehouse.errors import InputError, NotFoundError
 from bakehouse.recipes import Recipe
 
@@ -197,7 +195,7 @@ def _listed(root: Path) -> Mapping[str, list[Any]]:
 
 
 def _digest(root: Path) -> str:
-    return hashlib.sha256((root / FILE).read_bytes()).hexdigest()
+    return documents.digest((root / FILE).read_bytes())
 
 
 def _is_fresh(root: Path) -> bool:
@@ -210,8 +208,7 @@ def _alone(root: Path) -> Iterator[None]:
     """Let one bake at a time install."""
     folder = (root / _FOLDER).parent
     folder.mkdir(mode=0o700, exist_ok=True)
-    with (folder / "galaxy.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with system.alone(folder / "galaxy.lock"):
         yield
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from bakehouse.documents import SHA256
+
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://slsa.dev/provenance/v1"
 _BAKE = "urn:bakehouse:bake:v1"  # what the parameters and dependencies below mean
-_SHA256 = "sha256:"
 
 
 def statement(
@@ -19,7 +20,7 @@ def statement(
 
     Inputs that are digests are its dependencies, plain values its parameters; ``tools`` are versions by name.
     """
-    plain = {name: value for name, value in inputs.items() if not value.startswith(_SHA256)}
+    plain = {name: value for name, value in inputs.items() if not value.startswith(SHA256)}
     return {
         "_type": _STATEMENT,
         "subject": [],
@@ -50,7 +51,7 @@ def with_subject(
     more = _dependencies({f"packages {index}": state for index, state in offered.items()})
     build = {**predicate["buildDefinition"]}
     build["resolvedDependencies"] = [*build["resolvedDependencies"], *more]
-    subject = {"name": file, "digest": {"sha256": digest.removeprefix(_SHA256)}, "annotations": {"image": name}}
+    subject = {"name": file, "digest": {"sha256": digest.removeprefix(SHA256)}, "annotations": {"image": name}}
     return {**statement, "subject": [subject], "predicate": {**predicate, "buildDefinition": build}}
 
 
@@ -64,7 +65,7 @@ def _dependencies(inputs: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     for name, value in inputs.items():
         kind, _, place = name.partition(" ")
         uri = {"uri": place} if kind == "packages" else {}
-        if value.startswith(_SHA256):
-            yield {"name": name, **uri, "digest": {"sha256": value.removeprefix(_SHA256)}}
+        if value.startswith(SHA256):
+            yield {"name": name, **uri, "digest": {"sha256": value.removeprefix(SHA256)}}
         elif value.startswith("ami-"):
             yield {"name": name, "uri": f"urn:aws:ec2:image:{value}"}

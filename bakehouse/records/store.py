@@ -7,7 +7,6 @@ the provenance that is there.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -16,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bakehouse import __version__, console
+from bakehouse import __version__, console, documents
 from bakehouse.records import contents, provenances
 from bakehouse.records.contents import Contents
 from bakehouse.settings import Settings
@@ -33,19 +32,12 @@ def keep(settings: Settings, image_id: str, files: Mapping[str, str]) -> None:
     folder = place(settings, image_id)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, text in files.items():
-        fresh = folder / f"{name}.new"
-        fresh.write_text(text)
-        os.replace(fresh, folder / name)
+        documents.replace(folder / name, text.encode())
 
 
 def place(settings: Settings, image_id: str) -> Path:
     """Return the folder in which an image's records are kept."""
     return settings.state / "images" / image_id
-
-
-def digest(text: str) -> str:
-    """Return the digest of a record."""
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def inputs(settings: Settings, image_id: str) -> dict[str, str] | None:
@@ -78,7 +70,7 @@ def write(folder: Path, name: str, run: str, answer: str) -> None:
     listed = contents.as_sbom(told, name, run, __version__, datetime.now(UTC))
     begun = json.loads((folder / PROVENANCE).read_text())
     (folder / SBOM).write_text(listed)
-    statement = provenances.with_subject(begun, name, SBOM, digest(listed), told.repositories)
+    statement = provenances.with_subject(begun, name, SBOM, documents.digest(listed.encode()), told.repositories)
     (folder / PROVENANCE).write_text(json.dumps(statement, indent=1))
 
 
@@ -92,7 +84,7 @@ def _read(file: Path, parse: Callable[[str], T], expected: str = "") -> T | None
     except ValueError:
         why = "is malformed"
     else:
-        if not expected or digest(text) == expected:
+        if not expected or documents.digest(text.encode()) == expected:
             return read
         why = "is not the one that was written at the bake"
     aside = file.with_name(f"{file.name}.aside")

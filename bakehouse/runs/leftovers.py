@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bakehouse import console, runs
-from bakehouse.accounts import TAG, Account, tags_of, wait
+from bakehouse.accounts import TAG, Account, filters, tags_of, wait
 from bakehouse.errors import BakehouseError, CloudError
 from bakehouse.runs import Run
 from bakehouse.settings import Settings
@@ -36,7 +36,7 @@ class Leftover:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Leftovers:
     """Hold what may go.
 
     Attributes: leftovers; notes, what is left alone and why; runs, those that the leftovers are of.
@@ -55,7 +55,7 @@ class Plan:
         ]
 
 
-def decide(found: Iterable[Leftover], ended: Mapping[str, Run], staying: Mapping[str, str]) -> Plan:
+def decide(found: Iterable[Leftover], ended: Mapping[str, Run], staying: Mapping[str, str]) -> Leftovers:
     """Say what of the runs' own things may go: what those that have ended left.
 
     ``staying`` maps the other runs of this checkout to why theirs stays, empty for what need not be said. A run in
@@ -71,10 +71,10 @@ def decide(found: Iterable[Leftover], ended: Mapping[str, Run], staying: Mapping
         for run, ids in left.items()
     ]
     going = tuple(one for one in things if one.run in ended)
-    return Plan(going, tuple(notes), {one.run: ended[one.run] for one in going})
+    return Leftovers(going, tuple(notes), {one.run: ended[one.run] for one in going})
 
 
-def find(account: Account, settings: Settings, kept: bool = False) -> Plan:
+def find(account: Account, settings: Settings, kept: bool = False) -> Leftovers:
     """Say what runs that were killed, and with ``kept`` those that were kept, have left on the account."""
     ended, staying = {}, {}
     for run in runs.known(settings).values():
@@ -88,13 +88,13 @@ def find(account: Account, settings: Settings, kept: bool = False) -> Plan:
     return decide([*_made(account), *files], ended, staying)
 
 
-def of_run(account: Account, run: Run) -> Plan:
+def of_run(account: Account, run: Run) -> Leftovers:
     """Say what one run has made for itself, be it alive or not."""
     files = Leftover(_FILES, str(run.folder), run.id)
     return decide([one for one in (*_made(account), files) if one.run == run.id], {run.id: run}, {})
 
 
-def apply(account: Account, plan: Plan) -> None:
+def apply(account: Account, plan: Leftovers) -> None:
     """Make go what the plan names, the runs' processes and private files included; what is gone already is fine."""
     for run in plan.runs.values():
         runs.end(run)
@@ -127,10 +127,7 @@ def sweep(account: Account, run: Run) -> None:
 
 def _made(account: Account) -> list[Leftover]:
     """Return every resource on the account that a run made for itself: a finished image isn't, a proof's machine is."""
-    ours = [
-        {"Name": f"tag:{TAG}kind", "Values": ["bake", "proof", "machine"]},
-        {"Name": "tag-key", "Values": [f"{TAG}run"]},
-    ]
+    ours = filters({f"tag:{TAG}kind": ("bake", "proof", "machine"), "tag-key": f"{TAG}run"})
     found = []
     for reservation in account.ec2.pages("describe_instances", "Reservations", Filters=ours):
         found += [_read("instance", "InstanceId", one) for one in reservation["Instances"] if _there(one)]
@@ -171,10 +168,10 @@ def _delete(account: Account, kind: str, one: str) -> None:
 
 def _wait_for_the_end(account: Account, ids: list[str]) -> None:
     """Return when instances have let go of their volumes and groups."""
-    filters = [{"Name": "instance-id", "Values": ids}]
+    these = filters({"instance-id": ids})
 
     def ended() -> bool | None:
-        answers = account.ec2.pages("describe_instances", "Reservations", Filters=filters)
+        answers = account.ec2.pages("describe_instances", "Reservations", Filters=these)
         return None if any(_there(one) for answer in answers for one in answer["Instances"]) else True
 
     wait(f"{', '.join(ids)} to be terminated", ended, seconds=300)

@@ -10,7 +10,7 @@ import pytest
 from moto_fixtures import refused
 from samples import CONTENTS, DIGEST, baked, parameter
 
-from bakehouse import images
+from bakehouse import documents, images
 from bakehouse.accounts import TAG, Account, tag_list
 from bakehouse.errors import NotFoundError
 from bakehouse.images import Image, channels, details
@@ -170,7 +170,7 @@ def test_markdown() -> None:
 def recorded(account: Account, settings: Settings, told: Contents, recipe: str = "jenkins") -> Image:
     """Have an image made, with the record of these contents."""
     text = contents.as_sbom(told, "an image", "r-1", "0.1", NOW)
-    image_id = baked(account, recipe, sbom=store.digest(text))
+    image_id = baked(account, recipe, sbom=documents.digest(text.encode()))
     store.keep(settings, image_id, {store.SBOM: text})
     return images.get(account, image_id)
 

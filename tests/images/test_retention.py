@@ -14,8 +14,8 @@ from samples import NOW, channel, image
 from bakehouse import images
 from bakehouse.accounts import TAG, tag_list
 from bakehouse.errors import InputError
-from bakehouse.images import Image, retention
-from bakehouse.images.retention import Snapshot, Survey, Terms
+from bakehouse.images import Image, Snapshot, retention
+from bakehouse.images.retention import Survey, Terms
 from bakehouse.images.usage import Usage
 
 NONE = Terms(keep=0)
