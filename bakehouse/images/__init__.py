@@ -219,7 +219,7 @@ def get(account: Account, image_id: str, recipe: str = "") -> Image:
 
 
 def usable(account: Account, image_id: str, recipe: str) -> Image:
-    """Return the image of this ID, or the recipe's newest when the ID is empty; raises InputError when it is revoked."""
+    """Return the image of this ID, or the recipe's newest when the ID is empty; raises InputError if it is revoked."""
     if not image_id:
         return latest(account, recipe)
     image = get(account, image_id, recipe)

@@ -118,7 +118,7 @@ def find(account: Account, settings: Settings, name: str) -> Details:
 
 
 def pair(account: Account, recipe: str, before: str, after: str) -> tuple[Image, Image]:
-    """Return two images, each given by its ID or by a channel of the recipe; prints a notice if their recipes differ."""
+    """Return two images, each given by its ID or by a channel of the recipe; prints it when their recipes differ."""
     one, other = _named(account, recipe, before), _named(account, recipe, after)
     if one.recipe != other.recipe:
         console.say(f"{one.id} is of recipe {one.recipe}, {other.id} of recipe {other.recipe}")
@@ -165,7 +165,7 @@ def as_rows(dossier: Details, now: datetime) -> list[list[str]]:
     rows += [["tag", name, _short(value)] for name, value in sorted(ours.items())]
     rows += [["lineage", one.id, one.name] for one in dossier.lineage]
     if dossier.lineage[-1].base:
-        rows.append(["lineage", dossier.lineage[-1].base, "deleted"])
+        rows.append(["lineage", dossier.lineage[-1].base, "not found"])
     if dossier.contents:
         rows += [["system", name, value] for name, value in dossier.contents.system.items()]
         for part in SECTIONS:

@@ -75,7 +75,7 @@ class Fate:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Retention:
     """Hold the decisions on our images and snapshots; everything stays when something is ``unread``."""
 
     fates: tuple[Fate, ...]
@@ -95,7 +95,7 @@ def terms(*, keep: str, older_than: str, limit: str, at_once: bool) -> Terms:
     return Terms(int(keep), int(older_than), int(limit), at_once)
 
 
-def decide(found: Survey, wanted: Terms, now: datetime) -> Plan:
+def decide(found: Survey, wanted: Terms, now: datetime) -> Retention:
     """Decide for each of our images, and for each of our snapshots without an image, whether it stays and why.
 
     The oldest things go first. A thing is deprecated in one run and deleted in a later one.
@@ -103,7 +103,7 @@ def decide(found: Survey, wanted: Terms, now: datetime) -> Plan:
     ours = sorted(_ours(found), key=lambda thing: (thing.created, thing.id))
     unread = (*found.references.unread, *found.unread)
     if unread:
-        return Plan(tuple(Fate(thing, "stay", "not everything could be read") for thing in ours), unread)
+        return Retention(tuple(Fate(thing, "stay", "not everything could be read") for thing in ours), unread)
     held, left = _held(found, wanted, now), {"deprecate": wanted.limit, "delete": wanted.limit}
     fates = []
     for thing in ours:
@@ -115,10 +115,10 @@ def decide(found: Survey, wanted: Terms, now: datetime) -> Plan:
             if left[step] < 0:
                 step, why = "later", f"{why}; the limit is {wanted.limit} at a time"
         fates.append(Fate(thing, step, why))
-    return Plan(tuple(fates))
+    return Retention(tuple(fates))
 
 
-def as_rows(planned: Plan) -> list[list[str]]:
+def as_rows(planned: Retention) -> list[list[str]]:
     """Return a plan as rows under ``COLUMNS``."""
     return [
         [fate.step, fate.thing.id, fate.thing.recipe, f"{fate.thing.created:%Y-%m-%d %H:%M}", fate.why]

@@ -11,7 +11,7 @@ from bakehouse.accounts import TAG, Account, tag_list
 from bakehouse.errors import BakehouseError, CloudError
 from bakehouse.images import DEPRECATED, Image, Snapshot, channels, retention, usage
 from bakehouse.images.channels import Channel
-from bakehouse.images.retention import Plan, Survey, Terms, Thing
+from bakehouse.images.retention import Retention, Survey, Terms, Thing
 from bakehouse.images.usage import Usage
 
 _GONE = ("InvalidAMIID.", "InvalidSnapshot.NotFound")  # AWS's error codes for what was deleted begin like this
@@ -50,7 +50,7 @@ class Retirement:
         return [user for user in self.references.users.get(self.image.id, ()) if user not in own]
 
 
-def plan(account: Account, wanted: Terms) -> Plan:
+def plan(account: Account, wanted: Terms) -> Retention:
     """Survey the account and decide which of our images and snapshots may be deleted.
 
     Asking with whom things are shared takes a request for each, so it is done only for those that would be deprecated
@@ -65,7 +65,7 @@ def plan(account: Account, wanted: Terms) -> Plan:
         found = _ask_for_shares(account, found, due)
 
 
-def apply(account: Account, planned: Plan) -> None:
+def apply(account: Account, planned: Retention) -> None:
     """Carry out a plan; it is no error when a thing was deleted meanwhile."""
     for thing in planned.of("deprecate"):
         with console.step(f"{thing.id} deprecated"):
@@ -75,7 +75,7 @@ def apply(account: Account, planned: Plan) -> None:
             delete(account, thing)
 
 
-def insist(planned: Plan) -> None:
+def insist(planned: Retention) -> None:
     """Raise CloudError when something could not be read, because then nothing may be deleted."""
     if planned.unread:
         raise CloudError(
@@ -125,7 +125,7 @@ def retire(account: Account, planned: Retirement) -> None:
 
 
 def _survey(account: Account) -> Survey:
-    """Look at the account; raises CloudError when images or snapshots can't be read, for then nothing can be planned."""
+    """Look at the account; raises CloudError when images or snapshots can't be read: then nothing can be planned."""
     known, unread = list[Channel](), tuple[str, ...]()
     try:
         known = channels.find(account)

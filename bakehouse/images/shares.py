@@ -45,7 +45,7 @@ def _accounts(typed: str) -> list[str]:
     for one in ids or [""]:
         if not _ACCOUNT.fullmatch(one):
             hint = "give 12 digits for each account, with commas between; sharing with everybody is not possible"
-            raise InputError(f"--account-id {one} is not an account's ID", hint)
+            raise InputError(f"--account-id {one} is not an account's ID" if one else "--account-id is missing", hint)
     return ids
 
 

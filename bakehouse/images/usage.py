@@ -15,7 +15,7 @@ _ID = re.compile(r"\b(?:ami|snap)-[0-9a-f]{8,17}\b")
 _ALIAS = "resolve:ssm:"
 _AT_ONCE = 10  # parameters that SSM returns in one answer at most
 
-Found = Iterator[tuple[str, str]]
+Use = Iterator[tuple[str, str]]
 """Pairs: the ID of an image or snapshot, and what uses it."""
 
 
@@ -61,7 +61,7 @@ def shares(account: Account, image: str, snapshots: tuple[str, ...]) -> tuple[st
     return tuple(dict.fromkeys(whom for permission in found for whom in permission.values()))
 
 
-def _machines(account: Account) -> Found:
+def _machines(account: Account) -> Use:
     """Find the images of all machines that are not terminated."""
     for reservation in account.ec2.pages("describe_instances", "Reservations", PaginationConfig=PAGED):
         for machine in reservation["Instances"]:
@@ -69,7 +69,7 @@ def _machines(account: Account) -> Found:
                 yield machine["ImageId"], f"machine {machine['InstanceId']}"
 
 
-def _launch_templates(account: Account) -> Found:
+def _launch_templates(account: Account) -> Use:
     """Find the IDs in all versions of all launch templates; Auto Scaling groups start machines from them too."""
     for template in account.ec2.pages("describe_launch_templates", "LaunchTemplates"):
         versions = account.ec2.pages(
@@ -85,14 +85,14 @@ def _launch_templates(account: Account) -> Found:
                 yield from _named(_resolved(account, alias.removeprefix(_ALIAS)), user)
 
 
-def _launch_configurations(account: Account) -> Found:
+def _launch_configurations(account: Account) -> Use:
     """Find the IDs in the launch configurations, from which older Auto Scaling groups start their machines."""
     scaling = account.client("autoscaling")
     for one in scaling.pages("describe_launch_configurations", "LaunchConfigurations"):
         yield from _named(one, f"launch configuration {one['LaunchConfigurationName']}")
 
 
-def _parameters(account: Account) -> Found:
+def _parameters(account: Account) -> Use:
     """Find the IDs in the values of all SSM parameters that are not secret."""
     plain = [{"Key": "Type", "Values": ["String", "StringList"]}]
     names = [one["Name"] for one in account.ssm.pages("describe_parameters", "Parameters", ParameterFilters=plain)]
@@ -111,13 +111,13 @@ def _resolved(account: Account, parameter: str) -> str:
         raise
 
 
-def _named(data: Any, user: str) -> Found:
+def _named(data: Any, user: str) -> Use:
     """Find the IDs of images and snapshots anywhere in a text or in an answer of AWS."""
     for one in dict.fromkeys(_ID.findall(json.dumps(data, default=str))):
         yield one, user
 
 
-_SOURCES: Mapping[str, Callable[[Account], Found]] = {
+_SOURCES: Mapping[str, Callable[[Account], Use]] = {
     "the machines": _machines,
     "the launch templates": _launch_templates,
     "the launch configurations of Auto Scaling groups": _launch_configurations,

@@ -1,4 +1,4 @@
-"""Probes: what a healthy machine shows to those who look, from outside and from within, and what this one showed."""
+"""Probes: look whether machines are healthy, from outside and from within, and collect the findings as verdicts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bakehouse.recipes.services import Page, Service
 from bakehouse.settings import Settings
 
 VERIFY = "playbooks/verify.yml"
-"""What a machine shows from within; each of its assertions is a finding."""
+"""The playbook that looks at a machine from within; each of its assertions is a finding."""
 
 _LAST = 15  # lines
 _ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
@@ -34,12 +34,12 @@ COLUMNS = ("machine", "finding", "good", "seconds", "evidence")
 
 
 class Unhealthy(Exception):  # noqa: N818, a finding and no error
-    """Say what a look saw that a healthy machine doesn't show."""
+    """A probe found something that is wrong with a machine; the text is the evidence."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Hold one read-only look: it returns its evidence, and raises Unhealthy or OSError with that of ill health."""
+    """Hold one read-only probe. ``look`` returns its evidence; it raises Unhealthy or OSError if the machine is ill."""
 
     name: str
     look: Callable[[], str]
@@ -47,17 +47,17 @@ class Probe:
 
 @dataclass(frozen=True)
 class Finding:
-    """Hold what one look saw, its evidence, and how many seconds it took."""
+    """Hold the result of one probe: its name, whether it is good, its evidence, and how many seconds it took."""
 
     name: str
     ok: bool
     evidence: str
-    seconds: float
+    seconds: float = 0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Hold all findings on one machine as one answer."""
+    """Hold all findings on one machine."""
 
     machine: Machine
     findings: tuple[Finding, ...]
@@ -69,7 +69,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Tell whether something was found and all of it is good."""
+        """Tell whether there are findings and all of them are good."""
         return bool(self.findings) and not self.failed
 
 
@@ -85,7 +85,7 @@ def probe(settings: Settings, service: Service, found: Sequence[Machine]) -> lis
 
 
 def look(one: Probe, clock: Callable[[], float] = time.monotonic) -> Finding:
-    """Take one look and return what it found."""
+    """Carry out one probe and return its finding."""
     begun = clock()
     try:
         ok, evidence = True, one.look()
@@ -97,7 +97,7 @@ def look(one: Probe, clock: Callable[[], float] = time.monotonic) -> Finding:
 
 
 def outside(settings: Settings, service: Service, machine: Machine) -> list[Probe]:
-    """Return the looks at a machine that need nothing on it but its service, SSH and cloud-init."""
+    """Return the probes of a machine from outside: its ports, SSH, cloud-init and the pages of its service."""
     if machine.state != "running":
         return [Probe("running", lambda: _unhealthy(f"the machine is {machine.state}"))]
     return [
@@ -110,17 +110,20 @@ def outside(settings: Settings, service: Service, machine: Machine) -> list[Prob
 
 
 def pages(service: Service, machine: Machine) -> list[Probe]:
-    """Return the looks at what a stranger gets from a machine's service."""
+    """Return the probes of the service's pages, without a login."""
     return [Probe(f"GET {page.path}", partial(_get, machine.address, service.port, page)) for page in service.pages]
 
 
 def up(service: Service, machine: Machine) -> Probe:
-    """Return the look that tells that a machine's service is up: at its first page, or at its port if it has none."""
+    """Return the probe that shows whether the service is up: of its first page, or of its port if it has no page."""
     return next(iter(pages(service, machine)), _port(machine, service.port))
 
 
 def cloud_init(status: str) -> str:
-    """Return the evidence that cloud-init is done, from what ``cloud-init status --format json`` says."""
+    """Return the evidence that cloud-init is done; raises Unhealthy when it is not.
+
+    ``status`` is the output of ``cloud-init status --format json``.
+    """
     try:
         answer = json.loads(status)
     except ValueError:
@@ -131,7 +134,7 @@ def cloud_init(status: str) -> str:
 
 
 def judge(page: Page, status: int, headers: Mapping[str, str]) -> str:
-    """Return the evidence that a page is as it has to be; raises Unhealthy with what it is instead."""
+    """Return the evidence that a page has the expected status and header; raises Unhealthy when it has not."""
     value = next((value for name, value in headers.items() if name.lower() == page.header.lower()), None)
     shown = f", {page.header}: {'missing' if value is None else value}" if page.header else ""
     if status != page.status or (page.header and value is None):
@@ -140,14 +143,14 @@ def judge(page: Page, status: int, headers: Mapping[str, str]) -> str:
 
 
 def verify(settings: Settings, found: Sequence[Machine]) -> dict[str, list[Finding]]:
-    """Run the playbook that verifies machines from within, and return each machine's findings."""
+    """Run the playbook ``VERIFY`` on machines, and return the findings by machine ID."""
     import ansible_runner
 
     events: list[dict[str, Any]] = []
 
     def see(event: dict[str, Any]) -> bool:
         events.append(event)
-        return False  # the runner need not keep it
+        return False  # the runner needn't store the event
 
     begun = time.monotonic()
     with (
@@ -161,7 +164,7 @@ def verify(settings: Settings, found: Sequence[Machine]) -> dict[str, list[Findi
             limit=",".join(machine.id for machine in found),
             envvars=_environment(settings),
             event_handler=see,
-            cancel_callback=lambda: False,  # without one it takes SIGINT and SIGTERM away from us for good
+            cancel_callback=lambda: False,  # without it the runner replaces our handlers of SIGINT and SIGTERM for good
             quiet=True,
         )
         with run.stdout as told:
@@ -172,9 +175,9 @@ def verify(settings: Settings, found: Sequence[Machine]) -> dict[str, list[Findi
 
 
 def findings_of(events: Iterable[Mapping[str, Any]]) -> dict[str, list[Finding]]:
-    """Return each machine's findings from ansible-runner's events: its assertions, and what else failed.
+    """Return the findings by machine ID from ansible-runner's events: all assertions, and other tasks that failed.
 
-    An assertion in a loop is a finding for each item, whose ``name`` is the finding's.
+    An assertion in a loop gives a finding for each item, and the item's ``name`` is the finding's name.
     """
     findings: dict[str, list[Finding]] = {}
     for event in events:
@@ -193,14 +196,14 @@ def _finding(event: str, seen: Mapping[str, Any]) -> Finding | None:
         return None
     of_loop, item = "results" in result, what == "item_on"
     if (of_loop and asserts) or (item and not asserts):
-        return None  # the end of an assertion's loop, whose items were seen; an item of a loop whose end will tell
+        return None  # an assertion's loop is reported by its items, any other loop by its end
     name = result["item"]["name"] if item else seen.get("task", "").rpartition("| ")[2]
     evidence = " ".join(f"{result.get('msg', '')} {result.get('stderr', '')}".split()).removeprefix(f"{name}: ")
     return Finding(name, outcome == "ok", evidence, seen.get("duration") or 0.0)
 
 
 def insist(verdicts: Sequence[Verdict], hint: str = "") -> None:
-    """Raise VerdictError, which names every failed finding, unless all verdicts are good."""
+    """Raise VerdictError, which names all failed findings, unless all verdicts are good."""
     failed = [verdict for verdict in verdicts if not verdict.ok]
     if failed:
         found = "; ".join(f"{one.machine.id}: {', '.join(finding.name for finding in one.failed)}" for one in failed)
@@ -209,7 +212,7 @@ def insist(verdicts: Sequence[Verdict], hint: str = "") -> None:
 
 
 def ailing(account: Account, settings: Settings, service: Service, machine: Machine) -> list[str]:
-    """Return what a machine that doesn't get healthy says: the last lines of its console and of its unit's journal."""
+    """Return the last lines of a machine's console and of its service's journal, which may say why it isn't healthy."""
     of_unit = f"--unit={service.unit} " if service.unit else ""
     command = f"sudo journalctl {of_unit}--boot --no-pager --quiet --lines={_LAST}"
     try:
@@ -227,13 +230,13 @@ def ailing(account: Account, settings: Settings, service: Service, machine: Mach
 
 
 def tail(text: str) -> list[str]:
-    """Return the last lines of what a machine wrote, without what would colour or command a terminal."""
+    """Return the last lines of a machine's output, without colours and control characters of a terminal."""
     shown = [_printable(_ESCAPE.sub("", line)) for line in text.strip().splitlines()]
     return shown[-_LAST:] or ["(empty)"]
 
 
 def as_data(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """Return verdicts as a program reads them."""
+    """Return verdicts as data for JSON."""
     return [
         {
             "machine": verdict.machine.id,
@@ -246,7 +249,7 @@ def as_data(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
 
 
 def as_rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
-    """Return verdicts as the rows of a table: machine, finding, whether it is good, seconds, evidence."""
+    """Return verdicts as the rows of a table, under ``COLUMNS``."""
     return [
         [
             verdict.machine.id,
@@ -282,7 +285,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "BAKEHOUSE_ACCOUNT": settings.account,
         "BAKEHOUSE_RECIPE": settings.recipe,
         "BAKEHOUSE_STATE": str(settings.state),
-        # Ansible, and the python3 that the inventory script asks for, are the ones beside ours.
+        # The inventory script and Ansible must run with the Python of this environment.
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
     }
 
@@ -312,7 +315,7 @@ def _entered(settings: Settings, machine: Machine) -> str:
 def _answer(settings: Settings, machine: Machine, command: str) -> str:
     answer = shells.enter(settings, machine, command)
     if answer.returncode == 255:
-        raise Unhealthy(answer.stderr.strip() or "SSH does not let us in")
+        raise Unhealthy(answer.stderr.strip() or "the SSH login failed")
     return answer.stdout.strip()
 
 

@@ -17,7 +17,7 @@ from bakehouse.machines import Machine, launches, probes, shells
 from bakehouse.machines.probes import Finding
 from bakehouse.proving import identity, reports
 from bakehouse.proving.identity import Question, Traits
-from bakehouse.proving.reports import Proof
+from bakehouse.proving.reports import Proof, Seen
 from bakehouse.recipes import Recipe
 from bakehouse.recipes.services import Service
 from bakehouse.records import store
@@ -42,7 +42,7 @@ class Attempt:
         self._began, self._clock = datetime.now(UTC), time.monotonic()
         self.machines: list[Machine] = []
         self._boot_seconds: dict[str, float] = {}
-        self._findings: list[reports.Finding] = []
+        self._findings: list[Seen] = []
         self._unproven: dict[str, str] = {}
         self._shared: dict[str, str] = {}
         self._changes: tuple[Change, ...] = ()
@@ -70,7 +70,7 @@ class Attempt:
         except CloudError as error:
             if error.aws_code:
                 raise
-            self._find(when, {"both": [Finding("The proof came to its end", False, error.text, 0)]})
+            self._find(when, {"both": [Finding("The proof came to its end", False, error.text)]})
         finally:
             self._collect_consoles()
 
@@ -110,7 +110,6 @@ class Attempt:
                 "It serves in time" if self._service.port else "It boots in time",
                 ok,
                 f"{told}; {budget} s are allowed",
-                0,
             )
             self._find(_FIRST, {machine.id: [finding]})
 
@@ -177,7 +176,7 @@ class Attempt:
         for machine, way in zip(self.machines, ("rebooted", "stopped and started"), strict=True):
             anew = shells.boot(self._settings, machine) not in ("", before[machine.id])
             told = f"{way}; its boot ID and the start of its init are {'others' if anew else 'not others'}"
-            self._find(_SECOND, {machine.id: [Finding("It booted anew", anew, told, 0)]})
+            self._find(_SECOND, {machine.id: [Finding("It booted anew", anew, told)]})
 
     def _collect_consoles(self) -> None:
         for machine in self.machines:
@@ -190,12 +189,12 @@ class Attempt:
 
     def _find(self, when: str, found: Mapping[str, Sequence[Finding]]) -> None:
         """Take up findings by machine; those that both machines show alike are of both."""
-        of: dict[tuple[str, bool, str], list[str]] = {}
+        of: dict[Finding, list[str]] = {}
         for machine_id, findings in found.items():
             for one in findings:
-                of.setdefault((one.name, one.ok, one.evidence), []).append(machine_id)
-        for (name, ok, evidence), ids in of.items():
+                of.setdefault(replace(one, seconds=0), []).append(machine_id)
+        for one, ids in of.items():
             machine = ids[0] if len(ids) == 1 else "both"
-            self._findings.append(reports.Finding(machine, when, name, ok, evidence))
-            if not ok:
-                console.say(f"{machine}, {when}: {name}: {evidence}")
+            self._findings.append(Seen(machine, when, one))
+            if not one.ok:
+                console.say(f"{machine}, {when}: {one.name}: {one.evidence}")

@@ -121,7 +121,7 @@ def shared(rows: Sequence[Comparison]) -> list[Finding]:
         "on one": "on one of the two machines only",
     }
     return [
-        _finding(f"{row.what} is its own", row.outcome != "the same", told[row.outcome])
+        Finding(f"{row.what} is its own", row.outcome != "the same", told[row.outcome])
         for row in rows
         if row.outcome in told
     ]
@@ -134,13 +134,13 @@ def fresh(machine: Traits, question: Question) -> list[Finding]:
     name, old, found = "The service was never started before", machine.old, machine.secrets
     if not found:
         nothing = "nothing to compare: none of the recipe's secrets is there"
-        return [_finding("The recipe's secrets are found", False, f"{nothing}: {', '.join(question.secrets)}")]
+        return [Finding("The recipe's secrets are found", False, f"{nothing}: {', '.join(question.secrets)}")]
     if not old:
-        return [_finding(name, True, f"its {len(found)} secrets came into being on the machine")]
+        return [Finding(name, True, f"its {len(found)} secrets came into being on the machine")]
     if len(old) < len(found):
-        return [_finding("No secret was left in the image", False, f"in the image already: {', '.join(old)}")]
+        return [Finding("No secret was left in the image", False, f"in the image already: {', '.join(old)}")]
     cause = f"in the image already: {', '.join(old)}, which is all; so it was started in the bake"
-    return [_finding(name, False, cause)]
+    return [Finding(name, False, cause)]
 
 
 def access(machine: Traits, own: str) -> list[Finding]:
@@ -149,12 +149,12 @@ def access(machine: Traits, own: str) -> list[Finding]:
     foreign = [_key(*row) for row in machine.keys if blob not in row[2].split()]
     users = ", ".join(machine.passwords)
     return [
-        _finding(
+        Finding(
             "Only the launch's key is let in",
             not foreign,
             f"the image lets in: {'; '.join(foreign)}" if foreign else f"{len(machine.keys)} lines, all of that key",
         ),
-        _finding("No user has a password", not users, f"with one: {users}" if users else "all are locked"),
+        Finding("No user has a password", not users, f"with one: {users}" if users else "all are locked"),
     ]
 
 
@@ -173,7 +173,7 @@ def as_baked(rows: Sequence[Change], running: Contents) -> list[Finding]:
             if row.section == section
         ]
         good = f"all {len(running.section(section))} are as recorded at the bake"
-        found.append(_finding(f"The {name} are those of the bake", not told, "; ".join(told) or good))
+        found.append(Finding(f"The {name} are those of the bake", not told, "; ".join(told) or good))
     return found
 
 
@@ -185,10 +185,6 @@ def masked(text: str, machine: Traits, question: Question) -> str:
         return "(secret)" if inspector.digest(salt, word[0].encode()) in secret else word[0]
 
     return re.sub(r"\S+", shown, text)
-
-
-def _finding(name: str, ok: bool, evidence: str) -> Finding:
-    return Finding(name, ok, evidence, 0.0)
 
 
 def _any(pattern: str, paths: Sequence[str]) -> bool:

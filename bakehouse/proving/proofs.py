@@ -62,7 +62,7 @@ def page(settings: Settings, proof: Proof) -> Path:
 def insist(settings: Settings, proof: Proof) -> None:
     """Raise VerdictError, which names every failed finding, unless the image has passed."""
     if proof.verdict != "pass":
-        names = dict.fromkeys(finding.name for finding in proof.failed)
+        names = dict.fromkeys(one.finding.name for one in proof.failed)
         raise VerdictError(f"image {proof.image} is not fit: {', '.join(names)}", f"read {page(settings, proof)}")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from bakehouse import documents
 from bakehouse.console import Step
 from bakehouse.errors import ToolError
+from bakehouse.machines.probes import Finding
 from bakehouse.records.contents import Change
 
 PAGE = "proof.html"
@@ -28,14 +29,12 @@ _PICTURE_SECONDS = 30
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Hold one finding of a proof: on which machine (``both`` for the two), when, what, and its evidence."""
+class Seen:
+    """Hold where and when a proof found something: the machine's ID, or ``both``; the boot; the finding."""
 
     machine: str
     when: str
-    name: str
-    ok: bool
-    evidence: str
+    finding: Finding
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Proof:
     machines: tuple[str, ...]
     boot_seconds: Mapping[str, float]
     boot_budget: int
-    findings: tuple[Finding, ...]
+    findings: tuple[Seen, ...]
     unproven: Mapping[str, str]
     no_picture: str
     shared: Mapping[str, str]
@@ -67,9 +66,9 @@ class Proof:
     timeline: tuple[Step, ...]
 
     @property
-    def failed(self) -> list[Finding]:
+    def failed(self) -> list[Seen]:
         """Return the findings that are not good."""
-        return [finding for finding in self.findings if not finding.ok]
+        return [one for one in self.findings if not one.finding.ok]
 
     @property
     def verdict(self) -> str:
@@ -79,12 +78,20 @@ class Proof:
 
 def as_data(proof: Proof) -> dict[str, Any]:
     """Return a proof as a program reads it."""
-    return {"image": proof.image, "verdict": proof.verdict, **asdict(proof)}
+    found = [
+        {
+            "machine": one.machine,
+            "when": one.when,
+            **{key: getattr(one.finding, key) for key in ("name", "ok", "evidence")},
+        }
+        for one in proof.findings
+    ]
+    return {"image": proof.image, "verdict": proof.verdict, **asdict(proof), "findings": found}
 
 
 def as_rows(proof: Proof) -> list[list[str]]:
     """Return a row for each finding that is not good: machine, when, name and evidence."""
-    return [[one.machine, one.when, one.name, " ".join(one.evidence.split())] for one in proof.failed]
+    return [[one.machine, one.when, one.finding.name, " ".join(one.finding.evidence.split())] for one in proof.failed]
 
 
 def write(place: Path, proof: Proof, logs: Mapping[str, str], picture: bytes) -> str:
@@ -141,9 +148,9 @@ def photograph(url: str) -> bytes:
         return picture.read_bytes()
 
 
-def _groups(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
+def _groups(findings: Sequence[Seen]) -> dict[str, list[Seen]]:
     """Return the findings by machine and time, in their order."""
-    groups: dict[str, list[Finding]] = {}
+    groups: dict[str, list[Seen]] = {}
     for finding in findings:
         groups.setdefault(f"{finding.machine}, {finding.when}", []).append(finding)
     return groups

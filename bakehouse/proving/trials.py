@@ -30,7 +30,7 @@ _CHANGES_NOTHING = ("check", "idempotence")
 
 
 @dataclass(frozen=True)
-class Step:
+class TrialStep:
     """Hold one step of a trial: its name, how many seconds it took, and why it failed, which is empty if it did not."""
 
     name: str
@@ -48,12 +48,12 @@ class Trial:
 
     scenario: str
     platform: str
-    steps: tuple[Step, ...] = ()
+    steps: tuple[TrialStep, ...] = ()
     skipped: str = ""
     log: Path = Path()
 
     @property
-    def failed(self) -> Step | None:
+    def failed(self) -> TrialStep | None:
         """Return the step that failed."""
         return next((step for step in self.steps if step.failure), None)
 
@@ -85,7 +85,7 @@ def insist(trials: Sequence[Trial]) -> None:
         raise VerdictError(f"{len(failed)} of {len(trials)} failed: {what}", f"the whole log: {failed[0][0].log}")
 
 
-def watch(lines: Iterable[str], title: str, names: Sequence[str]) -> list[Step]:
+def watch(lines: Iterable[str], title: str, names: Sequence[str]) -> list[TrialStep]:
     """Read what Molecule says as steps, each shown with its time; ``names`` are those of all that may come."""
     taken = []
     left, said = iter(names), iter(_ESCAPE.sub("", line).rstrip() for line in lines)
@@ -173,7 +173,7 @@ def _try(settings: Settings, scenario: Scenario, platform: str, account: Account
 
 def _carry_out(
     account: Account, settings: Settings, scenario: Scenario, platform: str, within: Run, log: Path
-) -> list[Step]:
+) -> list[TrialStep]:
     """Run Molecule to its end and return the steps that it took; interrupted, end it."""
     folder = within.folder / "molecule"
     ground = recipes.base(settings.root, platform)
@@ -194,7 +194,7 @@ def _carry_out(
         steps = watch(molecule.lines(), f"{scenario.name} on {platform}", scenario.steps)
     if molecule.code and not any(step.failure for step in steps):
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-        steps.append(Step("molecule", 0, _ESCAPE.sub("", " ".join(last)) or "Molecule said nothing"))
+        steps.append(TrialStep("molecule", 0, _ESCAPE.sub("", " ".join(last)) or "Molecule said nothing"))
     return steps
 
 
@@ -219,7 +219,7 @@ def _environment(account: Account, settings: Settings, platform: str, within: Ru
     }
 
 
-def _watch_step(lines: Iterator[str], title: str, name: str, action: str) -> Step:
+def _watch_step(lines: Iterator[str], title: str, name: str, action: str) -> TrialStep:
     begun, said, outcome = time.monotonic(), [], ""
     failure = VerdictError("")
     try:
@@ -234,14 +234,14 @@ def _watch_step(lines: Iterator[str], title: str, name: str, action: str) -> Ste
                 raise failure
     except VerdictError as error:
         console.say(f"     {error.text}")
-    return Step(name, time.monotonic() - begun, failure.text)
+    return TrialStep(name, time.monotonic() - begun, failure.text)
 
 
-def _clear(account: Account, within: Run, title: str) -> Step:
+def _clear(account: Account, within: Run, title: str) -> TrialStep:
     begun = time.monotonic()
     with console.step(f"{title}: destroy"):
         leftovers.apply(account, leftovers.of_run(account, within))
-    return Step("destroy", time.monotonic() - begun)
+    return TrialStep("destroy", time.monotonic() - begun)
 
 
 def _leave(account: Account, within: Run) -> None:

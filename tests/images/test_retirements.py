@@ -14,7 +14,7 @@ from bakehouse import images
 from bakehouse.accounts import TAG, Account, tag_list
 from bakehouse.errors import CloudError
 from bakehouse.images import DEPRECATED, channels, retention, retirements
-from bakehouse.images.retention import Plan, Terms
+from bakehouse.images.retention import Retention, Terms
 from bakehouse.images.retirements import Retirement
 from bakehouse.images.usage import Usage
 
@@ -46,7 +46,7 @@ def disks_of(account: Account, *image_ids: str) -> set[str]:
     return {one for each in image_ids for one in images.get(account, each, "jenkins").snapshots}
 
 
-def clean(account: Account, **wanted: Any) -> Plan:
+def clean(account: Account, **wanted: Any) -> Retention:
     """Clean up as the task does, and return the plan."""
     plan = retirements.plan(account, Terms(**wanted))
     retirements.apply(account, plan)

@@ -62,8 +62,8 @@ def test_a_machine_that_ends(
 
     [finding] = proof.failed
     assert ("The proof came to its end", f"machine {proof.machines[0]} is terminated: Client.InternalError") == (
-        finding.name,
-        finding.evidence,
+        finding.finding.name,
+        finding.finding.evidence,
     )
     assert verdict(account, image).startswith("fail sha256:")
     assert ["terminated", "terminated"] == left(account)

@@ -13,12 +13,13 @@ import pytest
 
 from bakehouse.console import Step
 from bakehouse.errors import ToolError
+from bakehouse.machines.probes import Finding
 from bakehouse.proving import reports
-from bakehouse.proving.reports import Finding, Proof
+from bakehouse.proving.reports import Proof, Seen
 from bakehouse.records.contents import Change
 
-GOOD = Finding("both", "first boot", "hostname is its own", True, "different on the two machines")
-BAD = Finding("i-1", "second boot", "The unit is active", False, "<script>alert(1)</script>\nfailed")
+GOOD = Seen("both", "first boot", Finding("hostname is its own", True, "different on the two machines"))
+BAD = Seen("i-1", "second boot", Finding("The unit is active", False, "<script>alert(1)</script>\nfailed"))
 PROOF = Proof(
     image="ami-1",
     name="bakehouse-web-1",
@@ -71,7 +72,7 @@ def page(proof: Proof, picture: bytes = b"") -> _Page:
 
 
 @pytest.mark.parametrize(("findings", "verdict"), [((GOOD,), "pass"), ((GOOD, BAD), "fail"), ((), "fail")])
-def test_verdict(findings: tuple[Finding, ...], verdict: str) -> None:
+def test_verdict(findings: tuple[Seen, ...], verdict: str) -> None:
     """A proof passes when something was found and all of it is good."""
     assert verdict == dataclasses.replace(PROOF, findings=findings).verdict
 

@@ -19,7 +19,7 @@ from bakehouse.errors import RegistryError, VerdictError
 from bakehouse.junit import Case, Suite
 from bakehouse.proving import trials
 from bakehouse.proving.scenarios import Scenario
-from bakehouse.proving.trials import Step, Trial
+from bakehouse.proving.trials import Trial, TrialStep
 from bakehouse.settings import ROOT
 
 _TASK = "TASK [web : Write the page] ****\n{}: [debian-13]{}\n\nPLAY RECAP ****\ndebian-13 : ok=1  failed=0\n"
@@ -65,8 +65,10 @@ def test_watch(capsys: pytest.CaptureFixture[str]) -> None:
     assert told[1].startswith("FAIL web on debian-13: look ") and told[2].endswith("Look: no space left")
 
 
-GOOD = Trial("default", "debian-13", (Step("converge", 4.04), Step("verify", 1.5)))
-BAD = Trial("web", "debian-13", (Step("converge", 4), Step("verify", 1, "Look: no\x1b page")), log=Path("/log"))
+GOOD = Trial("default", "debian-13", (TrialStep("converge", 4.04), TrialStep("verify", 1.5)))
+BAD = Trial(
+    "web", "debian-13", (TrialStep("converge", 4), TrialStep("verify", 1, "Look: no\x1b page")), log=Path("/log")
+)
 SKIPPED = Trial("default", "rocky-9", skipped="base rocky-9 needs an image registry")
 
 

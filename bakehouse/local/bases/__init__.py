@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bakehouse.errors import BakehouseError, InputError, NotFoundError, ToolError
 from bakehouse.local.bases import containers, debian
-from bakehouse.local.bases.containers import Failed, Say
+from bakehouse.local.bases.containers import MakingFailed, Say
 from bakehouse.local.labels import BASE, IMAGE
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def make(docker: DockerClient, name: str, labels: Mapping[str, str], say: Say) -
         words = _ARCHITECTURES[docker.info()["Architecture"]]
         shown = json.dumps(shows(base, words, datetime.now(UTC)))
         return _MAKERS[name](docker, base, {**labels, BASE: name, IMAGE: shown}, say)
-    except (Failed, DockerException, RequestException) as failure:
+    except (MakingFailed, DockerException, RequestException) as failure:
         raise _refusal(name, failure) from failure
 
 

@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 _HERE = Path(__file__).parent
 
 
-class Failed(Exception):  # noqa: N818  # what it says is no error of ours yet
+class MakingFailed(Exception):  # noqa: N818  # what it says is no error of ours yet
     """Carry what a program, a mirror, a registry or Docker complained of, and a hint."""
 
     def __init__(self, complaint: str, hint: str = "") -> None:
@@ -134,7 +134,7 @@ def _extend(
             container.put_archive("/", files)
         container.start()
         if container.wait()["StatusCode"]:
-            raise Failed(system.last_line(container.logs(tail=1).decode(errors="replace")))
+            raise MakingFailed(system.last_line(container.logs(tail=1).decode(errors="replace")))
         return str(container.commit(changes=changes(labels)).id)
     finally:
         container.remove(force=True)

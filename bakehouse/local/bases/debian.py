@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from bakehouse import system, tools
-from bakehouse.local.bases.containers import APT_PACKAGES, Failed, Say, changes, prepare
+from bakehouse.local.bases.containers import APT_PACKAGES, MakingFailed, Say, changes, prepare
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -64,7 +64,7 @@ def bootstrap(suite: str, docker: DockerClient, base: Base, labels: Mapping[str,
         answer = docker.api.import_image_from_stream(tar, changes=changes(labels))
     told: dict[str, Any] = json.loads(answer.strip().rpartition("\n")[2])
     if "error" in told:
-        raise Failed(told["error"])
+        raise MakingFailed(told["error"])
     return str(told["status"])
 
 
@@ -80,7 +80,7 @@ def _mirrors(targets: str) -> dict[str, str]:
 def _running(command: Sequence[str], given: str, say: Say) -> Iterator[Iterator[bytes]]:
     """Run a program, tell what it says it does, yield what it writes, and end it on the way out.
 
-    Whoever reads to the end gets a Failed when the program failed: half a base can't pass for a whole one.
+    Whoever reads to the end gets a MakingFailed when the program failed: half a base can't pass for a whole one.
     """
     with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as told:
         file.write(given.encode())
@@ -125,11 +125,11 @@ def _listen(lines: Iterator[str], said: list[str], say: Say) -> None:
             say(f"  {step[1]}")
 
 
-def _complaint(said: Sequence[str]) -> Failed:
+def _complaint(said: Sequence[str]) -> MakingFailed:
     telling = [line for line in said if "No space left" in line] or [
         line for line in said if line[:3] in ("E: ", "W: ")
     ]
-    return Failed((telling or said or ["mmdebstrap failed"])[0], "is the mirror reachable? apt-get update tells")
+    return MakingFailed((telling or said or ["mmdebstrap failed"])[0], "is the mirror reachable? apt-get update tells")
 
 
 def scratch() -> str:
