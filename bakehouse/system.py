@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -57,6 +58,19 @@ def follow(process: subprocess.Popen[bytes], log: Path) -> Iterator[str]:
             if not text:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(0.1)
+
+
+ARCHITECTURES: Mapping[str, Mapping[str, str]] = {
+    "x86_64": {"ec2": "x86_64", "kernel": "x86_64", "debian": "amd64"},
+    "arm64": {"ec2": "arm64", "kernel": "aarch64", "debian": "arm64"},
+}
+"""Architectures by EC2's word for each, with the words that EC2, the kernel and Debian have for it."""
+
+
+def architecture(word: str = "") -> str:
+    """Return EC2's word for an architecture that anybody names, by default for this system's; empty when unknown."""
+    word = word or platform.machine()
+    return next((name for name, words in ARCHITECTURES.items() if word in words.values()), "")
 
 
 @contextmanager

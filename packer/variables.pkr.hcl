@@ -37,6 +37,12 @@ variable "boot_budget" {
   description = "Seconds from launch until a machine of the image serves. Packer has no use for it."
 }
 
+variable "architecture" {
+  type        = string
+  description = "The architecture, in EC2's word; empty for the account's own. Packer has no use for it; the kit finds the base by it."
+  default     = ""
+}
+
 # The bases: packer/bases.auto.pkrvars.hcl
 
 variable "bases" {

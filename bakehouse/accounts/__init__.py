@@ -14,6 +14,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from bakehouse import recipes, system
 from bakehouse.console import step
 from bakehouse.errors import AccountError, BakehouseError, CloudError, DeadlineError, InputError
 from bakehouse.settings import Settings
@@ -88,6 +89,11 @@ class Account:
         return self.client("ssm")
 
     @property
+    def architecture(self) -> str:
+        """Return the architecture of bakes where none is named, in EC2's word: the local EC2 has its host's alone."""
+        return system.architecture() if self.endpoint else "x86_64"
+
+    @property
     def promotes_stand_ins(self) -> bool:
         """Tell whether an image may be promoted whose packages only stand in for the real ones."""
         return bool(self.endpoint)
@@ -141,7 +147,8 @@ def connect(settings: Settings, base: str = "") -> Account:
     if settings.account == "local":
         from bakehouse import local
 
-        return _local(local.up(settings, base).endpoint, settings.region or "us-east-1")
+        known = recipes.bases(settings.root) if base else {}
+        return _local(local.up(settings, base, known).endpoint, settings.region or "us-east-1")
     return _aws(settings)
 
 

@@ -1,1 +1,1 @@
-"""Baking: from a recipe to an image. What goes into a bake, whether one is due, and Packer's run."""
+"""Baking: from a recipe to an image. The inputs of a bake, the decision whether it is due, and the run of Packer."""

@@ -1,4 +1,4 @@
-"""Bakes: run Packer on a recipe, read its manifest, stamp provenance: an image."""
+"""Bakes: run Packer on a recipe, and tag and record the image that it makes."""
 
 from __future__ import annotations
 
@@ -33,18 +33,21 @@ def bake(
     *,
     base: str = "",
     package_files: Mapping[str, Path] | None = None,
+    architecture: str = "",
+    instance_type: str = "",
     force: bool = False,
     keep_on_failure: bool = False,
     debug: bool = False,
 ) -> Image:
-    """Bake the recipe that the settings name and return the image, or one that was baked of the same inputs before.
+    """Bake the settings' recipe and return the image, or an existing image that was baked from the same inputs.
 
-    ``base`` and ``package_files`` are as for ``plans.draw``; ``force`` bakes although nothing has changed.
-    Raises BakeError with the one reason after everything that the bake made for itself was cleared away, or with
-    ``keep_on_failure`` after it was said how to enter the machine that failed.
+    ``base`` and ``package_files`` are as for ``plans.draw``; ``force`` bakes even if nothing has changed; ``debug``
+    makes Packer write its debug log into the run's folder. Raises BakeError, which names the reason, when the bake
+    fails. Before that, everything that the bake made for itself is deleted; with ``keep_on_failure`` the machine stays,
+    and it is printed how to enter it.
     """
     with runs.interruptible(_interrupted):
-        plan = plans.draw(settings, base, package_files)
+        plan = plans.draw(settings, base, package_files, architecture, instance_type)
         plans.tell(plan, force=force)
         if plan.image and not force:
             return plan.image
@@ -58,7 +61,7 @@ def bake(
 
 
 def command(settings: Settings, account: Account, order: Order, run: Run, group: str, on_error: str) -> list[str]:
-    """Return Packer's command line, without a secret in it: the private key is the name of a file."""
+    """Return Packer's command line. It holds no secret: of the private key only the file name."""
     told = {
         "base": order.base.name,
         "base_image": order.start.id,
@@ -69,6 +72,7 @@ def command(settings: Settings, account: Account, order: Order, run: Run, group:
         "region": account.region,
         "endpoint": account.endpoint,
         "group_id": group,
+        "instance_type": order.recipe.instance_type,
         "key_name": key_name(run),
         "key_file": str(run.alias / run.key.name),
     }
@@ -83,7 +87,7 @@ def command(settings: Settings, account: Account, order: Order, run: Run, group:
 
 
 def environment(of_account: Mapping[str, str], run: Run, debug: bool) -> dict[str, str]:
-    """Return the environment of Packer and all that it starts: the account's, and every temporary file in the run's."""
+    """Return the environment of Packer: the account's, with all temporary files in the run's scratch folder."""
     here = {
         runs.VARIABLE: run.id,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), of_account.get("PATH", os.defpath)]),
@@ -102,7 +106,7 @@ def key_name(run: Run) -> str:
 
 
 def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool) -> Image:
-    """Bake within a run, and clear away what the run made for itself however it ends."""
+    """Bake in a run; whether that succeeds or not, what the run made for itself is cleared away at the end."""
     account, order = plan.account, plan.order
     console.say(f"bake {run.id}, log: {run.log}")
     _prepare(plan, run)
@@ -123,7 +127,7 @@ def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool
 
 
 def _prepare(plan: Plan, run: Run) -> None:
-    """Write down for Ansible what the roles are told, and where the image comes from."""
+    """Write the files that Ansible reads: the variables of the roles, and the begun provenance of the image."""
     order = plan.order
     told = provenances.statement(
         run.id,
@@ -146,7 +150,7 @@ def _prepare(plan: Plan, run: Run) -> None:
 
 
 def _make_key_and_group(account: Account, order: Order, run: Run) -> str:
-    """Give the run a key pair, and a security group that lets in the caller alone by SSH; return the group's ID."""
+    """Make the run's key pair and a security group that opens SSH to the caller alone; return the group's ID."""
     access.make_key(run.key)
     name = key_name(run)
     tags = {"Name": name, f"{TAG}kind": "bake", f"{TAG}recipe": order.recipe.name, f"{TAG}run": run.id}
@@ -157,7 +161,7 @@ def _make_key_and_group(account: Account, order: Order, run: Run) -> str:
 
 
 def _drive(account: Account, argv: list[str], env: Mapping[str, str], run: Run, root: Path) -> int:
-    """Run Packer to its end, show its steps, and return its exit code; interrupted, see to it that it ends."""
+    """Run Packer to its end, show its steps, and return its exit code; an interruption ends Packer too."""
     steps = console.Steps()
     with programs.started(argv, log=run.log, folder=root, environment=env, patience=_CANCEL_SECONDS) as packer:
         try:
@@ -169,7 +173,7 @@ def _drive(account: Account, argv: list[str], env: Mapping[str, str], run: Run, 
                     _show(steps, happened)
         except Interrupted:
             with suppress(OSError):  # the terminal may be gone
-                console.say("interrupted: Packer clears away ...")
+                console.say("interrupted: Packer cleans up ...")
             raise
         finally:
             steps.end(ok=packer.code == 0)
@@ -177,16 +181,22 @@ def _drive(account: Account, argv: list[str], env: Mapping[str, str], run: Run, 
 
 
 def _claim(account: Account, image_id: str, run: Run) -> None:
-    """Tag an image as the run's own as soon as it has an ID: Packer does so only when it's done."""
+    """Tag an image as the run's own as soon as it has an ID, because Packer tags it only at its end."""
     tags = {f"{TAG}kind": "bake", f"{TAG}run": run.id}
     with suppress(BakehouseError):
         account.ec2.create_tags(Resources=[image_id], Tags=tag_list(tags))
 
 
 def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
-    """Do with what Packer made what its oldest version can't, then stamp it an image; it was a bake's own till then."""
+    """Finish what Packer made and return the image.
+
+    Makes it require IMDSv2, which Packer's oldest version can't, keeps its records, and tags it as a finished image.
+    Until then it belongs to the run and is cleared away with it.
+    """
     if not (run.record / store.SBOM).exists():
-        raise BakeError("the bake left no record of what is in the image", "playbooks/tasks/record.yml makes it")
+        raise BakeError(
+            "the bake left no record of what is in the image", "playbooks/tasks/record.yml makes it; see the run's log"
+        )
     builds = json.loads(run.manifest.read_text())["builds"]
     image_id = builds[-1]["artifact_id"].rpartition(":")[2]
     images.require_imdsv2(plan.account, image_id)
@@ -196,7 +206,7 @@ def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
     store.keep(settings, image_id, {**told, store.INPUTS: json.dumps(whole, indent=1)})
     sources = images.repository_tags(offered)
     if offered and not sources:
-        console.say("the next bake won't know the image again: tags can't hold where its packages came from")
+        console.say("the next bake will bake anew: the image's tags have no room for its package repositories")
     more = {
         **sources,
         f"{TAG}inputs": inputs.digest(whole),
@@ -213,20 +223,20 @@ def _error(code: int, run: Run) -> BakeError:
 
 
 def _keep(account: Account, order: Order, run: Run) -> None:
-    """Leave a failed bake's machine as it is and say how to enter it; without a machine there is nothing to keep."""
+    """Keep the machine of a failed bake and print how to enter it; without a machine nothing is kept."""
     ours = filters({f"tag:{TAG}run": run.id, "instance-state-name": "running"})
     for page in account.ec2.pages("describe_instances", "Reservations", Filters=ours):
         for machine in page["Instances"]:
             run.keep()
             there = f"{order.base.user}@{machine.get('PublicIpAddress') or machine['PrivateIpAddress']}"
             hosts = ["-o", f"UserKnownHostsFile={run.known_hosts}", "-o", "StrictHostKeyChecking=accept-new"]
-            console.say(f"machine {machine['InstanceId']} stays; enter it:")
+            console.say(f"machine {machine['InstanceId']} is kept; to enter it:")
             console.say(f"  {shlex.join(['ssh', '-i', str(run.key), '-o', 'IdentitiesOnly=yes', *hosts, there])}")
-            console.say("clear it away when you are done: ./inv cleanup --leftovers --yes")
+            console.say("delete it when you are done: ./inv cleanup --leftovers --yes")
 
 
 def _interrupted(by: str) -> BakeError:
-    return BakeError(f"the bake was interrupted by {by} and came to nothing", "./inv bake starts anew")
+    return BakeError(f"the bake was interrupted by {by} and made no image", "./inv bake starts again")
 
 
 def _show(steps: console.Steps, happened: Event) -> None:

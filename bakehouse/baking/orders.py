@@ -1,4 +1,4 @@
-"""Orders: all that is decided before a bake begins, and what its image will tell of that."""
+"""Orders: what is decided before a bake begins, and the tags and inputs that follow from it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ _PACKAGES = {
     "debian": (b"!<arch>\ndebian-binary", "a Debian package", "{}_2.555.1_all.deb"),
     "redhat": (b"\xed\xab\xee\xdb", "an RPM package", "{}-2.555.1-1.noarch.rpm"),
 }
-"""Of each family how a package's file begins, what it is called, and how one is named."""
+"""For each family of bases: the first bytes of a package file, what such a file is called, and an example of a name."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """Hold what is to be baked from what.
+    """Hold what is to be baked.
 
-    Attributes: recipe; base, and start, the image that it was resolved to; stand_ins, for each package that can't be
-    had the repository that stands in for its own; files, for each package given as a file that file; packer.
+    Attributes:
+        recipe: the recipe.
+        base: the base.
+        start: the base's image, upon which the new image is baked.
+        stand_ins: the packages whose repository can't be reached, each mapped to the repository that stands in for it.
+        files: the packages that are installed from a file, each mapped to that file.
+        packer: the Packer that bakes.
     """
 
     recipe: Recipe
@@ -38,7 +43,7 @@ class Order:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Return what the roles are told beyond the inventory: where each package comes from."""
+        """Return the variables of the roles that say where packages come from: stand-in repositories and files."""
         told = {f"{_word(package)}_package_file": str(file) for package, file in self.files.items()}
         return told | variables(self.stand_ins)
 
@@ -57,7 +62,7 @@ class Order:
         return {"packer": ".".join(map(str, self.packer.version)), "ansible": version("ansible-core")}
 
     def provenance(self, run: str, commit: str) -> dict[str, str]:
-        """Return the tags by which an image tells where it comes from and is known as a finished one."""
+        """Return the tags that mark an image as finished and say where it comes from."""
         told = {
             "kind": "image",
             "recipe": self.recipe.name,
@@ -73,7 +78,7 @@ class Order:
 
 
 def variables(stand_ins: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Return what the roles are told of the repositories that stand in for those of the packages."""
+    """Return the variables of the roles that make packages come from stand-in repositories."""
     told = {}
     for package, repository in stand_ins.items():
         told[f"{_word(package)}_repository_url"] = repository["url"]
@@ -83,7 +88,7 @@ def variables(stand_ins: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 
 
 def notice(what: str, url: str, repository: Mapping[str, str]) -> str:
-    """Return the line that says of a package that it's not the real one, whose repository is at ``url``."""
+    """Return the line that says that a package is a stand-in, because its repository at ``url`` can't be reached."""
     return (
         f"STAND-IN: {url} can't be reached from here: {what} is {repository['version']},"
         " which only stands in for the real one"
@@ -91,13 +96,15 @@ def notice(what: str, url: str, repository: Mapping[str, str]) -> str:
 
 
 def check_files(recipe: Recipe, base: Base, files: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the whole path of each package's file; raises InputError for one that the base can't install."""
+    """Return the absolute path of each package file; raises InputError when the base can't install one."""
     return {package: _checked(recipe, base, package, file) for package, file in files.items()}
 
 
 def place(account: Account, recipe: Recipe, base: Base, files: Mapping[str, Path], packer: tools.Packer) -> Order:
-    """Resolve the base to an image, look which packages can't be had, say both, and return the order."""
-    start = images.base(account, base)
+    """Find the base's image and the packages that need a stand-in, print both, and return the order."""
+    if recipe.architecture:
+        _check_type(account, recipe)
+    start = images.base(account, base, recipe.architecture)
     console.say(f"base {base.name}: {start.id} ({start.name})")
     wanted = {package: url for package, url in recipe.repositories(base).items() if package not in files}
     found = {package: account.stand_in(package, base.family, url) for package, url in wanted.items()}
@@ -107,10 +114,21 @@ def place(account: Account, recipe: Recipe, base: Base, files: Mapping[str, Path
     return order
 
 
-def inputs_of(root: Path, order: Order, roles: Mapping[str, Path], collections: Mapping[str, Path]) -> dict[str, str]:
-    """Return all that would go into a bake but for what its machine takes from repositories that are no stand-ins.
+def _check_type(account: Account, recipe: Recipe) -> None:
+    """Raise InputError unless the instance type has the architecture that was named."""
+    [told] = account.ec2.describe_instance_types(InstanceTypes=[recipe.instance_type])["InstanceTypes"]
+    has = told["ProcessorInfo"]["SupportedArchitectures"]
+    if recipe.architecture not in has:
+        raise InputError(
+            f"instance type {recipe.instance_type} is {' or '.join(has)}, not {recipe.architecture}",
+            "--type names another for this bake, instance_type in the recipe's file for all",
+        )
 
-    ``roles`` and ``collections`` map the names of those that it uses to their folders.
+
+def inputs_of(root: Path, order: Order, roles: Mapping[str, Path], collections: Mapping[str, Path]) -> dict[str, str]:
+    """Return the bake's inputs, except what its machine will install from real package repositories.
+
+    ``roles`` and ``collections`` map the names of the roles and collections that the bake uses to their folders.
     """
     recipe, base = order.recipe, order.base
     data = recipes.path(root, recipe.name).relative_to(root)
@@ -126,7 +144,7 @@ def inputs_of(root: Path, order: Order, roles: Mapping[str, Path], collections: 
 
 
 def commit_of(root: Path) -> str:
-    """Return the checkout's git commit, with ``-dirty`` when files differ from it; ``none`` outside of git."""
+    """Return the checkout's git commit, followed by ``-dirty`` when files differ from it; ``none`` outside of git."""
 
     def git(*arguments: str) -> str:
         told = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
@@ -148,10 +166,10 @@ def _checked(recipe: Recipe, base: Base, package: str, file: Path) -> Path:
         with file.open("rb") as opened:
             begin = opened.read(len(magic))
     except OSError as error:
-        raise InputError(f"package {file} can't be read: {error.strerror}", "give a file that is there") from error
+        raise InputError(f"package {file} can't be read: {error.strerror}", "give an existing file") from error
     if begin != magic:
         raise InputError(
-            f"{file} is not {kind}, which base {base.name} needs", f"it is named like {example.format(package)}"
+            f"{file} is not {kind}, which base {base.name} needs", f"its name looks like {example.format(package)}"
         )
     return file.resolve()
 

@@ -1,10 +1,10 @@
-"""Plans: whether a bake is due, and why: what would go into it is held against what went into the images there are."""
+"""Plans: whether a bake is due, and why: its inputs are compared with the inputs of the existing images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
@@ -19,19 +19,23 @@ from bakehouse.records import inspector, store
 from bakehouse.settings import Settings
 
 UNREACHABLE = "can't be reached"
-"""What stands in place of the digest of what a repository offers."""
+"""Takes the place of the digest when a repository's index can't be fetched."""
 
 _INDEX_SECONDS = 5
-_PACKAGES = "packages "  # what the names of repositories begin with among the inputs
+_PACKAGES = "packages "  # the names of inputs that are repositories begin with this
 
 
 @dataclass(frozen=True)
 class Plan:
     """Hold what a bake would do.
 
-    Attributes: cloud, the door to the account; order, what would be baked from what; commit, of the checkout; inputs,
-    all that would go into it; image, the one that was baked of the same and need not be baked again, or None; reasons,
-    why, a line each.
+    Attributes:
+        account: the account on which it would bake.
+        order: what would be baked.
+        commit: the checkout's git commit, as ``orders.commit_of`` returns it.
+        inputs: the inputs that are known before the bake, by name.
+        image: the existing image that was baked from the same inputs; None when a bake is due.
+        reasons: why a bake is due or not, a line each.
     """
 
     account: Account
@@ -42,12 +46,23 @@ class Plan:
     reasons: tuple[str, ...]
 
 
-def draw(settings: Settings, base: str = "", package_files: Mapping[str, Path] | None = None) -> Plan:
-    """Return the plan of a bake of the recipe that the settings name; what it needs to know of is made or started.
+def draw(
+    settings: Settings,
+    base: str = "",
+    package_files: Mapping[str, Path] | None = None,
+    architecture: str = "",
+    instance_type: str = "",
+) -> Plan:
+    """Return the plan of a bake of the settings' recipe.
 
-    ``base`` names another base than the recipe's, ``package_files`` maps a package to a file of it to install.
+    It installs or starts what it needs for that: roles, Packer, the local EC2 and its base. ``base`` names another
+    base than the recipe's; ``package_files`` maps packages to the files from which they are to be installed;
+    ``architecture`` and ``instance_type`` stand in place of the recipe's.
     """
     recipe = recipes.load(settings)
+    if architecture:
+        recipe = replace(recipe, architecture=recipes.check_architecture(architecture, "--arch"))
+    recipe = replace(recipe, instance_type=instance_type or recipe.instance_type)
     ground = recipes.base(settings.root, base or recipe.base)
     files = orders.check_files(recipe, ground, package_files or {})
     roles.ensure(settings.root, recipe)
@@ -63,10 +78,10 @@ def draw(settings: Settings, base: str = "", package_files: Mapping[str, Path] |
 
 
 def tell(plan: Plan, *, force: bool = False) -> None:
-    """Say whether a bake is due, and why; ``force``, that it comes all the same."""
+    """Print whether a bake is due, and why; with ``force``, that it is baked in any case."""
     for reason in plan.reasons:
         console.say(reason)
-    spared = "--force: it is baked all the same" if force else "nothing to bake; --force bakes all the same"
+    spared = "--force: baking anyway" if force else "nothing to bake; --force bakes anyway"
     console.say(spared if plan.image else "a bake is due")
 
 
@@ -76,49 +91,52 @@ def decide(
     offered: Mapping[str, str],
     recorded: Callable[[Image], Mapping[str, str] | None],
 ) -> tuple[Image | None, list[str]]:
-    """Say which of a recipe's images, newest first, spares a bake of these inputs, if any, and why or why not.
+    """Return the image that makes a bake of the inputs ``now`` unnecessary, or None, and the reasons, a line each.
 
-    ``offered`` is what the repositories offer now from which the images were baked; ``recorded`` returns what an image
-    was baked of, where that is known here.
+    ``found`` are the recipe's images, newest first. ``offered`` is what the repositories of these images offer now, as
+    ``states`` returns it. ``recorded`` returns the recorded inputs of an image, or None when there is no record here.
     """
     now_for = {image.id: whole(now, {index: offered[index] for index in image.repositories}) for image in found}
     same = [image for image in found if image.tags.get(f"{TAG}inputs") == inputs.digest(now_for[image.id])]
     spare = next((image for image in same if not _unfit(image)), None)
     if spare:
         proven = ", and it is proven" if spare.verdict == "pass" else ""
-        return spare, [f"image {spare.id} ({spare.name}) was baked of the same{proven}"]
+        return spare, [f"image {spare.id} ({spare.name}) was baked from the same inputs{proven}"]
     if same:
-        return None, [f"image {image.id} was baked of the same, but {_unfit(image)}" for image in same]
+        return None, [f"image {image.id} was baked from the same inputs, but {_unfit(image)}" for image in same]
     for image in found:
         if (before := recorded(image)) is not None:
             return None, [f"{line}, since image {image.id}" for line in inputs.changes(before, now_for[image.id])]
     if found:
-        return None, [f"of {len(found)} images none has a record here of what it was baked of"]
+        return None, [f"the inputs of the recipe's images are not recorded here (images: {len(found)})"]
     return None, ["there is no image of this recipe yet"]
 
 
 def states(indexes: Collection[str]) -> dict[str, str]:
-    """Return for the URL of each repository's index the digest of what is offered there, or UNREACHABLE.
+    """Return the digest of what each repository index offers, by the index's URL, or UNREACHABLE.
 
-    The signature is left to the machine: here an index is compared and nothing is taken from it.
+    Signatures are not checked, because indexes are only compared here. The machine that installs packages checks them.
     """
     with ThreadPoolExecutor() as pool:
         return dict(zip(indexes, pool.map(_state, indexes), strict=True))
 
 
 def fetched(known: Mapping[str, str], offered: Mapping[str, str]) -> dict[str, str]:
-    """Return what a bake's machine was offered without those repositories that stand in for others: these are known."""
+    """Return what the real repositories offered to a bake's machine.
+
+    Stand-in repositories are left out of ``offered``, because they are already among the ``known`` inputs.
+    """
     stand_ins = tuple(name.removeprefix(_PACKAGES) for name in known if name.startswith(_PACKAGES))
     return {index: state for index, state in offered.items() if not index.startswith(stand_ins)}
 
 
 def whole(known: Mapping[str, str], offered: Mapping[str, str]) -> dict[str, str]:
-    """Return all inputs of a bake: those known before it, and what the repositories offered that its machine had."""
+    """Return all inputs of a bake: those known before it, and what the repositories offered to its machine."""
     return {**known, **{f"{_PACKAGES}{index}": state for index, state in offered.items()}}
 
 
 def _unfit(image: Image) -> str:
-    """Return why an image can't spare a bake; empty when it can."""
+    """Return why an image doesn't make a bake unnecessary; empty when it does."""
     if image.state != "available":
         return f"is {image.state}"
     if image.verdict == "fail":

@@ -263,18 +263,19 @@ def refuse_revoked(account: Account, image: Image) -> None:
         raise InputError(why, "choose another image; ./inv images lists the images")
 
 
-def base(account: Account, wanted: Base) -> Image:
+def base(account: Account, wanted: Base, architecture: str = "") -> Image:
     """Return the newest image that matches a base's name pattern and owner and is not revoked.
 
     Raises NotFoundError, which names the pattern and the owner, when there is none.
     """
-    named = filters({"name": wanted.image_name, "state": "available"})
+    pattern = wanted.pattern(architecture or account.architecture)
+    named = filters({"name": pattern, "state": "available"})
     answers = account.ec2.pages("describe_images", "Images", Owners=[wanted.owner], Filters=named)
     for found in newest([Image.from_aws(answer) for answer in answers]):
         if not revocation(account, found):
             return found
     raise NotFoundError(
-        f"base {wanted.name}: no image is named {wanted.image_name} and owned by {wanted.owner} in {account.region}",
+        f"base {wanted.name}: no image is named {pattern} and owned by {wanted.owner} in {account.region}",
         "correct the base in packer/bases.auto.pkrvars.hcl, or choose another: --base NAME",
     )
 

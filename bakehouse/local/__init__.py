@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
@@ -25,6 +25,9 @@ from bakehouse.errors import ToolError
 from bakehouse.local.folders import digest
 from bakehouse.local.labels import BASE, CHECKOUT, IMAGE, KIND
 from bakehouse.settings import Settings
+
+if TYPE_CHECKING:
+    from bakehouse.local.bases import Described
 
 COLUMNS = ("what", "state")
 
@@ -48,7 +51,7 @@ class Endpoint:
     docker: bool
 
 
-def up(settings: Settings, base: str = "") -> Endpoint:
+def up(settings: Settings, base: str = "", known: Mapping[str, Described] | None = None) -> Endpoint:
     """Return the checkout's server, started if needed; ``base`` (a base's name) is made if it isn't there yet.
 
     Raises ToolError when Docker can't be had, and what ``bases.make`` raises.
@@ -67,7 +70,7 @@ def up(settings: Settings, base: str = "") -> Endpoint:
             if server.set_aside:
                 console.say(f"the local EC2's state could not be read and was set aside: {server.set_aside}")
         if base:
-            _have_base(settings, base, server)
+            _have_base(settings, base, known or {}, server)
         return server
 
 
@@ -103,12 +106,12 @@ def status(settings: Settings) -> dict[str, Any]:
     }
     if not _bodies(settings).answers():
         return found
-    from bakehouse.local.bases import BASES
+    from bakehouse.local.bases import MAKINGS
 
     bodies = _bodies(settings)
     images = bodies.images()
     made = {labels[BASE]: labels for _, labels, _ in images if labels.get(KIND) == "base"}
-    for name in BASES:
+    for name in MAKINGS:
         told = json.loads(made[name][IMAGE]) if name in made else {}
         how = told.get("how", "not made yet")
         found["bases"].append({"base": name, "image": told.get("image_name", ""), "how": how})
@@ -149,14 +152,15 @@ def ask(endpoint: str, question: str, seconds: float = 10, **query: str) -> dict
         raise ToolError(f"local EC2: {no['error']}", no["hint"] or "./inv local.status names its log") from error
 
 
-def _have_base(settings: Settings, name: str, server: Endpoint) -> None:
+def _have_base(settings: Settings, name: str, known: Mapping[str, Described], server: Endpoint) -> None:
     from bakehouse.local import bases
 
     bodies = _bodies(settings)
+    bases.keep(_folder(settings), known)
     if not any(labels.get(BASE) == name for _, labels, _ in bodies.images()):
         if ground := bases.get(name).ground:
-            _have_base(settings, ground, server)
-        bases.make(bodies.docker, name, bodies.labels("base"), console.say)
+            _have_base(settings, ground, known, server)
+        bases.make(bodies.docker, name, known[name], bodies.labels("base"), console.say)
         ask(server.endpoint, "adopt")
 
 

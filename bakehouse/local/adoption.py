@@ -66,7 +66,7 @@ def stand_in(lifecycle: Lifecycle, package: str, family: str, folder: Path) -> d
 
     bodies = lifecycle.bodies
     with _one_at_a_time:
-        debian = _base(bodies, "debian-13") or _make(lifecycle, "debian-13")
+        debian = _base(bodies, "debian-13") or _make(lifecycle, "debian-13", folder)
         repository = packages.up(
             bodies.docker,
             package=package,
@@ -88,10 +88,10 @@ def _base(bodies: Bodies, name: str) -> str:
     return next((image for image, labels, _ in bodies.images() if labels.get(BASE) == name), "")
 
 
-def _make(lifecycle: Lifecycle, name: str) -> str:
-    from bakehouse.local.bases import make
+def _make(lifecycle: Lifecycle, name: str, folder: Path) -> str:
+    from bakehouse.local.bases import kept, make
 
-    made = make(lifecycle.bodies.docker, name, lifecycle.bodies.labels("base"), log.info)
+    made = make(lifecycle.bodies.docker, name, kept(folder)[name], lifecycle.bodies.labels("base"), log.info)
     with lifecycle.changing():
         bases(lifecycle)
     return made

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bakehouse import documents
+from bakehouse import documents, system
 from bakehouse.errors import InputError, NotFoundError
 from bakehouse.settings import Settings
 
@@ -36,6 +36,7 @@ class Recipe:
     playbook: str
     boot_budget: int
     packages: Mapping[str, Mapping[str, str]]
+    architecture: str = ""
 
     @property
     def name(self) -> str:
@@ -62,6 +63,10 @@ class Base:
     user: str
     root_device: str
 
+    def pattern(self, architecture: str) -> str:
+        """Return the pattern of its images' names for an architecture (EC2's word)."""
+        return self.image_name.format(**system.ARCHITECTURES[architecture])
+
 
 def names(root: Path) -> list[str]:
     """Return the names of the checkout's recipes."""
@@ -87,8 +92,18 @@ def load(settings: Settings, name: str = "") -> Recipe:
     recipe = Recipe(**documents.checked(Recipe, documents.read_hcl(file, settings.root), f"{_FOLDER}/{file.name}"))
     if recipe.name != name:
         raise InputError(f'{_FOLDER}/{file.name}: it calls itself "{recipe.name}"', f'write recipe = "{name}"')
+    if recipe.architecture:
+        check_architecture(recipe.architecture, f"{_FOLDER}/{file.name}: architecture")
     _check_playbook(recipe, settings.root)
     return recipe
+
+
+def check_architecture(name: str, where: str) -> str:
+    """Return EC2's word for an architecture; raises InputError, which says where an unknown one was named."""
+    found = system.architecture(name)
+    if not found:
+        raise InputError(f"{where} {name} is no architecture", f"known: {', '.join(system.ARCHITECTURES)}")
+    return found
 
 
 def bases(root: Path) -> dict[str, Base]:
@@ -106,6 +121,13 @@ def bases(root: Path) -> dict[str, Base]:
     for name, one in found.items():
         if one.family not in FAMILIES:
             raise InputError(f"{_BASES}: base {name}: there is no family {one.family}", f"known: {', '.join(FAMILIES)}")
+        try:
+            one.pattern("x86_64")
+        except (KeyError, ValueError, IndexError) as error:
+            raise InputError(
+                f"{_BASES}: base {name}: image_name {one.image_name!r} has a place that is not known",
+                "the places are {ec2}, {kernel} and {debian}: each is the architecture in the words of one of these",
+            ) from error
     return found
 
 

@@ -14,6 +14,8 @@ from bakehouse.tasks import JSON, WHICH, load_settings, one_of, same_recipe, tas
         **WHICH,
         **JSON,
         "base": "start from this base of packer/bases.auto.pkrvars.hcl instead of the recipe's own",
+        "arch": "the architecture: x86_64 or arm64; the recipe's, or else the account's own by default",
+        "type": "the EC2 instance type to bake on; the recipe's by default",
         "jenkins-package": "install this .deb or .rpm instead of one from Jenkins's repository",
         "force": "bake although there is an image that was baked of the same",
         "plan": "only say whether a bake is due, and why; print the ID of the image that spares it",
@@ -27,6 +29,8 @@ def bake(
     recipe: str = "",
     account: str = "",
     base: str = "",
+    arch: str = "",
+    type: str = "",  # noqa: A002, the flag is --type
     jenkins_package: str = "",
     force: bool = False,
     plan: bool = False,
@@ -47,7 +51,7 @@ def bake(
     settings = load_settings(account, recipe)
     files = {"jenkins": Path(jenkins_package)} if jenkins_package else {}
     if plan:
-        drawn = plans.draw(settings, base, files)
+        drawn = plans.draw(settings, base, files, arch, type)
         plans.tell(drawn)
         if drawn.image:
             console.data(drawn.image.id)
@@ -56,6 +60,8 @@ def bake(
         settings,
         base=base,
         package_files=files,
+        architecture=arch,
+        instance_type=type,
         force=force,
         keep_on_failure=one_of("on-failure", on_failure, "cleanup", "keep") == "keep",
         debug=debug,

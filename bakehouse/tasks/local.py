@@ -14,7 +14,7 @@ def up(c: Context, base: str = "") -> None:
 
     settings = load_settings("local")
     wanted = recipes.base(settings.root, base or recipes.load(settings).base)
-    console.data(local.up(settings, wanted.name).endpoint)
+    console.data(local.up(settings, wanted.name, recipes.bases(settings.root)).endpoint)
 
 
 @task

@@ -351,7 +351,7 @@ def test_interrupted(bakery: Bakery, asked: signal.Signals) -> None:
         out, told = process.communicate(timeout=60)
 
     assert (1, "") == (process.returncode, out)
-    assert f"error: the bake was interrupted by {asked.name} and came to nothing" in told.splitlines()
+    assert f"error: the bake was interrupted by {asked.name} and made no image" in told.splitlines()
     assert ({}, [], []) == (bakery.left(), bakery.private_files(), processes(bakery.run))
 
 
@@ -426,7 +426,7 @@ bases = {
         (HALF_MADE, "Packer: Error waiting for AMI: timeout"),
         (NOTHING_RECORDED, "the bake left no record of what is in the image"),
         (KILLED, "Packer was ended by SIGKILL"),
-        (DEAF, "the bake was interrupted by SIGINT and came to nothing"),
+        (DEAF, "the bake was interrupted by SIGINT and made no image"),
     ],
     ids=["half-made image", "nothing recorded", "killed", "deaf"],
 )

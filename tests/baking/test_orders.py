@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bakehouse import __version__, tools
+from bakehouse import __version__, images, tools
 from bakehouse.accounts import Account
 from bakehouse.baking import orders
 from bakehouse.baking.orders import Order
@@ -151,3 +151,23 @@ def test_place(account: Account, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     told = capsys.readouterr().err
     assert f"base any: {placed.start.id} ({placed.start.name})" in told
     assert 1 == told.count("STAND-IN")
+
+
+@pytest.mark.local
+def test_an_architecture_that_is_named(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base of the named architecture is looked for, and an instance type of another one is refused before that."""
+    looked: list[str] = []
+    base = Base("any", "debian", "any-{debian}-{kernel}", "self", "admin", "/dev/xvda")
+
+    def find(_: Account, __: Base, architecture: str) -> Image:
+        looked.append(architecture)
+        return START
+
+    monkeypatch.setattr(images, "base", find)
+
+    with pytest.raises(InputError, match=r"^instance type t3\.small is x86_64, not arm64$") as refused:
+        orders.place(account, replace(RECIPE, packages={}, architecture="arm64"), base, {}, PACKER)
+    assert [] == looked and refused.value.hint.startswith("--type names another")
+    arm = replace(RECIPE, packages={}, architecture="arm64", instance_type="t4g.small")
+    assert START == orders.place(account, arm, base, {}, PACKER).start
+    assert ["arm64"] == looked

@@ -35,20 +35,20 @@ def image(name: str, of: Mapping[str, str] | None = NOW, state: str = "available
 
 DECISIONS: dict[str, tuple[list[Image], Mapping[str, Any], Mapping[str, str], str, list[str]]] = {
     "no image": ([], {}, NOW, "", ["there is no image of this recipe yet"]),
-    "the same": ([image("ami-a")], {}, NOW, "ami-a", ["image ami-a (ami-a) was baked of the same"]),
+    "the same": ([image("ami-a")], {}, NOW, "ami-a", ["image ami-a (ami-a) was baked from the same inputs"]),
     "the same, proven": (
         [image("ami-a", verdict="pass sha256:1")],
         {},
         NOW,
         "ami-a",
-        ["image ami-a (ami-a) was baked of the same, and it is proven"],
+        ["image ami-a (ami-a) was baked from the same inputs, and it is proven"],
     ),
     "the newest of the same": (
         [image("ami-c", BEFORE), image("ami-b"), image("ami-a")],
         {},
         NOW,
         "ami-b",
-        ["image ami-b (ami-b) was baked of the same"],
+        ["image ami-b (ami-b) was baked from the same inputs"],
     ),
     "unfit": (
         [image("ami-d", state="pending"), image("ami-c", verdict="fail sha256:1"), image("ami-b", revoked="why")],
@@ -56,9 +56,9 @@ DECISIONS: dict[str, tuple[list[Image], Mapping[str, Any], Mapping[str, str], st
         NOW,
         "",
         [
-            "image ami-d was baked of the same, but is pending",
-            "image ami-c was baked of the same, but its proof failed",
-            "image ami-b was baked of the same, but was revoked",
+            "image ami-d was baked from the same inputs, but is pending",
+            "image ami-c was baked from the same inputs, but its proof failed",
+            "image ami-b was baked from the same inputs, but was revoked",
         ],
     ),
     "an older one that is fit": (
@@ -66,7 +66,7 @@ DECISIONS: dict[str, tuple[list[Image], Mapping[str, Any], Mapping[str, str], st
         {},
         NOW,
         "ami-a",
-        ["image ami-a (ami-a) was baked of the same"],
+        ["image ami-a (ami-a) was baked from the same inputs"],
     ),
     "a change": (
         [image("ami-b", None), image("ami-a", BEFORE)],
@@ -80,7 +80,7 @@ DECISIONS: dict[str, tuple[list[Image], Mapping[str, Any], Mapping[str, str], st
         {},
         NOW,
         "",
-        ["of 2 images none has a record here of what it was baked of"],
+        ["the inputs of the recipe's images are not recorded here (images: 2)"],
     ),
     "packages": (
         [image("ami-b", OFFERED, **{"repository-1": "http://deb"})],
@@ -94,7 +94,7 @@ DECISIONS: dict[str, tuple[list[Image], Mapping[str, Any], Mapping[str, str], st
         {},
         NOW,
         "ami-b",
-        ["image ami-b (ami-b) was baked of the same"],
+        ["image ami-b (ami-b) was baked from the same inputs"],
     ),
 }
 
@@ -103,7 +103,7 @@ DECISIONS: dict[str, tuple[list[Image], Mapping[str, Any], Mapping[str, str], st
 def test_decide(
     found: list[Image], known: Mapping[str, Any], now: Mapping[str, str], spare: str, reasons: list[str]
 ) -> None:
-    """An image that is fit and was baked of the same spares a bake; else each reason for one is a line."""
+    """An image that is fit and was baked from the same inputs spares a bake; else each reason for one is a line."""
     decided, told = plans.decide(
         found, now, {"http://deb": UNREACHABLE, "http://same": "sha256:1"}, lambda one: known.get(one.id)
     )

@@ -84,7 +84,7 @@ def test_a_foreign_version(description: str | None) -> None:
 @pytest.mark.parametrize("name", ["", "Stable", "-x", "a/b", "x" * 33])
 def test_a_name_that_is_none(name: str) -> None:
     """A channel's name is part of a parameter's, and so small letters, digits and dashes."""
-    with pytest.raises(InputError, match="is not a name"):
+    with pytest.raises(InputError, match="is not valid"):
         channels.check(name)
 
 
@@ -172,7 +172,7 @@ def test_two_at_once(account: Account, call: int, wins: str) -> None:
     winner = {"mine": mine, "theirs": theirs}[wins]
     [loser] = {"mine", "theirs"} - {wins}
     assert [winner, winner] == [read(account).image, value(account)]
-    assert {wins: "", loser: f"channel stable was moved to {winner} meanwhile, by {ME}: there it stays"} == told
+    assert {wins: "", loser: f"channel stable was moved to {winner} meanwhile by {ME} and stays there"} == told
 
 
 @pytest.mark.local
@@ -217,7 +217,7 @@ def test_without_rights(account: Account, image: images.Image, capsys: pytest.Ca
     channels.nominate(stranger, image)
 
     told = capsys.readouterr().err
-    assert "channel candidate does not point to the image, which is complete: get_parameter_history: " in told
+    assert "the image is complete, but channel candidate could not be moved to it: get_parameter_history: " in told
     assert "hint: README lists the rights" in told
 
 

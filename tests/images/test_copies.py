@@ -98,7 +98,7 @@ def test_a_copy_that_fails(account: Account, copy: Callable[..., dict[str, Image
 @pytest.mark.parametrize(
     ("regions", "words"),
     [
-        ("", "copy it where?"),
+        ("", "--region is missing"),
         ("us-east-1", "the image is in region us-east-1 already"),
         ("mars-1", "there is no region mars-1"),
         (f"{REGION},me-south-1", "region me-south-1 is not enabled on account local"),

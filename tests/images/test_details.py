@@ -193,7 +193,7 @@ def test_compare_without_a_record(account: Account, settings: Settings) -> None:
     """An image whose contents aren't recorded here is named, with where the record is."""
     one, other = recorded(account, settings, CONTENTS), baked(account)
 
-    with pytest.raises(NotFoundError, match=f"no record here of what is in image {other}") as refused:
+    with pytest.raises(NotFoundError, match=f"the contents of image {other} are not recorded here") as refused:
         details.compare(settings, one, images.get(account, other))
     assert "/usr/share/bakehouse/sbom.cdx.json" in refused.value.hint
 
@@ -210,7 +210,7 @@ def test_find(account: Account, settings: Settings, capsys: pytest.CaptureFixtur
     assert named.contents
     assert (set(CONTENTS.packages), "") == (set(named.contents.packages), told)
     assert (one.id, None) == (pointed.entry.image.id, pointed.contents)
-    assert f"no record here of what is in image {one.id}" in capsys.readouterr().err
+    assert f"the contents of image {one.id} are not recorded here" in capsys.readouterr().err
 
 
 @pytest.mark.local

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from datetime import UTC, datetime
 
 import pytest
@@ -102,7 +103,7 @@ def test_latest_is_one_that_can_be_launched(account: Account) -> None:
         ("ami-xyz", InputError, "'ami-xyz' is not an image ID"),
         ("", InputError, "'' is not an image ID"),
         ("ami-0123456789abcdef0", NotFoundError, "no image ami-0123456789abcdef0 on account local"),
-        ("theirs", InputError, "is none of ours"),
+        ("theirs", InputError, "was not baked by Bakehouse"),
         ("half baked", InputError, "is still being baked"),
         ("another recipe's", InputError, "is of recipe nginx, not jenkins"),
     ],
@@ -150,6 +151,18 @@ def test_base_is_the_newest_match(account: Account) -> None:
     assert found.name.startswith("ubuntu/images/")
     every = account.ec2.describe_images(Filters=[{"Name": "name", "Values": ["ubuntu/images/*"]}])["Images"]
     assert max(one["CreationDate"] for one in every) == f"{found.created:%Y-%m-%dT%H:%M:%S}.000Z"
+
+
+@pytest.mark.local
+def test_base_of_an_architecture(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base is of the account's architecture, that of the local EC2's host, or of the one that is named."""
+    base = Base("ours", "debian", "ours-{debian}", "self", "admin", "/dev/xvda")
+    made = {name: account.ec2.register_image(Name=f"ours-{name}")["ImageId"] for name in ("amd64", "arm64")}
+
+    assert made["arm64"] == images.base(account, base, "arm64").id
+    for machine, name in (("x86_64", "amd64"), ("aarch64", "arm64")):
+        monkeypatch.setattr(platform, "machine", lambda machine=machine: machine)
+        assert made[name] == images.base(account, base).id
 
 
 @pytest.mark.local

@@ -106,11 +106,11 @@ CASES: dict[str, tuple[Survey, Terms, dict[str, str]]] = {
         Survey([made("a", 1), made("b", 3), made("c", 2), made("d", 5, deprecated="x"), made("e", 4, deprecated="x")]),
         Terms(keep=0, limit=1),
         {
-            "a": "later: nothing uses it; 1 go at a time",
+            "a": "later: nothing uses it; the limit is 1 at a time",
             "b": GOES,
-            "c": "later: nothing uses it; 1 go at a time",
+            "c": "later: nothing uses it; the limit is 1 at a time",
             "d": GONE,
-            "e": "later: nothing uses it; 1 go at a time",
+            "e": "later: nothing uses it; the limit is 1 at a time",
         },
     ),
     "what couldn't be read": (

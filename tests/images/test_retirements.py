@@ -129,7 +129,7 @@ def test_what_cant_be_read(account: Account, operation: str) -> None:
 
     assert before == there(account)
     assert {"stay"} == {fate.step for fate in plan.fates}
-    with pytest.raises(CloudError, match=r"nothing goes: .* can't be read: .*not authorized") as raised:
+    with pytest.raises(CloudError, match=r"nothing is deleted: .* can't be read: .*not authorized") as raised:
         retirements.insist(plan)
     assert 1 == raised.value.code
 

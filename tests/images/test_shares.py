@@ -82,7 +82,7 @@ def test_a_key_that_can_be_shared(
     share(image, ONE)
 
     assert (ONE,) == usage.shares(account, image, images.get(account, image, "jenkins").snapshots)
-    assert f"its policy has to let them use key {key} too" in capsys.readouterr().err
+    assert f"the policy of key {key} has to let these accounts use the key too" in capsys.readouterr().err
 
 
 def test_a_snapshot_without_our_tag(account: Account, share: Callable[[str, str], Image]) -> None:

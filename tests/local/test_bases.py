@@ -21,7 +21,7 @@ from bakehouse.errors import InputError, NotFoundError, ToolError
 from bakehouse.local import bases
 from bakehouse.local.bases import containers, debian
 
-WORDS = {"kernel": "x86_64", "ec2": "x86_64", "debian": "amd64"}
+KNOWN = recipes.bases(ROOT)
 OWN = {"123456789012": "self"}  # moto's account
 NOW = datetime(2026, 11, 22, 8, 15, tzinfo=UTC)
 
@@ -41,19 +41,29 @@ NOW = datetime(2026, 11, 22, 8, 15, tzinfo=UTC)
 )
 def test_one_filter_finds_a_base_here_and_on_aws(name: str, image_name: str) -> None:
     """What a base shows is what packer/bases.auto.pkrvars.hcl looks for on AWS."""
-    looked_for = recipes.bases(ROOT)[name]
-    shown = bases.shows(bases.BASES[name], WORDS, NOW)
+    looked_for = KNOWN[name]
+    shown = bases.shows(bases.MAKINGS[name], looked_for, "x86_64", NOW)
 
     assert image_name == shown["image_name"]
-    assert fnmatch(shown["image_name"], looked_for.image_name)
+    assert fnmatch(shown["image_name"], looked_for.pattern("x86_64"))
     assert looked_for.owner in (shown["owner"], shown["owner_alias"], OWN.get(shown["owner"]))
     assert looked_for.user == shown["user"]
     assert "x86_64" == shown["architecture"]
 
 
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_base_is_found_on_arm_too(name: str) -> None:
+    """On a machine with ARM a base shows what the same file looks for there, in each pattern's own word for ARM."""
+    shown = bases.shows(bases.MAKINGS[name], KNOWN[name], "arm64", NOW)
+
+    assert "arm64" == shown["architecture"]
+    assert fnmatch(shown["image_name"], KNOWN[name].pattern("arm64"))
+    assert not fnmatch(shown["image_name"], KNOWN[name].pattern("x86_64"))
+
+
 def test_every_base_is_known_on_both_sides() -> None:
     """The local EC2 has a base for each that Packer knows, and no other."""
-    assert set(recipes.bases(ROOT)) == set(bases.BASES)
+    assert set(recipes.bases(ROOT)) == set(bases.MAKINGS)
 
 
 @pytest.mark.parametrize(
@@ -79,10 +89,10 @@ def test_mirrors(targets: str, mirrors: dict[str, str]) -> None:
 def test_unknown_base() -> None:
     """A base that isn't known is refused with the names of those that are."""
     with pytest.raises(NotFoundError) as raised:
-        bases.make(None, "plan-9", {}, print)  # type: ignore[arg-type]
+        bases.make(None, "plan-9", KNOWN["debian-13"], {}, print)  # type: ignore[arg-type]
 
     assert "the local EC2 has no base plan-9" == raised.value.text
-    assert f"known: {', '.join(bases.BASES)}" == raised.value.hint
+    assert f"known: {', '.join(bases.MAKINGS)}" == raised.value.hint
 
 
 # With the Docker engine
@@ -153,7 +163,7 @@ def test_what_needs_a_registry(engine: Any, monkeypatch: pytest.MonkeyPatch, nam
     monkeypatch.setattr(containers, "IMAGES", {name: (f"127.0.0.1:1/{image}", script)})
 
     with pytest.raises(ToolError) as raised:
-        bases.make(engine, name, LABELS, lambda line: None)
+        bases.make(engine, name, KNOWN[name], LABELS, lambda line: None)
 
     said = f"base {name} needs an image registry, and none can be reached: "
     assert raised.value.text.startswith(said)
@@ -168,7 +178,7 @@ def test_a_registry_image_is_made_a_base(engine: Any, debian_base: str, monkeypa
     install = "rm /etc/cloud/cloud.cfg.d/20-bakehouse.cfg\n"
     monkeypatch.setattr(containers, "IMAGES", {"amazon-linux-2023": (debian_base, install)})
 
-    image = bases.make(engine, "amazon-linux-2023", LABELS, lambda line: None)
+    image = bases.make(engine, "amazon-linux-2023", KNOWN["amazon-linux-2023"], LABELS, lambda line: None)
 
     user = "grep -o 'name: .*user' /etc/cloud/cloud.cfg.d/20-bakehouse.cfg"
     assert b"name: ec2-user\n" == engine.containers.run(image, ["sh", "-c", user], remove=True)
@@ -189,7 +199,7 @@ def test_a_registry_image_that_can_not_be_made_a_base(
     monkeypatch.setattr(containers, "IMAGES", {"amazon-linux-2023": (debian_base, install)})
 
     with pytest.raises(ToolError, match=r"^base amazon-linux-2023 can't be made: Error: no such package$"):
-        bases.make(engine, "amazon-linux-2023", LABELS, lambda line: None)
+        bases.make(engine, "amazon-linux-2023", KNOWN["amazon-linux-2023"], LABELS, lambda line: None)
 
     assert [] == made(engine)
 
@@ -211,7 +221,7 @@ def test_a_mirror_that_does_not_answer(engine: Any, scratch: Path, monkeypatch: 
     monkeypatch.setattr(debian, "_mirrors", lambda targets: nowhere)
 
     with pytest.raises(ToolError) as raised:
-        bases.make(engine, "debian-13", LABELS, lambda line: None)
+        bases.make(engine, "debian-13", KNOWN["debian-13"], LABELS, lambda line: None)
 
     assert raised.value.text.startswith("base debian-13 can't be made: ")
     assert "http://127.0.0.1:1/" in raised.value.text
@@ -226,7 +236,7 @@ def test_a_disk_that_is_full(engine: Any, scratch: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m,mode=1777", "tmpfs", scratch], check=True)
     try:
         with pytest.raises(InputError) as raised:
-            bases.make(engine, "debian-13", LABELS, lambda line: None)
+            bases.make(engine, "debian-13", KNOWN["debian-13"], LABELS, lambda line: None)
         assert [] == list(scratch.iterdir())
     finally:
         subprocess.run(["umount", scratch], check=True)
@@ -247,7 +257,7 @@ def test_an_interruption(engine: Any, scratch: Path, ctrl_c: Callable[[], None])
             ctrl_c()
 
     with pytest.raises(KeyboardInterrupt):
-        bases.make(engine, "debian-13", LABELS, say)
+        bases.make(engine, "debian-13", KNOWN["debian-13"], LABELS, say)
 
     assert "  extracting archives" in told
     assert [] == made(engine)
@@ -255,8 +265,10 @@ def test_an_interruption(engine: Any, scratch: Path, ctrl_c: Callable[[], None])
 
 MAKE = f"""
 import docker
+from bakehouse import recipes, settings
 from bakehouse.local import bases
-bases.make(docker.from_env(), "debian-13", {LABELS!r}, lambda line: print(line, flush=True))
+known = recipes.bases(settings.ROOT)["debian-13"]
+bases.make(docker.from_env(), "debian-13", known, {LABELS!r}, lambda line: print(line, flush=True))
 """
 
 

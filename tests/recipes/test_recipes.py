@@ -76,6 +76,12 @@ REFUSED = {
     ),
     "number in a map": ('"https://example.com/debian"', "1", InputError, "packages is not a map of maps of strings"),
     "an expression": ('"t3.small"', "lower(T3)", InputError, "instance_type is not a string"),
+    "no architecture": (
+        "boot_budget ",
+        'architecture = "vax"\nboot_budget',
+        InputError,
+        "web.pkrvars.hcl: architecture vax is no architecture",
+    ),
     "another's name": ('"web"', '"mail"', InputError, 'web.pkrvars.hcl: it calls itself "mail"'),
     "no playbook": ("playbooks/web.yml", "playbooks/nowhere.yml", NotFoundError, "no playbook playbooks/nowhere.yml"),
 }
@@ -140,12 +146,24 @@ def test_broken_playbook(given: Settings) -> None:
 
 def test_bases(given: Settings) -> None:
     """The bases are read from the map that Packer reads, and an unknown one is refused with the known ones."""
-    debian = Base("debian-13", "debian", "debian-13-amd64-*", "136693071363", "admin", "/dev/xvda")
+    debian = Base("debian-13", "debian", "debian-13-{debian}-*", "136693071363", "admin", "/dev/xvda")
 
     assert debian == recipes.base(given.root, "debian-13")
+    assert ["debian-13-amd64-*", "debian-13-arm64-*"] == [debian.pattern(one) for one in ("x86_64", "arm64")]
     with pytest.raises(NotFoundError) as refused:
         recipes.base(given.root, "plan9")
     assert refused.value.hint.startswith("known: debian-13, debian-12, amazon-linux-2023")
+
+
+def test_a_place_that_is_not_known(given: Settings) -> None:
+    """A pattern with a place for what nobody knows is refused with the places that there are."""
+    file = given.root / "packer/bases.auto.pkrvars.hcl"
+    write(file, file.read_text().replace("debian-13-{debian}-*", "debian-13-{arch}-*"))
+
+    with pytest.raises(
+        InputError, match=r"base debian-13: image_name 'debian-13-\{arch\}-\*' has a place that is not known"
+    ):
+        recipes.bases(given.root)
 
 
 def test_family(given: Settings) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Protocol
 
+from bakehouse import documents, system
 from bakehouse.errors import BakehouseError, InputError, NotFoundError, ToolError
 from bakehouse.local.bases import containers, debian
 from bakehouse.local.bases.containers import MakingFailed, Say
@@ -18,89 +22,104 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 
-@dataclass(frozen=True)
-class Base:
-    """Describe one base as its AMI is on AWS.
+class Described(Protocol):
+    """Say what has to be known of a base: packer/bases.auto.pkrvars.hcl holds it."""
 
-    Attributes: system, its name as people say it; image_name, with places for the architecture in the kernel's, EC2's
-    or Debian's word and for the time it is made; owner, an account's ID, and owner_alias, that account's name or empty;
-    user, the machine's first user; root_device; how, the way it comes about here; ground, the base that it is made of,
-    or empty.
+    @property
+    def image_name(self) -> str:
+        """Return the pattern of its images' names, with places for the architecture."""
+
+    @property
+    def owner(self) -> str:
+        """Return its owner: an account's ID, ``self`` or ``amazon``."""
+
+    @property
+    def user(self) -> str:
+        """Return the user that its machines let in."""
+
+    @property
+    def root_device(self) -> str:
+        """Return the name of its root device."""
+
+
+Maker = Callable[["DockerClient", str, Mapping[str, str], Say], str]
+"""Make a base for the engine, a first user and labels, telling how it gets on; return the ID of the Docker image."""
+
+
+@dataclass(frozen=True)
+class Making:
+    """Hold how a base is made here.
+
+    Attributes:
+        system: its name as people say it.
+        how: the way it comes about, for people.
+        make: what makes it.
+        stars: what stands in a made image's name for each ``*`` of the pattern; ``now`` is the time.
+        ground: the name of the base that it is made of, or empty.
     """
 
     system: str
-    image_name: str
-    owner: str
-    user: str
-    root_device: str
     how: str
-    owner_alias: str = ""
+    make: Maker
+    stars: tuple[str, ...] = ("{now:%Y%m%d-%H%M}",)
     ground: str = ""
 
 
-_debian = partial(Base, owner="136693071363", user="admin", root_device="/dev/xvda", how="made here with mmdebstrap")
-_amazon = partial(Base, owner="137112412989", owner_alias="amazon", user="ec2-user", root_device="/dev/xvda")
-_ubuntu = partial(Base, owner="099720109477", user="ubuntu", root_device="/dev/sda1")
-_rocky = partial(Base, owner="792107900819", user="rocky", root_device="/dev/sda1")
-_own = partial(Base, owner="123456789012", user="ec2-user", root_device="/dev/xvda")  # what "self" means there
+def _of_debian(system: str, suite: str) -> Making:
+    return Making(system, "made here with mmdebstrap", partial(debian.bootstrap, suite))
 
 
-def _of_registry(name: str) -> str:
-    return f"made here of the registry's {containers.IMAGES[name][0]}"
+def _of_registry(system: str, name: str, *stars: str) -> Making:
+    how = f"made here of the registry's {containers.IMAGES[name][0]}"
+    return Making(system, how, partial(containers.of_registry, name), stars)
 
 
-BASES: Mapping[str, Base] = {
-    "debian-13": _debian("Debian 13", "debian-13-{debian}-{now:%Y%m%d-%H%M}"),
-    "debian-12": _debian("Debian 12", "debian-12-{debian}-{now:%Y%m%d-%H%M}"),
-    "amazon-linux-2023": _amazon(
-        "Amazon Linux 2023",
-        "al2023-ami-2023.0.{now:%Y%m%d}.0-kernel-6.1-{ec2}",
-        how=_of_registry("amazon-linux-2023"),
-    ),
-    "ubuntu-24.04": _ubuntu(
-        "Ubuntu 24.04",
-        "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{debian}-server-{now:%Y%m%d}",
-        how=_of_registry("ubuntu-24.04"),
-    ),
-    "ubuntu-22.04": _ubuntu(
-        "Ubuntu 22.04",
-        "ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-{debian}-server-{now:%Y%m%d}",
-        how=_of_registry("ubuntu-22.04"),
-    ),
-    "rocky-10": _rocky(
-        "Rocky Linux 10", "Rocky-10-EC2-Base-10.0-{now:%Y%m%d}.0.{kernel}", how=_of_registry("rocky-10")
-    ),
-    "rocky-9": _rocky("Rocky Linux 9", "Rocky-9-EC2-Base-9.0-{now:%Y%m%d}.0.{kernel}", how=_of_registry("rocky-9")),
-    "rpm-stand-in": _own(
+MAKINGS: Mapping[str, Making] = {
+    "debian-13": _of_debian("Debian 13", "trixie"),
+    "debian-12": _of_debian("Debian 12", "bookworm"),
+    "amazon-linux-2023": _of_registry("Amazon Linux 2023", "amazon-linux-2023", "0.{now:%Y%m%d}.0"),
+    "ubuntu-24.04": _of_registry("Ubuntu 24.04", "ubuntu-24.04", "{now:%Y%m%d}"),
+    "ubuntu-22.04": _of_registry("Ubuntu 22.04", "ubuntu-22.04", "{now:%Y%m%d}"),
+    "rocky-10": _of_registry("Rocky Linux 10", "rocky-10", "0", "{now:%Y%m%d}.0", ""),
+    "rocky-9": _of_registry("Rocky Linux 9", "rocky-9", "0", "{now:%Y%m%d}.0", ""),
+    "rpm-stand-in": Making(
         "Stands in for Amazon Linux 2023: Debian 13 with rpm and dnf,",
-        "rpm-stand-in-{ec2}-{now:%Y%m%d-%H%M}",
-        how="made here of debian-13; stands in for Amazon Linux 2023",
+        "made here of debian-13; stands in for Amazon Linux 2023",
+        partial(containers.of_ground, "debian-13"),
         ground="debian-13",
     ),
 }
-"""Every base by the name that it has in packer/bases.auto.pkrvars.hcl."""
+"""How each base of packer/bases.auto.pkrvars.hcl is made, by its name there."""
 
-_MAKERS: Mapping[str, Callable[[DockerClient, Base, Mapping[str, str], Say], str]] = {
-    "debian-13": partial(debian.bootstrap, "trixie"),
-    "debian-12": partial(debian.bootstrap, "bookworm"),
-    "rpm-stand-in": containers.of_ground,
-    **{name: partial(containers.of_registry, name) for name in containers.IMAGES},
-}
+_OWNERS = {"amazon": "137112412989", "self": "123456789012"}
+"""The accounts that have a name besides their number: AWS's own, and the local EC2's."""
 
-_ARCHITECTURES = {
-    "x86_64": {"kernel": "x86_64", "ec2": "x86_64", "debian": "amd64"},
-    "aarch64": {"kernel": "aarch64", "ec2": "arm64", "debian": "arm64"},
-}
+_FILE = "bases.json"
 
 
-def get(name: str) -> Base:
-    """Return the base of this name; raises NotFoundError, which lists the known ones."""
-    if name not in BASES:
-        raise NotFoundError(f"the local EC2 has no base {name}", f"known: {', '.join(BASES)}")
-    return BASES[name]
+def get(name: str) -> Making:
+    """Return how the base of this name is made; raises NotFoundError, which lists the known ones."""
+    if name not in MAKINGS:
+        raise NotFoundError(f"the local EC2 has no base {name}", f"known: {', '.join(MAKINGS)}")
+    return MAKINGS[name]
 
 
-def make(docker: DockerClient, name: str, labels: Mapping[str, str], say: Say) -> str:
+def keep(folder: Path, known: Mapping[str, Described]) -> None:
+    """Write down what is known of the bases, for the server, which makes one when packages need it."""
+    told = {name: {key: getattr(one, key) for key in _KEYS} for name, one in known.items()}
+    documents.replace(folder / _FILE, json.dumps(told).encode())
+
+
+def kept(folder: Path) -> dict[str, Described]:
+    """Return what ``keep`` wrote down."""
+    told = json.loads((folder / _FILE).read_text())
+    return {name: SimpleNamespace(**one) for name, one in told.items()}
+
+
+_KEYS = ("image_name", "owner", "user", "root_device")
+
+
+def make(docker: DockerClient, name: str, base: Described, labels: Mapping[str, str], say: Say) -> str:
     """Make a base, telling how it gets on, and return the ID of the Docker image.
 
     The image has the labels, ``bakehouse.base`` (the name) and ``bakehouse.image`` (a JSON object: what its AMI shows);
@@ -111,22 +130,29 @@ def make(docker: DockerClient, name: str, labels: Mapping[str, str], say: Say) -
     from docker.errors import DockerException
     from requests.exceptions import RequestException
 
-    base = get(name)
+    making = get(name)
     say(f"making the base {name}: once, about a minute ...")
     try:
-        words = _ARCHITECTURES[docker.info()["Architecture"]]
-        shown = json.dumps(shows(base, words, datetime.now(UTC)))
-        return _MAKERS[name](docker, base, {**labels, BASE: name, IMAGE: shown}, say)
+        architecture = system.architecture(docker.info()["Architecture"])
+        shown = json.dumps(shows(making, base, architecture, datetime.now(UTC)))
+        return making.make(docker, base.user, {**labels, BASE: name, IMAGE: shown}, say)
     except (MakingFailed, DockerException, RequestException) as failure:
         raise _refusal(name, failure) from failure
 
 
-def shows(base: Base, words: Mapping[str, str], now: datetime) -> dict[str, str]:
-    """Return what the AMI of a base shows that was made at that time on a machine of that architecture."""
-    return asdict(base) | {
-        "image_name": base.image_name.format(now=now, **words),
-        "description": f"{base.system} for machines of the local EC2",
-        "architecture": words["ec2"],
+def shows(making: Making, base: Described, architecture: str, now: datetime) -> dict[str, str]:
+    """Return what the AMI of a base shows that was made at that time on a machine of that architecture (EC2's word)."""
+    stars = iter(making.stars)
+    pattern = base.image_name.format(**system.ARCHITECTURES[architecture])
+    return {
+        "image_name": re.sub(r"[*]", lambda _: next(stars).format(now=now), pattern),
+        "description": f"{making.system} for machines of the local EC2",
+        "architecture": architecture,
+        "owner": _OWNERS.get(base.owner, base.owner),
+        "owner_alias": base.owner if base.owner == "amazon" else "",
+        "user": base.user,
+        "root_device": base.root_device,
+        "how": making.how,
     }
 
 

@@ -15,8 +15,6 @@ from bakehouse.local.labels import BASE, IMAGE
 if TYPE_CHECKING:
     from docker import DockerClient
 
-    from bakehouse.local.bases import Base
-
 Say = Callable[[str], None]
 
 _HERE = Path(__file__).parent
@@ -78,10 +76,10 @@ IMAGES: Mapping[str, tuple[str, str]] = {
 """Of each base that is made of a registry's image that image, and the script that makes a machine of it."""
 
 
-def of_registry(name: str, docker: DockerClient, base: Base, labels: Mapping[str, str], say: Say) -> str:
+def of_registry(name: str, docker: DockerClient, user: str, labels: Mapping[str, str], say: Say) -> str:
     """Make a base of a registry's image, which is pulled if it isn't here; returns the Docker image's ID."""
     image, install = IMAGES[name]
-    return _extend(docker, _registered(docker, name, image, say), install, base.user, labels, say)
+    return _extend(docker, _registered(docker, name, image, say), install, user, labels, say)
 
 
 def _registered(docker: DockerClient, name: str, image: str, say: Say) -> str:
@@ -107,13 +105,13 @@ def _registered(docker: DockerClient, name: str, image: str, say: Say) -> str:
 _STAND_IN = "cd /stand-in; sh ./make; cd /; rm -r /stand-in\n"
 
 
-def of_ground(docker: DockerClient, base: Base, labels: Mapping[str, str], say: Say) -> str:
+def of_ground(ground: str, docker: DockerClient, user: str, labels: Mapping[str, str], say: Say) -> str:
     """Make the base that stands in for one without a registry of the base it names; returns the Docker image's ID."""
-    own = {**labels, BASE: base.ground}
+    own = {**labels, BASE: ground}
     del own[IMAGE]
-    ground = docker.images.list(filters={"label": [f"{key}={value}" for key, value in own.items()]})[0]
+    below = docker.images.list(filters={"label": [f"{key}={value}" for key, value in own.items()]})[0]
     folder = packed(_HERE / "rpm-stand-in", "stand-in")
-    return _extend(docker, str(ground.id), _STAND_IN, base.user, labels, say, folder)
+    return _extend(docker, str(below.id), _STAND_IN, user, labels, say, folder)
 
 
 def _extend(

@@ -21,8 +21,6 @@ from bakehouse.local.bases.containers import APT_PACKAGES, MakingFailed, Say, ch
 if TYPE_CHECKING:
     from docker import DockerClient
 
-    from bakehouse.local.bases import Base
-
 _SOURCES = """\
 Types: deb
 URIs: {main}
@@ -50,12 +48,12 @@ exit $code
 """Run a command to its very end; told to end, tell its whole process group: mmdebstrap heeds it in a child only."""
 
 
-def bootstrap(suite: str, docker: DockerClient, base: Base, labels: Mapping[str, str], say: Say) -> str:
+def bootstrap(suite: str, docker: DockerClient, user: str, labels: Mapping[str, str], say: Say) -> str:
     """Make a base of a Debian release, named by its suite, of the mirrors that this machine uses itself."""
     mirrors = _mirrors(system.run("apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)", "Origin: Debian")[1])
     command = [
         *(str(tools.ensure("mmdebstrap")), "--variant=minbase", f"--include={','.join(APT_PACKAGES)}"),
-        f'--customize-hook=chroot "$1" sh -euc {shlex.quote(prepare())} prepare {base.user}',
+        f'--customize-hook=chroot "$1" sh -euc {shlex.quote(prepare())} prepare {user}',
         *(suite, "-"),
     ]
     if mirrors:
