@@ -113,7 +113,7 @@ class Channel:
     def predecessors(self) -> list[str]:
         """Return the IDs of the images to roll back to, nearest first.
 
-        After a roll back the images that came after the restored one are no predecessors any more.
+        When a channel was rolled back to an image, the images that came after that one are left out.
         """
         line: list[str] = []
         for move in self.moves:

@@ -118,7 +118,7 @@ def find(account: Account, settings: Settings, name: str) -> Details:
 
 
 def pair(account: Account, recipe: str, before: str, after: str) -> tuple[Image, Image]:
-    """Return two images, each given by its ID or by a channel of the recipe; prints it when their recipes differ."""
+    """Return two images, each given by ID or by a channel of the recipe; prints a notice when their recipes differ."""
     one, other = _named(account, recipe, before), _named(account, recipe, after)
     if one.recipe != other.recipe:
         console.say(f"{one.id} is of recipe {one.recipe}, {other.id} of recipe {other.recipe}")

@@ -119,7 +119,7 @@ def decide(found: Survey, wanted: Terms, now: datetime) -> Retention:
 
 
 def as_rows(planned: Retention) -> list[list[str]]:
-    """Return a plan as rows under ``COLUMNS``."""
+    """Return the decisions as rows under ``COLUMNS``."""
     return [
         [fate.step, fate.thing.id, fate.thing.recipe, f"{fate.thing.created:%Y-%m-%d %H:%M}", fate.why]
         for fate in planned.fates

@@ -1,4 +1,4 @@
-"""Retirements: deprecate and delete images and snapshots, as a plan of ``retention`` or a person decided."""
+"""Retirements: deprecate and delete images and snapshots, as ``retention`` or a person decided."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def plan(account: Account, wanted: Terms) -> Retention:
 
 
 def apply(account: Account, planned: Retention) -> None:
-    """Carry out a plan; it is no error when a thing was deleted meanwhile."""
+    """Carry out the decisions of a retention; it is no error when a thing was deleted meanwhile."""
     for thing in planned.of("deprecate"):
         with console.step(f"{thing.id} deprecated"):
             deprecate(account, thing)

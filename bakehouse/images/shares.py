@@ -44,7 +44,7 @@ def _accounts(typed: str) -> list[str]:
     ids = list(dict.fromkeys(filter(None, typed.split(","))))
     for one in ids or [""]:
         if not _ACCOUNT.fullmatch(one):
-            hint = "give 12 digits for each account, with commas between; sharing with everybody is not possible"
+            hint = "give IDs of 12 digits with commas between; an image is never shared with everybody"
             raise InputError(f"--account-id {one} is not an account's ID" if one else "--account-id is missing", hint)
     return ids
 

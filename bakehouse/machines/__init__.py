@@ -1,4 +1,4 @@
-"""Machines: running instances of our images: found, waited for, rebooted, stopped, started, ended for good."""
+"""Machines: find, wait for, reboot, stop, start and terminate the EC2 instances of our images."""
 
 from __future__ import annotations
 
@@ -22,9 +22,17 @@ _ALIVE = ("pending", "running", "stopping", "stopped")
 class Machine:
     """Hold one machine (an EC2 instance).
 
-    Attributes: id; state, EC2's word for it; why, its reason; address, the public one, empty while it has none; type;
-    image, the ID of the image it runs; recipe, empty when it isn't ours; user, whom it is entered as; key, the name of
-    its key pair; launched, when.
+    Attributes:
+        id: its ID.
+        state: its state in EC2's words, such as ``running``.
+        why: EC2's reason for the state; may be empty.
+        address: its public IP address; empty while it has none.
+        type: its instance type.
+        image: the ID of the image that it runs.
+        recipe: the name of its recipe; empty when it isn't ours.
+        user: the name of the user for SSH.
+        key: the name of its key pair.
+        launched: when it was launched.
     """
 
     id: str
@@ -40,7 +48,7 @@ class Machine:
 
     @classmethod
     def from_aws(cls, answer: Mapping[str, Any]) -> Machine:
-        """Read one of the Instances of a DescribeInstances answer."""
+        """Read one instance from the answer of DescribeInstances."""
         tags = tags_of(answer)
         return cls(
             id=answer["InstanceId"],
@@ -72,20 +80,24 @@ def find(account: Account, recipe: str) -> list[Machine]:
 
 
 def get(account: Account, machine_id: str, recipe: str) -> Machine:
-    """Return the machine of this ID; refuses a malformed or unknown ID, one that isn't ours and another recipe's."""
+    """Return the machine of this ID.
+
+    Raises NotFoundError when there is no such machine or it is terminated, and InputError when the ID is malformed, or
+    the machine isn't ours or is of another recipe.
+    """
     if not _ID.fullmatch(machine_id):
         raise InputError(
             f"{machine_id!r} is not a machine ID",
-            "one looks like i-0a1b2c3d4e5f60718; ./inv machines lists them",
+            "a machine ID looks like i-0a1b2c3d4e5f60718; ./inv machines lists the machines",
         )
     machine = _look(account, machine_id)
     if machine is None or machine.state not in _ALIVE:
-        fate = f"is {machine.state}" if machine else f"isn't there on account {account.name}"
-        raise NotFoundError(f"machine {machine_id} {fate}", "./inv machines lists those there are")
+        fate = f"is {machine.state}" if machine else f"does not exist on account {account.name}"
+        raise NotFoundError(f"machine {machine_id} {fate}", "./inv machines lists the machines")
     if not machine.recipe:
         raise InputError(
-            f"machine {machine_id} is none of ours: it carries no tag {TAG}recipe",
-            "./inv machines lists ours",
+            f"machine {machine_id} was not launched by Bakehouse: it has no tag {TAG}recipe",
+            "./inv machines lists the machines",
         )
     if machine.recipe != recipe:
         raise InputError(
@@ -96,7 +108,10 @@ def get(account: Account, machine_id: str, recipe: str) -> Machine:
 
 
 def some(account: Account, recipe: str, machine_id: str = "") -> list[Machine]:
-    """Return the machines that are meant: the one of this ID, or all; raises NotFoundError when there are none."""
+    """Return the machine of this ID, or all of the recipe when the ID is empty; raises NotFoundError if there is none.
+
+    The list is never empty.
+    """
     found = [get(account, machine_id, recipe)] if machine_id else find(account, recipe)
     if not found:
         raise NotFoundError(
@@ -106,7 +121,7 @@ def some(account: Account, recipe: str, machine_id: str = "") -> list[Machine]:
 
 
 def one(account: Account, recipe: str, machine_id: str = "") -> Machine:
-    """Return the machine that is meant: the one of this ID, or the newest, which is named where there are several."""
+    """Return the machine of this ID, or the recipe's newest when the ID is empty; prints which if there are several."""
     found = some(account, recipe, machine_id)
     if len(found) > 1:
         console.say(f"machine {found[0].id}, the newest of {len(found)}")
@@ -114,7 +129,7 @@ def one(account: Account, recipe: str, machine_id: str = "") -> Machine:
 
 
 def running(account: Account, ids: Sequence[str]) -> list[Machine]:
-    """Return the machines of these IDs when all of them run; raises CloudError when one ends instead."""
+    """Wait until all machines of these IDs run, and return them; raises CloudError when one ends instead."""
 
     def look() -> list[Machine] | None:
         found = [machine for machine in (_look(account, machine_id) for machine_id in ids) if machine]
@@ -129,12 +144,12 @@ def running(account: Account, ids: Sequence[str]) -> list[Machine]:
 
 
 def stop(account: Account, machine: Machine) -> None:
-    """Have a machine stop; ``stopped`` waits for it."""
+    """Tell a machine to stop; ``stopped`` waits until it has."""
     account.ec2.stop_instances(InstanceIds=[machine.id])
 
 
 def stopped(account: Account, machine: Machine) -> Machine:
-    """Return a machine that was told to stop when it has."""
+    """Wait until a machine has stopped, and return it."""
 
     def look() -> Machine | None:
         found = _look(account, machine.id)
@@ -145,12 +160,12 @@ def stopped(account: Account, machine: Machine) -> Machine:
 
 
 def reboot(account: Account, machine: Machine) -> None:
-    """Have a machine reboot, which its state doesn't show; ``shells.rebooted`` waits for it."""
+    """Tell a machine to reboot; ``shells.rebooted`` waits until it has, which EC2's state doesn't show."""
     account.ec2.reboot_instances(InstanceIds=[machine.id])
 
 
 def start(account: Account, machine: Machine) -> Machine:
-    """Start a stopped machine and return it, with its new address, when it runs."""
+    """Start a stopped machine, wait until it runs, and return it with its new address."""
     account.ec2.start_instances(InstanceIds=[machine.id])
     return running(account, [machine.id])[0]
 
@@ -168,18 +183,18 @@ def as_row(machine: Machine) -> list[str]:
 
 
 def as_data(machine: Machine) -> dict[str, Any]:
-    """Return a machine as a program reads it."""
+    """Return a machine as data for JSON."""
     read = asdict(machine)
     return {"machine": read.pop("id"), **read}
 
 
 def plan(machines: Sequence[Machine]) -> list[str]:
-    """Say what terminating these machines takes away, a line each."""
+    """Return a line for each machine that would be terminated."""
     return [f"terminate machine {m.id} ({m.state}, launched {m.launched:%Y-%m-%d %H:%M})" for m in machines]
 
 
 def terminate(account: Account, machines: Sequence[Machine]) -> None:
-    """Terminate machines and return when they are gone."""
+    """Terminate machines and wait until they are terminated."""
     ids = [machine.id for machine in machines]
     account.ec2.terminate_instances(InstanceIds=ids)
 
@@ -194,12 +209,14 @@ def terminate(account: Account, machines: Sequence[Machine]) -> None:
 def address(machine: Machine) -> str:
     """Return a machine's public address; raises InputError while it has none."""
     if not machine.address:
-        raise InputError(f"machine {machine.id} is {machine.state} and has no address", "./inv machines shows them")
+        raise InputError(
+            f"machine {machine.id} is {machine.state} and has no address", "./inv machines shows the addresses"
+        )
     return machine.address
 
 
 def console_output(account: Account, machine: Machine) -> str:
-    """Return what a machine wrote on its console; empty while EC2 has nothing."""
+    """Return what a machine wrote on its console; empty while EC2 has no output of it."""
     output: str = account.ec2.get_console_output(InstanceId=machine.id).get("Output") or ""
     return output.replace("\r", "").rstrip()
 

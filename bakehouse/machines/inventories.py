@@ -1,4 +1,4 @@
-"""Inventories: our running machines as Ansible knows them."""
+"""Inventories: our running machines as an inventory of Ansible."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _ONE_CONNECTION = ("-o", "ControlMaster=auto", "-o", "ControlPersist=60s")
 
 
 def read(settings: Settings) -> dict[str, Any]:
-    """Return the inventory of the account's running machines, in the form in which Ansible takes it from a script."""
+    """Return the inventory of the account's running machines, in the form of an Ansible inventory script."""
     account = accounts.connected(settings)
     found = machines.find(account, "*") if account else []
     return inventory(settings, [machine for machine in found if machine.state == "running" and machine.address])
 
 
 def inventory(settings: Settings, found: Sequence[Machine]) -> dict[str, Any]:
-    """Return these machines as an inventory: a group for each recipe, and how Ansible enters each machine."""
+    """Return these machines as an inventory: a group for each recipe, and the variables of each machine."""
     groups: dict[str, Any] = {}
     for machine in found:
         groups.setdefault(machine.recipe, {"hosts": []})["hosts"].append(machine.id)
@@ -29,7 +29,7 @@ def inventory(settings: Settings, found: Sequence[Machine]) -> dict[str, Any]:
 
 
 def variables(settings: Settings, machine: Machine) -> dict[str, Any]:
-    """Return what Ansible needs to enter a machine."""
+    """Return the variables with which Ansible connects to a machine."""
     return {
         "ansible_host": machine.address,
         "ansible_user": machine.user,

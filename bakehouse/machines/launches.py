@@ -1,4 +1,4 @@
-"""Launches: from an image to machines that are healthy, or to the reasons why they are not."""
+"""Launches: launch machines of an image, wait until they are healthy, or say why they are not."""
 
 from __future__ import annotations
 
@@ -20,17 +20,24 @@ from bakehouse.recipes import services
 from bakehouse.recipes.services import Service
 from bakehouse.settings import Settings
 
-USER_DATA_LIMIT = 16 * 1024  # bytes before they are encoded: EC2's own limit
+USER_DATA_LIMIT = 16 * 1024  # bytes before base64: EC2's own limit
 
 ENTRY_SECONDS = 180
-"""In this time machines that run have to let us in."""
+"""Running machines must accept SSH logins within this time."""
 
 _TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
 
 
 @dataclass(frozen=True)
 class Request:
-    """Hold what is to be launched: how many, of which type, for whom (empty for the caller alone), told what."""
+    """Hold what is to be launched.
+
+    Attributes:
+        count: the number of machines.
+        type: their instance type.
+        allow: the network that may connect to them, as a CIDR block; empty for the caller's address alone.
+        user_data: the user data that they get.
+    """
 
     count: int
     type: str
@@ -39,11 +46,11 @@ class Request:
 
 
 def request(instance_type: str, *, count: str = "1", allow: str = "", user_data: str = "") -> Request:
-    """Read what a person typed; ``user_data`` names a file. Raises InputError naming what is wrong with which flag."""
+    """Read the flags of a launch; ``user_data`` names a file. Raises InputError, which names the flag that is wrong."""
     if not (count.isascii() and count.isdigit() and int(count)):
         raise InputError(f"--count {count} is not a number of machines", "give a whole number from 1 up")
     if not _TYPE.fullmatch(instance_type):
-        raise InputError(f"--type {instance_type} is not an instance type", "one looks like t3.medium")
+        raise InputError(f"--type {instance_type} is not an instance type", "an instance type looks like t3.medium")
     return Request(
         int(count),
         instance_type,
@@ -63,14 +70,14 @@ def launch(
     user_data: str = "",
     terminate: bool = False,
 ) -> list[Machine]:
-    """Launch machines of an image, by default the recipe's newest, and return them when a probe finds them healthy.
+    """Launch machines of an image, by default the recipe's newest, and return them when they are healthy.
 
-    ``channel`` names one that points to the image. The words are as a person types them. Raises InputError before
-    anything is made, and VerdictError, after saying what was found, when a machine doesn't get healthy; the machines
-    then stay unless they are to be terminated.
+    ``channel`` names a channel whose image is launched. All arguments are as a person types them. Raises InputError
+    before anything is made. When a machine does not get healthy it prints the findings and raises VerdictError; with
+    ``terminate`` the machines are then terminated, otherwise they stay.
     """
     if image_id and channel:
-        raise InputError("launch which image?", "./inv launch --image ID, or ./inv launch --channel NAME")
+        raise InputError("--image and --channel exclude each other", "give one of them, or none for the newest image")
     recipe, service = recipes.load(settings), services.load(settings)
     wanted = request(instance_type or recipe.instance_type, count=count, allow=allow, user_data=user_data)
     account = accounts.connect(settings)
@@ -98,9 +105,10 @@ def launch(
 def begin(
     account: Account, settings: Settings, image: Image, wanted: Request, ports: Sequence[int], run: str = ""
 ) -> list[Machine]:
-    """Launch machines of an image, with SSH and ``ports`` open to the caller alone, and return them as they begin.
+    """Launch machines of an image and return them without waiting for them.
 
-    With ``run`` they are that run's own and go with it.
+    SSH and ``ports`` are open to ``wanted.allow``, by default to the caller alone. With ``run``, the ID of a run, the
+    machines belong to that run and are cleared away with it.
     """
     key = access.key_pair(account, settings, image.recipe)
     group = access.group(account, image.recipe, key, (22, *ports), wanted.allow or account.caller(), run)
@@ -128,27 +136,27 @@ def begin(
 
 
 def end(account: Account, settings: Settings, found: Sequence[Machine]) -> None:
-    """Terminate machines, return when they are gone, and forget their host keys."""
+    """Terminate machines, wait until they are terminated, and delete their host keys here."""
     machines.terminate(account, found)
     for machine in found:
         access.known_hosts(settings, machine.id).unlink(missing_ok=True)
 
 
 def settled(settings: Settings, service: Service, launched: Sequence[Machine], seconds: float) -> dict[str, float]:
-    """Wait until machines have booted and serve, ``seconds`` at most from when the first may be entered.
+    """Wait until machines have booted and serve, at most ``seconds`` after the first one accepts SSH.
 
-    Return for each that serves when it was first seen to, by the monotonic clock. What doesn't come true is not raised
-    but left to the probes, so that one machine doesn't hide what the others are.
+    Returns for each machine that serves, by ID, when that was first seen, in seconds of the monotonic clock. A machine
+    that is late raises nothing: the probes find it, so that one machine doesn't hide the state of the others.
     """
     deadline, booted, seen = 0.0, [], dict[str, float]()
-    patience = time.monotonic() + ENTRY_SECONDS  # with all of them together, as they were launched together
+    patience = time.monotonic() + ENTRY_SECONDS  # one deadline for all, because they were launched together
     for machine in launched:
         with suppress(DeadlineError):
             shells.reachable(settings, machine, max(0, patience - time.monotonic()))
             deadline = deadline or time.monotonic() + seconds
             shells.booted(settings, machine)
             booted.append(machine)
-            if not service.port:  # then there is nothing else to wait for
+            if not service.port:  # there is nothing else to wait for
                 seen[machine.id] = time.monotonic()
     if len(booted) > len(seen):
         with suppress(DeadlineError):
@@ -169,19 +177,17 @@ def _contents(user_data: str) -> bytes:
     try:
         contents = Path(user_data).read_bytes()
     except OSError as error:
-        raise InputError(
-            f"--user-data {user_data} can't be read: {error.strerror}", "give a file that is there"
-        ) from error
+        raise InputError(f"--user-data {user_data} can't be read: {error.strerror}", "give an existing file") from error
     if len(contents) > USER_DATA_LIMIT:
         raise InputError(
             f"--user-data {user_data} has {len(contents)} bytes; EC2 takes {USER_DATA_LIMIT}",
-            "put the bulk elsewhere and have user-data fetch it, or bake it in",
+            "let user-data download the rest, or bake it into the image",
         )
     return contents
 
 
 def _serving(service: Service, launched: Sequence[Machine], seconds: float, seen: dict[str, float]) -> None:
-    """Note for each machine when what tells that its service is up is first there."""
+    """Wait until every machine serves, and note in ``seen`` when each was first seen to serve."""
     serving = ", ".join(f"{machine.id} serves {service.url(machine.address)}" for machine in launched)
 
     def look() -> bool | None:
@@ -195,7 +201,7 @@ def _serving(service: Service, launched: Sequence[Machine], seconds: float, seen
 
 
 def _explain(account: Account, settings: Settings, service: Service, verdict: Verdict) -> None:
-    """Say what a machine that isn't healthy showed, and what it says itself; of a healthy one nothing."""
+    """Print the failed findings on a machine that isn't healthy, with its console and journal."""
     for finding in verdict.failed:
         console.say(f"{verdict.machine.id}: {finding.name}: {finding.evidence}")
     if not verdict.ok:

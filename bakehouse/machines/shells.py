@@ -1,4 +1,7 @@
-"""Shells: entering a machine over SSH, with our key, and knowing it by its ID, whatever address it has."""
+"""Shells: run commands on machines over SSH.
+
+A machine's host key is kept under the machine's ID, because its address may change.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from bakehouse.settings import Settings
 
 
 def options(settings: Settings, machine: Machine) -> list[str]:
-    """Return the options with which SSH enters a machine."""
+    """Return the options of ``ssh`` for a machine."""
     hosts = access.known_hosts(settings, machine.id)
     hosts.parent.mkdir(mode=0o700, exist_ok=True)
     told = {
@@ -31,19 +34,22 @@ def options(settings: Settings, machine: Machine) -> list[str]:
 
 
 def line(settings: Settings, machine: Machine, command: str = "") -> list[str]:
-    """Return the command line that runs a shell command on a machine, or a shell where there is no command."""
+    """Return the command line of ``ssh`` for a machine; without a command it opens a shell there.
+
+    Raises InputError when the machine has no address or its private key isn't here.
+    """
     there = f"{machine.user}@{machines.address(machine)}"
     key = access.keys(settings) / machine.key
     if not key.is_file():
         raise InputError(
             f"the private key of machine {machine.id} isn't here: {key}",
-            "put it there, or ./inv launch another",
+            "put it there, or launch another machine: ./inv launch",
         )
     return ["ssh", *options(settings, machine), there, *(["--", command] if command else [])]
 
 
 def enter(settings: Settings, machine: Machine, command: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run a shell command on a machine and return what it answered; the exit code is 255 when SSH itself failed."""
+    """Run a shell command on a machine and return its result; the exit code is 255 when SSH itself failed."""
     argv = line(settings, machine, command)
     try:
         return subprocess.run(
@@ -54,7 +60,7 @@ def enter(settings: Settings, machine: Machine, command: str, seconds: float = 6
 
 
 def read(settings: Settings, machine: Machine, path: str) -> str:
-    """Return the text of a file that only root may read on a machine, without its last line end."""
+    """Read a file on a machine as root and return its text without line ends at the end; raises CloudError."""
     answer = enter(settings, machine, f"sudo cat {shlex.quote(path)}")
     if answer.returncode != 0:
         raise CloudError(
@@ -64,7 +70,7 @@ def read(settings: Settings, machine: Machine, path: str) -> str:
 
 
 def reachable(settings: Settings, machine: Machine, seconds: float) -> None:
-    """Return when a machine lets us in over SSH; raises DeadlineError."""
+    """Wait until a machine accepts SSH logins; raises DeadlineError after ``seconds``."""
     with console.step(f"{machine.id} lets us in over SSH at {machine.address}"):
         wait(
             f"machine {machine.id} to let us in over SSH at {machine.address}",
@@ -74,7 +80,7 @@ def reachable(settings: Settings, machine: Machine, seconds: float) -> None:
 
 
 def booted(settings: Settings, machine: Machine, seconds: float = 600) -> None:
-    """Return when cloud-init has ended on a machine, well or not; raises DeadlineError."""
+    """Wait until cloud-init has ended on a machine, even with errors; raises DeadlineError after ``seconds``."""
     with console.step(f"{machine.id} cloud-init done"):
         wait(
             f"cloud-init on machine {machine.id} to end",
@@ -84,20 +90,20 @@ def booted(settings: Settings, machine: Machine, seconds: float = 600) -> None:
 
 
 def boot(settings: Settings, machine: Machine) -> str:
-    """Return what tells a machine's present boot from every other; empty while it doesn't let us in.
+    """Return an ID of the machine's present boot; empty when the machine can't be reached.
 
-    That is the kernel's boot ID with the start of init, for a container has its host's kernel.
+    It is the kernel's boot ID and the start time of init, because a container shares the kernel of its host.
     """
     command = "cat /proc/sys/kernel/random/boot_id; cut -d' ' -f22 /proc/1/stat"
     return "/".join(enter(settings, machine, command, seconds=15).stdout.split())
 
 
 def rebooted(settings: Settings, machine: Machine, before: str, seconds: float = 300) -> None:
-    """Return when a machine has booted anew since the boot that was ``before``; raises DeadlineError."""
+    """Wait until a machine's boot ID is no longer ``before``; raises DeadlineError after ``seconds``."""
     with console.step(f"{machine.id} rebooted"):
         wait(f"machine {machine.id} to boot anew", lambda: boot(settings, machine) not in ("", before) or None, seconds)
 
 
 def _path(file: Path) -> str:
-    """Return a path as SSH's options take it: a space would begin a second one, and % is theirs."""
+    """Return a path quoted for SSH's options, in which a space separates paths and % begins a variable."""
     return f'"{file}"'.replace("%", "%%")

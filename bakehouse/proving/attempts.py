@@ -1,4 +1,4 @@
-"""Attempts: two machines of an image, lived with through a second boot, and what was found on the way."""
+"""Attempts: launch two machines of an image, look at them, boot them again, and collect the findings."""
 
 from __future__ import annotations
 
@@ -26,11 +26,17 @@ from bakehouse.runs import Run
 from bakehouse.settings import Settings
 
 _FIRST, _SECOND = "first boot", "second boot"
-_CLOCK_SECONDS = 1  # EC2 tells an image's creation in whole seconds
+_CLOCK_SECONDS = 1  # EC2 gives the time of an image's creation in whole seconds
 
 
 class Attempt:
-    """Carry out a proof, and hold what was found so far."""
+    """Carry out a proof and hold its findings so far.
+
+    Attributes:
+        machines: the two machines; empty before their launch.
+        logs: the journals and consoles of the machines, by name.
+        picture: a PNG of the service's first page; empty when there is none.
+    """
 
     def __init__(self, settings: Settings, account: Account, recipe: Recipe, service: Service, image: Image) -> None:
         self._settings, self._account = settings, account
@@ -47,12 +53,13 @@ class Attempt:
         self._shared: dict[str, str] = {}
         self._changes: tuple[Change, ...] = ()
         self.logs: dict[str, str] = {}
-        self.picture, self._no_picture = b"", "the machines were never looked at"
+        self.picture, self._no_picture = b"", "the machines were not looked at"
 
     def carry_out(self, run: Run) -> None:
-        """Launch the twins, look at them, boot each a second time in a way of its own, and look again.
+        """Launch the two machines and look at them; reboot one, stop and start the other, and look again.
 
-        What EC2 refuses is raised, for it says nothing of the image; all else that goes wrong is a finding.
+        Raises CloudError when EC2 refuses a request, because that says nothing about the image. Everything else that
+        goes wrong is a finding.
         """
         wanted = launches.request(self._recipe.instance_type, count="2")
         begun = time.monotonic()
@@ -75,7 +82,7 @@ class Attempt:
             self._collect_consoles()
 
     def proof(self, steps: Sequence[console.Step]) -> Proof:
-        """Return all that was found as a proof, with these steps as its timeline."""
+        """Return the proof: all findings, with these steps as its timeline."""
         return Proof(
             image=self._image.id,
             name=self._image.name,
@@ -99,7 +106,7 @@ class Attempt:
         return launches.settled(self._settings, self._service, self.machines, self._recipe.boot_budget)
 
     def _judge_boot(self, seconds: Mapping[str, float]) -> None:
-        """Find whether each machine served in time after its launch."""
+        """Find whether each machine served in time; ``seconds`` maps the IDs of those that did serve to their times."""
         self._boot_seconds = dict(seconds)
         budget = self._recipe.boot_budget
         for machine in self.machines:
@@ -114,7 +121,7 @@ class Attempt:
             self._find(_FIRST, {machine.id: [finding]})
 
     def _look(self, when: str, photograph: bool = False) -> None:
-        """Probe both machines, let them tell what identifies them, and take a picture of the first one's service."""
+        """Probe both machines, ask them for their traits, and maybe take a picture of the first one's page."""
         with ThreadPoolExecutor(1) as aside:
             picture = aside.submit(self._photograph) if photograph else None
             for verdict in probes.probe(self._settings, self._service, self.machines):
@@ -137,11 +144,11 @@ class Attempt:
 
     def _photograph(self) -> bytes:
         if not self._service.pages:
-            raise ToolError("its machines have no page")
+            raise ToolError("the recipe's service has no page")
         return reports.photograph(self._service.url(self.machines[0].address, self._service.pages[0].path))
 
     def _compare(self) -> None:
-        """Find what the twins share, and what came with the image."""
+        """Find what the two machines share, what came with the image, and what differs from the bake's record."""
         one, other = self._traits.values()
         rows = identity.compare(one, other, (*identity.IDENTITY, *self._question.secrets))
         self._shared = {row.what: row.outcome for row in rows}
@@ -175,7 +182,7 @@ class Attempt:
         self._settle()
         for machine, way in zip(self.machines, ("rebooted", "stopped and started"), strict=True):
             anew = shells.boot(self._settings, machine) not in ("", before[machine.id])
-            told = f"{way}; its boot ID and the start of its init are {'others' if anew else 'not others'}"
+            told = f"{way}; boot ID and start of init {'differ' if anew else 'are the same as before'}"
             self._find(_SECOND, {machine.id: [Finding("It booted anew", anew, told)]})
 
     def _collect_consoles(self) -> None:
@@ -183,12 +190,12 @@ class Attempt:
             try:
                 text = machines.console_output(self._account, machine)
             except CloudError as error:
-                text = f"not to be had: {error.text}"
+                text = f"the console can't be read: {error.text}"
             told = self._traits.get(machine.id)
             self.logs[f"{machine.id}-console"] = identity.masked(text, told, self._question) if told else text
 
     def _find(self, when: str, found: Mapping[str, Sequence[Finding]]) -> None:
-        """Take up findings by machine; those that both machines show alike are of both."""
+        """Add findings, given by machine ID; equal findings on both machines become one finding on ``both``."""
         of: dict[Finding, list[str]] = {}
         for machine_id, findings in found.items():
             for one in findings:

@@ -1,4 +1,4 @@
-"""Instances: Molecule's machines, launched on the local EC2 and cleared away for its create.yml and destroy.yml."""
+"""Driver: launches and clears away Molecule's machines on the local EC2, for its create.yml and destroy.yml."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bakehouse.runs import Run, leftovers
 from bakehouse.settings import Settings
 
 RECIPE = "trial"
-"""What the machines of trials have in the place of a recipe."""
+"""The machines of trials are tagged with this word in place of a recipe."""
 
 _TYPE = "t3.medium"
 
@@ -30,7 +30,7 @@ _TYPE = "t3.medium"
 def create(settings: Settings, molecule: Mapping[str, str]) -> None:
     """Launch a machine for each platform of Molecule's configuration, and write Molecule's instance config.
 
-    ``molecule`` is the environment that Molecule gives its playbooks. Molecule itself runs this, see its create.yml.
+    Molecule's create.yml runs this; ``molecule`` is the environment that Molecule gives its playbooks.
     """
     import yaml
 
@@ -49,7 +49,7 @@ def create(settings: Settings, molecule: Mapping[str, str]) -> None:
 
 
 def destroy(settings: Settings, molecule: Mapping[str, str]) -> None:
-    """Clear away what ``create`` made; there may be nothing. Molecule itself runs this, see its destroy.yml."""
+    """Clear away what ``create`` made, if anything; Molecule's destroy.yml runs this."""
     file = Path(molecule["MOLECULE_INSTANCE_CONFIG"])
     made = documents.read_yaml(file, settings.root) if file.is_file() else None
     for run_id in {one["run"] for one in made or ()}.intersection(runs.known(settings)):
@@ -59,9 +59,10 @@ def destroy(settings: Settings, molecule: Mapping[str, str]) -> None:
 
 
 def tell_stand_ins(account: Account, settings: Settings, roles: Sequence[str], ground: Base, folder: Path) -> None:
-    """Look which packages of the roles can't be had, say so, and write what stands in for their repositories.
+    """Find the packages of the roles that need a stand-in, print them, and write variables for the roles.
 
-    ``folder`` is Molecule's; in its inventory the roles then find their variables for the machine of this base.
+    The variables go into the inventory in Molecule's ``folder``, for the machine of this base. They make the packages
+    come from stand-in repositories.
     """
     packages: dict[str, str] = {}
     for name in recipes.names(settings.root):
@@ -80,7 +81,7 @@ def tell_stand_ins(account: Account, settings: Settings, roles: Sequence[str], g
 
 @contextmanager
 def _its_run(account: Account, settings: Settings) -> Iterator[Run]:
-    """Give the run in which Molecule was started, or one of its own that stays until Molecule destroys."""
+    """Yield the run in which Molecule was started, or a new one that is kept until Molecule destroys its machines."""
     if runs.VARIABLE in os.environ:
         yield runs.known(settings)[os.environ[runs.VARIABLE]]
         return
@@ -94,7 +95,7 @@ def _its_run(account: Account, settings: Settings) -> Iterator[Run]:
 
 
 def _launch(account: Account, settings: Settings, within: Run, grounds: Sequence[Base]) -> list[dict[str, str]]:
-    """Launch a machine of each base and return each as Molecule's instance config has it, when it has booted."""
+    """Launch a machine of each base, wait until all have booted, and return them as Molecule's instance config."""
     begun = []
     for ground in grounds:
         image = images.base(account, ground)

@@ -1,4 +1,4 @@
-"""Twins: two machines of one image, and what of one must not be found on the other or have come with the image."""
+"""Identity: find what two machines of an image share but must not, and what came with the image but should not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IDENTITY = (
     "/var/lib/systemd/credential.secret",
     "/var/lib/NetworkManager/secret_key",
 )
-"""The files by which any machine is itself, as shell patterns."""
+"""Shell patterns of the files that identify a machine."""
 
 BAKED = {
     "packages": "packages",
@@ -37,18 +37,24 @@ BAKED = {
     "setuid": "setuid files",
     "files": "files in /etc",
 }
-"""The parts of what is in a machine that come with the image and stay, and what they are called."""
+"""The parts of a machine's contents that must stay as they were baked, and their names in findings."""
 
-_SHOWN = 40  # characters of a version or the like; the rest of a digest tells nobody anything
+_SHOWN = 40  # characters of a value, such as a version; nobody needs more of a digest
 
 
 @dataclass(frozen=True)
 class Traits:
-    """Hold what a machine told of itself (``bakehouse/records/inspector.py``).
+    """Hold the traits that a machine reported (``bakehouse/records/inspector.py``).
 
-    Attributes: hostname; files, each with its salted digest; secrets, those that are secret, and old, those of them
-    that were in the image; keys, who is let in by SSH: user, file, line; passwords, the users that have one;
-    contents, what is in it; journal, of the present boot.
+    Attributes:
+        hostname: its host name.
+        files: the files that identify it and the secret ones, each mapped to its salted digest.
+        secrets: the paths of the secret files.
+        old: those of the secret files that were already in the image.
+        keys: the keys that SSH accepts, each as user, file and line of that file.
+        passwords: the names of the users that have a password.
+        contents: what is in it.
+        journal: the last lines of the journal of its present boot.
     """
 
     hostname: str
@@ -62,7 +68,7 @@ class Traits:
 
     @classmethod
     def from_answer(cls, answer: str) -> Traits:
-        """Read what the machine printed; raises ValueError."""
+        """Read what the machine printed; raises ValueError, KeyError or TypeError when it is malformed."""
         told: dict[str, Any] = json.loads(answer)
         lists = {name: tuple(told[name]) for name in ("secrets", "old", "passwords")}
         keys = tuple((user, path, line) for user, path, line in told["keys"])
@@ -71,9 +77,12 @@ class Traits:
 
 @dataclass(frozen=True)
 class Question:
-    """Hold what is asked of the twins: a salt made up for this once, the patterns of secrets, when the image was made.
+    """Hold what both machines are asked.
 
-    ``made`` is in seconds since the epoch.
+    Attributes:
+        salt: the salt of the files' digests, made up for one proof.
+        secrets: shell patterns of the service's secret files.
+        made: when the image was made, in seconds since the epoch.
     """
 
     salt: str
@@ -83,14 +92,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Hold what of two machines was compared and how they are to each other: different, the same, on one, on none."""
+    """Hold one comparison of two machines: of what, and its outcome.
+
+    The outcome is ``different``, ``the same``, ``on one`` (of the machines only) or ``on none``.
+    """
 
     what: str
     outcome: str
 
 
 def look(settings: Settings, machine: Machine, question: Question) -> Traits:
-    """Ask a machine for its traits; raises CloudError when it doesn't tell."""
+    """Ask a machine for its traits; raises CloudError when it gives no valid answer."""
     asked = json.dumps({**asdict(question), "files": IDENTITY})
     command = shlex.join(["sudo", "python3", "-c", inspect.getsource(inspector), asked])
     answer = shells.enter(settings, machine, command)
@@ -98,11 +110,11 @@ def look(settings: Settings, machine: Machine, question: Question) -> Traits:
         return Traits.from_answer(answer.stdout)
     except (ValueError, TypeError, KeyError) as error:
         said = answer.stderr.strip() or f"it answered {answer.stdout[:80]!r}"
-        raise CloudError(f"machine {machine.id} does not tell what identifies it: {said}") from error
+        raise CloudError(f"machine {machine.id} does not report its traits: {said}") from error
 
 
 def compare(one: Traits, other: Traits, patterns: Sequence[str]) -> list[Comparison]:
-    """Say how two machines are to each other by hostname, each file, and each pattern that no file matches."""
+    """Compare two machines by host name and each file; a pattern that matches no file has the outcome ``on none``."""
     rows = [Comparison("hostname", "the same" if one.hostname == other.hostname else "different")]
     paths = sorted({*one.files, *other.files})
     for path in paths:
@@ -114,37 +126,37 @@ def compare(one: Traits, other: Traits, patterns: Sequence[str]) -> list[Compari
 
 
 def shared(rows: Sequence[Comparison]) -> list[Finding]:
-    """Find what two machines share that no two may; of what neither has there is nothing to find."""
+    """Return a finding for each comparison, good unless both machines are the same; ``on none`` gives no finding."""
     told = {
         "different": "different on the two machines",
         "the same": "the same on both machines, so it came with the image",
         "on one": "on one of the two machines only",
     }
     return [
-        Finding(f"{row.what} is its own", row.outcome != "the same", told[row.outcome])
+        Finding(f"{row.what} is unique", row.outcome != "the same", told[row.outcome])
         for row in rows
         if row.outcome in told
     ]
 
 
 def fresh(machine: Traits, question: Question) -> list[Finding]:
-    """Find whether the secrets came into being on the machine, and are there at all where the recipe names some."""
+    """Find whether the recipe's secrets exist and were created on the machine; no findings if it names no secrets."""
     if not question.secrets:
         return []
     name, old, found = "The service was never started before", machine.old, machine.secrets
     if not found:
-        nothing = "nothing to compare: none of the recipe's secrets is there"
+        nothing = "none of the recipe's secrets exists on the machine"
         return [Finding("The recipe's secrets are found", False, f"{nothing}: {', '.join(question.secrets)}")]
     if not old:
-        return [Finding(name, True, f"its {len(found)} secrets came into being on the machine")]
+        return [Finding(name, True, f"all {len(found)} secrets were created on the machine")]
     if len(old) < len(found):
         return [Finding("No secret was left in the image", False, f"in the image already: {', '.join(old)}")]
-    cause = f"in the image already: {', '.join(old)}, which is all; so it was started in the bake"
+    cause = f"all secrets were in the image already, so the service was started in the bake: {', '.join(old)}"
     return [Finding(name, False, cause)]
 
 
 def access(machine: Traits, own: str) -> list[Finding]:
-    """Find whom the image lets in beyond the launch: ``own`` is the launch's public key, as type and base64."""
+    """Find whether only the launch's key and no password gives access; ``own`` is that public key: type and base64."""
     blob = (own.split() or ["", "no key"])[-1]
     foreign = [_key(*row) for row in machine.keys if blob not in row[2].split()]
     users = ", ".join(machine.passwords)
@@ -154,17 +166,17 @@ def access(machine: Traits, own: str) -> list[Finding]:
             not foreign,
             f"the image lets in: {'; '.join(foreign)}" if foreign else f"{len(machine.keys)} lines, all of that key",
         ),
-        Finding("No user has a password", not users, f"with one: {users}" if users else "all are locked"),
+        Finding("No user has a password", not users, f"users with a password: {users}" if users else "all are locked"),
     ]
 
 
 def changes(recorded: Contents, running: Contents) -> list[Change]:
-    """Return what is in a machine and not as it was recorded at the bake; its ports are its services' own."""
+    """Return how a machine's contents differ from the bake's record; ports are left out, as services open them."""
     return contents.changes(recorded, running, tuple(BAKED))
 
 
 def as_baked(rows: Sequence[Change], running: Contents) -> list[Finding]:
-    """Find whether each part of what is in a machine is as it was recorded at the bake."""
+    """Find whether each part of a machine's contents is as the bake recorded it; ``rows`` are all differences."""
     found = []
     for section, name in BAKED.items():
         told = [
@@ -178,7 +190,7 @@ def as_baked(rows: Sequence[Change], running: Contents) -> list[Finding]:
 
 
 def masked(text: str, machine: Traits, question: Question) -> str:
-    """Return what a machine wrote without the words that are the content of one of its secrets."""
+    """Return what a machine wrote, with ``(secret)`` in place of each word that is the content of a secret file."""
     secret, salt = {machine.files[path] for path in machine.secrets}, question.salt.encode()
 
     def shown(word: re.Match[str]) -> str:
@@ -192,7 +204,7 @@ def _any(pattern: str, paths: Sequence[str]) -> bool:
 
 
 def _key(user: str, path: str, line: str) -> str:
-    """Say which key a line of a file lets in, as ssh-keygen -l does."""
+    """Describe the key in a line of a file by its fingerprint, as ``ssh-keygen -l`` does."""
     words = line.split()
     at = next((at for at, word in enumerate(words) if word.startswith("AAAA")), None)
     try:
@@ -200,7 +212,7 @@ def _key(user: str, path: str, line: str) -> str:
     except ValueError:
         blob = b""
     if at is None or not blob:
-        return f"{user} by a line of no known kind in {path}"
+        return f"{user} by a line of unknown format in {path}"
     printed = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
     comment = " ".join(words[at + 1 :])
     return f"{user} by SHA256:{printed} in {path}{f' ({comment})' if comment else ''}"

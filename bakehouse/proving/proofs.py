@@ -1,4 +1,4 @@
-"""Proofs: two machines of an image, lived with through a second boot, to find whether the image is fit."""
+"""Proofs: find out whether an image is fit, with two machines of it that are booted twice."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bakehouse.settings import Settings
 
 
 def prove(settings: Settings, image_id: str = "") -> Proof:
-    """Prove an image, by default the recipe's newest, write the proof down and tag the image with its verdict.
+    """Prove an image, by default the recipe's newest, write the proof down, and tag the image with the verdict.
 
-    Raises the errors of the account, and VerdictError when interrupted; then nothing is proven and the image's tag
-    stays as it was. What the proof started is terminated however it ends.
+    Raises CloudError when the account refuses a request, and VerdictError when interrupted; then nothing is proven and
+    the image's tag stays as it was. The machines are terminated in any case.
     """
     recipe, service = recipes.load(settings), services.load(settings)
     account = connect(settings)
@@ -45,7 +45,7 @@ def prove(settings: Settings, image_id: str = "") -> Proof:
 
 
 def ensure(settings: Settings, image: Image) -> None:
-    """Prove an image that isn't proven yet; raises VerdictError unless it has passed."""
+    """Prove an image unless it has passed a proof already; raises VerdictError when it is not fit."""
     if image.verdict == "pass":
         console.say(f"image {image.id} is proven already")
     else:
@@ -55,12 +55,12 @@ def ensure(settings: Settings, image: Image) -> None:
 
 
 def page(settings: Settings, proof: Proof) -> Path:
-    """Return the file of a proof's page, in the folder that holds all of the proof."""
+    """Return the path of a proof's page; its folder holds all files of the proof."""
     return settings.state / "proofs" / proof.image / reports.PAGE
 
 
 def insist(settings: Settings, proof: Proof) -> None:
-    """Raise VerdictError, which names every failed finding, unless the image has passed."""
+    """Raise VerdictError, which names all failed findings, unless the image has passed."""
     if proof.verdict != "pass":
         names = dict.fromkeys(one.finding.name for one in proof.failed)
         raise VerdictError(f"image {proof.image} is not fit: {', '.join(names)}", f"read {page(settings, proof)}")
@@ -74,4 +74,6 @@ def _clear_away(settings: Settings, account: Account, run: Run, launched: Sequen
 
 
 def _interrupted(image: Image, by: str) -> VerdictError:
-    return VerdictError(f"the proof of image {image.id} was interrupted by {by}: nothing is proven", "./inv prove")
+    return VerdictError(
+        f"the proof of image {image.id} was interrupted by {by}: nothing is proven", "./inv prove starts again"
+    )

@@ -1,4 +1,4 @@
-"""Reports: a proof as it is kept, as JSON for programs and as one page for people."""
+"""Reports: write a proof as JSON for programs and as an HTML page for people."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PICTURE_SECONDS = 30
 
 @dataclass(frozen=True)
 class Seen:
-    """Hold where and when a proof found something: the machine's ID, or ``both``; the boot; the finding."""
+    """Hold a finding of a proof, its machine (an ID or ``both``) and its boot (``first boot`` or ``second boot``)."""
 
     machine: str
     when: str
@@ -39,13 +39,25 @@ class Seen:
 
 @dataclass(frozen=True)
 class Proof:
-    """Hold what was found of an image.
+    """Hold one proof of an image.
 
-    Attributes: image, name, recipe, account; stand_ins, the packages in it that are not the real ones; begun, when;
-    seconds, how long it took; machines; boot_seconds, from launch until each served; boot_budget, how many they may
-    take; findings; unproven, what could not be looked at, with why; no_picture, why there is none; shared, what was
-    compared of the machines and how it is (different, the same, on one, on none); changes, what is in them and not as
-    recorded at the bake; timeline, its steps, which began that many seconds after it did.
+    Attributes:
+        image: the image's ID.
+        name: the image's name.
+        recipe: the name of its recipe.
+        account: the name of the account.
+        stand_ins: the names of the packages in it that only stand in for the real ones.
+        begun: when the proof began, in UTC.
+        seconds: how long the proof took.
+        machines: the IDs of the two machines.
+        boot_seconds: the seconds from launch until a machine served, by the machine's ID; only of those that served.
+        boot_budget: the seconds that this may take.
+        findings: all findings.
+        unproven: what could not be looked at, mapped to the reason.
+        no_picture: why there is no picture of the service's page; empty when there is one.
+        shared: what was compared between the machines, mapped to the outcome (see ``identity.Comparison``).
+        changes: how the first machine's contents differ from the bake's record.
+        timeline: the proof's steps; each began so many seconds after the proof did.
     """
 
     image: str
@@ -72,12 +84,12 @@ class Proof:
 
     @property
     def verdict(self) -> str:
-        """Return ``pass`` when something was found and all of it is good, else ``fail``."""
+        """Return ``pass`` when there are findings and all of them are good, else ``fail``."""
         return "pass" if self.findings and not self.failed else "fail"
 
 
 def as_data(proof: Proof) -> dict[str, Any]:
-    """Return a proof as a program reads it."""
+    """Return a proof as data for JSON."""
     found = [
         {
             "machine": one.machine,
@@ -95,9 +107,9 @@ def as_rows(proof: Proof) -> list[list[str]]:
 
 
 def write(place: Path, proof: Proof, logs: Mapping[str, str], picture: bytes) -> str:
-    """Write a proof into a folder, in place of an earlier one, and return the digest of its data.
+    """Write a proof into a folder, in place of an earlier one, and return the digest of its proof.json.
 
-    ``logs`` maps names to what the machines wrote, ``picture`` is a PNG or empty; the data holds the digests of both.
+    ``logs`` maps names to what the machines wrote; ``picture`` is a PNG or empty. proof.json holds the digests of both.
     """
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -112,7 +124,7 @@ def write(place: Path, proof: Proof, logs: Mapping[str, str], picture: bytes) ->
 
 
 def page(proof: Proof, logs: Mapping[str, str], picture: bytes, digest: str) -> str:
-    """Return a proof as one HTML page that needs nothing else: no script, no other file."""
+    """Return a proof as one HTML page that needs no script and no other file."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -128,14 +140,14 @@ def page(proof: Proof, logs: Mapping[str, str], picture: bytes, digest: str) -> 
 
 
 def photograph(url: str) -> bytes:
-    """Return a PNG of a web page; raises ToolError where there is no Chromium, or it makes none."""
+    """Return a PNG of a web page; raises ToolError when there is no Chromium or it makes no picture."""
     browser = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
         raise ToolError("there is no Chromium on this computer")
     with tempfile.TemporaryDirectory(prefix="bh-") as scratch:
         picture = Path(scratch) / _PICTURE
         flags = [f"--user-data-dir={scratch}/profile", f"--screenshot={picture}", f"--window-size={_WINDOW}"]
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has none
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium has no sandbox for root
         line = [browser, "--headless", "--disable-gpu", "--hide-scrollbars", *sandbox, *flags, url]
         try:
             answer = subprocess.run(
@@ -149,7 +161,7 @@ def photograph(url: str) -> bytes:
 
 
 def _groups(findings: Sequence[Seen]) -> dict[str, list[Seen]]:
-    """Return the findings by machine and time, in their order."""
+    """Return the findings grouped by machine and boot, in their order."""
     groups: dict[str, list[Seen]] = {}
     for finding in findings:
         groups.setdefault(f"{finding.machine}, {finding.when}", []).append(finding)

@@ -1,4 +1,4 @@
-"""Scenarios: what is tried on a role, and on which platforms, read from the files that Molecule reads too."""
+"""Scenarios: which roles are tried how and on which platforms, as Molecule's own files say."""
 
 from __future__ import annotations
 
@@ -12,18 +12,29 @@ from bakehouse.errors import InputError, NotFoundError
 from bakehouse.recipes import roles as roles_
 
 CONFIG = ".config/molecule/config.yml"
-"""What all scenarios have in common, from the root of the checkout."""
+"""The path of Molecule's configuration for all scenarios, from the root of the checkout."""
 
 _FOLDER = "molecule"
-_SEQUENCE = ("destroy", "syntax", "create", "converge", "idempotence", "verify", "destroy")  # Molecule's own, in short
+_SEQUENCE = (
+    "destroy",
+    "syntax",
+    "create",
+    "converge",
+    "idempotence",
+    "verify",
+    "destroy",
+)  # Molecule's, shortened
 
 
 @dataclass(frozen=True)
 class Scenario:
     """Hold one scenario.
 
-    Attributes: name, of its folder; roles, those that it applies; platforms, the names of the bases it runs on; steps,
-    the names of Molecule's steps in their order: a playbook's name where the step names one.
+    Attributes:
+        name: the name of its folder.
+        roles: the names of the roles that it applies.
+        platforms: the names of the bases that it runs on.
+        steps: the names of Molecule's steps in their order; a step that runs a named playbook has the playbook's name.
     """
 
     name: str
@@ -33,22 +44,23 @@ class Scenario:
 
 
 def load(root: Path) -> list[Scenario]:
-    """Return the checkout's scenarios, ``default`` first; raises InputError when a file of theirs can't be read."""
+    """Return the checkout's scenarios, ``default`` first; raises InputError when one of their files can't be read."""
     files = sorted(root.glob(f"{_FOLDER}/*/molecule.yml"), key=lambda file: (file.parent.name != "default", file))
     return [_scenario(file, _common(root), root) for file in files]
 
 
 def roles(folder: Path, root: Path) -> tuple[str, ...]:
-    """Return the roles that the scenario in a folder applies."""
+    """Return the names of the roles that the scenario in a folder applies."""
     return _scenario(folder / "molecule.yml", _common(root), root).roles
 
 
 def choose(
     known: Sequence[Scenario], role: str = "", scenario: str = "", platform: str = ""
 ) -> list[tuple[Scenario, str]]:
-    """Return the scenarios that are meant, each with one of its platforms; what is empty restricts nothing.
+    """Return the scenarios that match, each with one of its platforms; an empty argument matches everything.
 
-    Raises NotFoundError naming the first word that fits nothing, and InputError when only their combination does.
+    Raises NotFoundError, which names the first argument that matches nothing, and InputError when each of them matches
+    something but all together don't.
     """
     _insist("role with a scenario", role, [name for one in known for name in one.roles])
     _insist("scenario", scenario, [one.name for one in known])
@@ -61,7 +73,7 @@ def choose(
     ]
     if not chosen:
         raise InputError(
-            f"these don't go together: {', '.join(filter(None, (role, scenario, platform)))}",
+            f"no scenario has all of {', '.join(filter(None, (role, scenario, platform)))}",
             "; ".join(f"{one.name}: {', '.join(one.roles)} on {', '.join(one.platforms)}" for one in known),
         )
     return chosen
@@ -90,7 +102,7 @@ def _scenario(file: Path, common: Mapping[str, Any], root: Path) -> Scenario:
 
 
 def _merged(common: Mapping[str, Any], own: Mapping[str, Any], where: str, *keys: str) -> dict[str, Any]:
-    """Return a map that is some keys deep in what all scenarios have in common, with a scenario's own over it."""
+    """Return the map at the path ``keys`` of the common configuration, overridden by that of the scenario's own."""
     both: list[Mapping[str, Any]] = [common, own]
     for depth, key in enumerate(keys, 1):
         path = ".".join(keys[:depth])
@@ -105,7 +117,7 @@ def _platforms(read: Any, where: str) -> Iterator[str]:
     for number, one in enumerate(documents.sequence(read, f"{where}: platforms", dict), 1):
         place = f"{where}: platform {number}"
         if not one.get("bases") and "name" not in one:
-            raise InputError(f"{place}: name is missing", "the name of a base")
+            raise InputError(f"{place}: name is missing", "give the name of a base")
         yield from documents.sequence(one.get("bases") or [one["name"]], f"{place}: bases", str)
 
 
@@ -114,7 +126,7 @@ def _applied(playbook: Path, root: Path) -> tuple[str, ...]:
 
 
 def _labels(sequence: Sequence[str]) -> Iterator[str]:
-    """Yield a name for each step: its playbook's, or Molecule's word for it, marked where it comes again."""
+    """Yield a name for each step: its playbook's, or Molecule's word for it; a repeated name gets ``again``."""
     seen: set[str] = set()
     for entry in sequence:
         label = Path(entry.rpartition(" ")[2]).stem

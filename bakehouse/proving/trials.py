@@ -1,4 +1,4 @@
-"""Trials: one scenario of Molecule on one platform, whose machine is one of the local EC2, with what became of it."""
+"""Trials: run a scenario of Molecule on one platform, with a machine of the local EC2, and report its steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CHANGES_NOTHING = ("check", "idempotence")
 
 @dataclass(frozen=True)
 class TrialStep:
-    """Hold one step of a trial: its name, how many seconds it took, and why it failed, which is empty if it did not."""
+    """Hold one step of a trial: its name, how many seconds it took, and why it failed; empty when it did not fail."""
 
     name: str
     seconds: float
@@ -40,10 +40,14 @@ class TrialStep:
 
 @dataclass(frozen=True)
 class Trial:
-    """Hold what became of one scenario on one platform.
+    """Hold the result of one scenario on one platform.
 
-    Attributes: scenario and platform, their names; steps, those that were taken; skipped, why there were none, or
-    empty; log, the file with all that was said.
+    Attributes:
+        scenario: the scenario's name.
+        platform: the platform's name.
+        steps: the steps that were taken.
+        skipped: why the trial was skipped; empty when it was not.
+        log: the file with all that Molecule printed.
     """
 
     scenario: str
@@ -54,20 +58,21 @@ class Trial:
 
     @property
     def failed(self) -> TrialStep | None:
-        """Return the step that failed."""
+        """Return the first step that failed; None when none did."""
         return next((step for step in self.steps if step.failure), None)
 
     @property
     def seconds(self) -> float:
-        """Return how long all steps took."""
+        """Return how many seconds all steps took together."""
         return sum(step.seconds for step in self.steps)
 
 
 def run(settings: Settings, chosen: Sequence[tuple[Scenario, str]], asked: bool, keep: bool) -> list[Trial]:
-    """Try each scenario on its platform, one after the other, and return what became of them.
+    """Try each scenario on its platform, one after the other, and return the results.
 
-    A platform that needs an image registry where none can be reached is skipped, or refused if it was ``asked`` for.
-    All that was made goes, whatever happens; ``keep`` leaves the machines. Raises VerdictError when interrupted.
+    A platform whose base needs an image registry that can't be reached is skipped; if the platform was ``asked`` for,
+    RegistryError is raised. Everything that a trial made is cleared away in any case, except with ``keep``, which
+    leaves the machines. Raises VerdictError when interrupted.
     """
     tools.ensure("ssh")
     with runs.interruptible(_interrupted):
@@ -76,7 +81,7 @@ def run(settings: Settings, chosen: Sequence[tuple[Scenario, str]], asked: bool,
 
 
 def insist(trials: Sequence[Trial]) -> None:
-    """Raise VerdictError, which names the first step of each trial that failed, with its reason, unless none did."""
+    """Raise VerdictError when trials failed; it names the first failed step of each, and the reason."""
     failed = [(one, one.failed) for one in trials if one.failed]
     if failed:
         what = "; ".join(
@@ -86,21 +91,24 @@ def insist(trials: Sequence[Trial]) -> None:
 
 
 def watch(lines: Iterable[str], title: str, names: Sequence[str]) -> list[TrialStep]:
-    """Read what Molecule says as steps, each shown with its time; ``names`` are those of all that may come."""
+    """Read the output of Molecule, show each step with its time, and return the steps.
+
+    ``names`` are the names of all steps in their order; ``destroy`` is left out.
+    """
     taken = []
     left, said = iter(names), iter(_ESCAPE.sub("", line).rstrip() for line in lines)
     for line in said:
         if began := _BEGAN.search(line):
             name = next(left, began["action"])
-            if name != "destroy":  # that is ours to do
+            if name != "destroy":  # we destroy the machines ourselves
                 taken.append(_watch_step(said, title, name, began["action"]))
     return taken
 
 
 def judge(action: str, outcome: str, said: Sequence[str]) -> str:
-    """Return why a step of Molecule failed, from its outcome and what was said in it; empty when it's good.
+    """Return why a step of Molecule failed, from its outcome and its output; empty when it is good.
 
-    Molecule lets a check pass that would change something; here it fails, as that comes after converge.
+    For Molecule a check is good even if it would change something. Here it fails then, because it comes after converge.
     """
     changed = changes(said) if action in _CHANGES_NOTHING else []
     if outcome == "Successful" and not changed:
@@ -110,7 +118,7 @@ def judge(action: str, outcome: str, said: Sequence[str]) -> str:
 
 
 def as_rows(trials: Sequence[Trial]) -> list[list[str]]:
-    """Return trials as the rows of a table, under ``COLUMNS``: a row for each step, and one for the whole."""
+    """Return trials as the rows of a table, under ``COLUMNS``: a row for each step, and one for the whole trial."""
     rows = []
     for one in trials:
         place = [one.scenario, one.platform]
@@ -121,7 +129,7 @@ def as_rows(trials: Sequence[Trial]) -> list[list[str]]:
 
 
 def as_suites(trials: Sequence[Trial]) -> list[Suite]:
-    """Return trials for a report: a suite for each, a case for each of its steps."""
+    """Return trials for a report: a suite for each trial, a case for each of its steps."""
     return [
         Suite(f"{one.scenario} on {one.platform}", f"{one.scenario}.{one.platform}", tuple(_cases(one)))
         for one in trials
@@ -135,11 +143,11 @@ def _cases(trial: Trial) -> list[Case]:
 
 
 def _interrupted(signal_name: str) -> VerdictError:
-    return VerdictError(f"the trial was interrupted by {signal_name}", "./inv test-role starts anew")
+    return VerdictError(f"the trial was interrupted by {signal_name}", "./inv test-role starts again")
 
 
 def _clouds(settings: Settings, platforms: Sequence[str], asked: bool) -> dict[str, Account | RegistryError]:
-    """Return for each platform the account that has its base, or why it can't have it here."""
+    """Return for each platform the account that has its base, or the error that says why it can't have it."""
     found: dict[str, Account | RegistryError] = {}
     for platform in dict.fromkeys(platforms):
         try:
@@ -174,7 +182,7 @@ def _try(settings: Settings, scenario: Scenario, platform: str, account: Account
 def _carry_out(
     account: Account, settings: Settings, scenario: Scenario, platform: str, within: Run, log: Path
 ) -> list[TrialStep]:
-    """Run Molecule to its end and return the steps that it took; interrupted, end it."""
+    """Run Molecule to its end and return its steps; an interruption ends Molecule too."""
     folder = within.folder / "molecule"
     ground = recipes.base(settings.root, platform)
     driver.tell_stand_ins(account, settings, scenario.roles, ground, folder)
@@ -209,7 +217,7 @@ def _environment(account: Account, settings: Settings, platform: str, within: Ru
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
         "NO_COLOR": "1",
-        # This is how transcripts.py reads it.
+        # transcripts.py reads this format.
         "ANSIBLE_STDOUT_CALLBACK": "default",
         "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
         "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "true",
@@ -247,5 +255,7 @@ def _clear(account: Account, within: Run, title: str) -> TrialStep:
 def _leave(account: Account, within: Run) -> None:
     within.keep()
     for machine in machines.find(account, driver.RECIPE):
-        console.say(f"machine {machine.id} stays: ./inv ssh --recipe {driver.RECIPE} --machine {machine.id}")
-    console.say("clear it away when you are done: ./inv cleanup --leftovers --yes")
+        console.say(
+            f"machine {machine.id} is kept; to enter it: ./inv ssh --recipe {driver.RECIPE} --machine {machine.id}"
+        )
+    console.say("delete it when you are done: ./inv cleanup --leftovers --yes")

@@ -1,1 +1,1 @@
-"""Records: what is kept of an image: its contents, where it comes from, and what it was baked of."""
+"""Records: what is written down about an image: its contents, its provenance, and the inputs of its bake."""

@@ -1,4 +1,4 @@
-"""Contents: what is in an image, as its machine tells it and as CycloneDX writes it down; how two differ."""
+"""Contents: what is in an image, how it is written as a CycloneDX SBOM and read again, and how two contents differ."""
 
 from __future__ import annotations
 
@@ -14,18 +14,27 @@ if TYPE_CHECKING:
     from cyclonedx.model.component import Component
 
 SECTIONS = ("packages", "services", "ports", "users", "setuid", "files")
-"""The parts of what is in an image, in the order in which they are told."""
+"""The parts of an image's contents, in the order in which they are shown."""
 
 SYSTEM = ("id", "version", "name", "architecture")
-"""What is told of an image's system."""
+"""The facts about an image's operating system."""
 
-_PLAIN = ("services", "ports", "users", "repositories")  # what CycloneDX has no place for but the properties
+_PLAIN = ("services", "ports", "users", "repositories")  # CycloneDX has no place of its own for these: only properties
 _OURS = "bakehouse:"
 
 
 @dataclass(frozen=True)
 class Package:
-    """Hold one package: kind (deb, rpm), name, version, architecture, the source it was made of, licences."""
+    """Hold one package.
+
+    Attributes:
+        kind: ``deb`` or ``rpm``.
+        name: its name.
+        version: its version, with epoch and release where it has them.
+        architecture: its architecture, such as ``amd64`` or ``noarch``.
+        source: the source package that it was built from; may be empty.
+        licences: the names of its licences.
+    """
 
     kind: str
     name: str
@@ -37,12 +46,18 @@ class Package:
 
 @dataclass(frozen=True)
 class Contents:
-    """Hold what is in an image, each part but the packages as a map.
+    """Hold what is in an image.
 
-    Attributes: system, what SYSTEM names; packages; services, the units that a boot starts; ports,
-    those listened on at the end of the bake, with the programs; users, each with numbers, home and shell; setuid, the
-    files with such a bit, with mode and owner; files, those in /etc with their digest or where they lead; repositories,
-    the URLs of the indexes that packages were installed by, with the digest of what each offered (none after sysprep).
+    Attributes:
+        system: the facts that ``SYSTEM`` names.
+        packages: the installed packages.
+        services: the units that a boot starts, each mapped to ``enabled``.
+        ports: the ports that are listened on, such as ``tcp 0.0.0.0:22``, each mapped to the listening programs.
+        users: the users, each mapped to its user ID, group ID, home and shell.
+        setuid: the files with the setuid or setgid bit, each mapped to its mode, owner and group.
+        files: the files in /etc, each mapped to its digest, a link to ``->`` and its target.
+        repositories: the URLs of the indexes from which packages were installed, each mapped to the digest of what it
+            offered; empty after sysprep.
     """
 
     system: Mapping[str, str]
@@ -56,13 +71,13 @@ class Contents:
 
     @classmethod
     def from_answer(cls, told: Mapping[str, Any]) -> Contents:
-        """Read what ``inspector.contents`` told; raises ValueError, KeyError or TypeError."""
+        """Read the answer of ``inspector.contents``; raises ValueError, KeyError or TypeError when it is malformed."""
         packages = tuple(Package(**{**one, "licences": tuple(one["licences"])}) for one in told["packages"])
         parts = {field.name: dict(told[field.name]) for field in fields(cls) if field.name != "packages"}
         return cls(packages=packages, **parts)
 
     def section(self, name: str) -> Mapping[str, str]:
-        """Return a part as a map: of the packages name to version, several versions of one side by side."""
+        """Return one part as a map; packages map names to versions, several of them separated by spaces."""
         if name != "packages":
             part: Mapping[str, str] = getattr(self, name)
             return part
@@ -74,7 +89,10 @@ class Contents:
 
 @dataclass(frozen=True)
 class Change:
-    """Hold one thing that is not in two contents alike: which part, its name, what was and what is; empty is none."""
+    """Hold one difference between two contents: the part, the thing's name, and its value before and now.
+
+    The value is empty on the side on which the thing is missing.
+    """
 
     section: str
     name: str
@@ -83,7 +101,7 @@ class Change:
 
 
 def changes(before: Contents, now: Contents, sections: Sequence[str] = SECTIONS) -> list[Change]:
-    """Return what differs, part by part and by name; a part's value may be empty, which is then said as ``there``."""
+    """Return the differences, part by part and sorted by name; the value of a thing without one is ``there``."""
     found = []
     for section in sections:
         was, one = before.section(section), now.section(section)
@@ -95,7 +113,10 @@ def changes(before: Contents, now: Contents, sections: Sequence[str] = SECTIONS)
 
 
 def as_sbom(contents: Contents, name: str, run: str, version: str, now: datetime) -> str:
-    """Return contents as a CycloneDX 1.6 document of the image of this name, which the kit of this version baked."""
+    """Return contents as a CycloneDX 1.6 document.
+
+    ``name`` is the image's name, ``run`` the ID of the run that baked it, and ``version`` the version of Bakehouse.
+    """
     from cyclonedx.model import Property
     from cyclonedx.model.bom import Bom, BomMetaData
     from cyclonedx.model.component import Component, ComponentType
@@ -129,7 +150,7 @@ def as_sbom(contents: Contents, name: str, run: str, version: str, now: datetime
 
 
 def of_sbom(text: str) -> Contents:
-    """Return the contents that ``as_sbom`` wrote down; raises ValueError where that isn't so."""
+    """Return the contents that ``as_sbom`` wrote; raises ValueError for any other text."""
     try:
         return _read(json.loads(text))
     except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -160,12 +181,12 @@ _GNU = re.compile(r"(A?GPL|LGPL|GFDL)-(\d)(\.\d)?(\+?)")
 
 
 def _licences(names: Sequence[str]) -> Iterator[Any]:
-    """Yield each licence by its SPDX identifier, where it has one, Debian's short names included; else by its name."""
+    """Yield each licence by its SPDX identifier, also for Debian's short names; without an identifier by its name."""
     from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
     from cyclonedx.spdx import fixup_id
 
     if len(names) == 1 and re.search(r" (AND|OR|WITH) ", names[0]):
-        yield LicenseExpression(names[0])  # which has to be the only one
+        yield LicenseExpression(names[0])  # CycloneDX allows no other licence beside an expression
         return
     for name in names:
         spdx = _DEBIANS.get(name, name)

@@ -1,8 +1,9 @@
-"""Traits: what a machine tells of what is in it, what identifies it, protects it and lets people in.
+"""Inspector: reports what is in a machine, and which files, keys and passwords identify it and let people in.
 
-This file is run on the machine itself, as root and by whatever Python 3.9 or later is there, so it stands alone. It
-takes one JSON document as its argument and prints one: of ``look``, or of ``contents`` when the argument is that word.
-No secret leaves the machine: a file is told by a digest whose salt the one who asks has made up for this once.
+This file runs on the machine itself, as root, with any Python from 3.9 up. It therefore imports nothing but the
+standard library. Its one argument is either the word ``contents`` or a JSON document for ``look``; it prints the answer
+of that function as JSON. No secret leaves the machine: it reports only digests of secret files, and the caller makes up
+a new salt for them each time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 _JOURNAL_LINES = 1000
-# Kind of package, and what lists them: state, name, version, architecture, source, licence.
+# Kind of package, and the command that lists: state, name, version, architecture, source, licence.
 _LISTS = (
     (
         "deb",
@@ -38,15 +39,15 @@ _LISTS = (
 _LICENCE = re.compile(r"^License: *(\S.*?) *$", re.MULTILINE)
 _COMMON = re.compile(r"/usr/share/common-licenses/([\w.+-]*\w)")
 
-# The lines of an apt Release and the part of dnf's repomd.xml that tell which packages there are. What else is in them
-# changes without a package: Debian signs an index anew, with another date, several times a day.
+# The lines of apt's Release, and the part of dnf's repomd.xml, that say which packages there are. The rest changes even
+# when no package does: Debian signs an index anew, with another date, several times a day.
 _APT = re.compile(rb"^ ([0-9a-f]{32,} +\d+ (?:\S*/)?Packages(?:\.\w+)?)$", re.MULTILINE)
 _DNF = re.compile(rb'<data type="primary">.*?<checksum[^>]*>([0-9a-f]+)</checksum>', re.DOTALL)
 
 _USER = re.compile(r"//[^/]*@")
 _DNF_CACHE = "/var/cache/dnf"
 
-# Files in /etc that are a machine's and no image's, or tell when they were made, or are made of others.
+# Files in /etc that differ between the machines of an image, hold the time of creation, or are made from other files.
 _OF_A_MACHINE = (
     *("machine-id", "ssh/ssh_host_*", "hostname", "hosts", "resolv.conf", "mtab", "hostid", "adjtime"),
     *("iscsi/initiatorname.iscsi", "netplan/50-cloud-init.yaml", "network/interfaces.d/50-cloud-init*"),
@@ -57,10 +58,13 @@ _OF_A_MACHINE = (
 
 
 def look(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return this machine's traits.
+    """Return the traits of this machine.
 
-    ``asked`` holds: salt; files, as shell patterns, of which each that isn't empty is told by its digest; secrets, the
-    patterns of those files that are old when last changed before ``made``, in seconds since the epoch.
+    ``asked`` holds four values:
+        salt: the salt of the files' digests.
+        files: shell patterns of files that identify a machine; empty files are left out.
+        secrets: shell patterns of files that are secret; empty files are left out.
+        made: when the image was made, in seconds since the epoch; a secret last changed before then is ``old``.
     """
     salt = asked["salt"].encode()
     present, secret = _matching(asked["files"]), _matching(asked["secrets"])
@@ -77,15 +81,15 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def digest(salt: bytes, content: bytes) -> str:
-    """Return the salted digest of a content without the white space around it."""
+    """Return the salted digest of a content, without white space at its beginning and end."""
     return hashlib.sha256(salt + content.strip()).hexdigest()
 
 
 def contents() -> dict[str, Any]:
-    """Return what is in this machine, and what it was installed from.
+    """Return what is in this machine.
 
-    Services are those that a boot starts, ports those that are listened on, setuid files those on the root's file
-    system with the setuid or setgid bit, repositories the indexes that the package manager has, by their URLs.
+    The setuid files are those on the root file system with the setuid or setgid bit. The repositories are the indexes
+    that the package manager has fetched, by URL. ``contents.Contents`` explains the other parts.
     """
     return {
         "system": _system(),
@@ -99,7 +103,7 @@ def contents() -> dict[str, Any]:
     }
 
 
-_DOCKER = "127.0.0.11:"  # where the resolver of a container's host answers, at any port
+_DOCKER = "127.0.0.11:"  # Docker's resolver listens here in a container, at changing ports
 _SERVICES = ("systemctl", "list-unit-files", "--state=enabled", "--no-legend", "--plain", "--no-pager")
 _SETUID = ("find", "/", "-xdev", "-type", "f", "-perm", "/6000", "-printf", "%m:%u:%g %p\\n")
 
@@ -110,7 +114,7 @@ def packages() -> list[dict[str, Any]]:
     for kind, command, form in _LISTS:
         for line in _told(*command, form).splitlines():
             state, name, version, architecture, source, licence = line.split("\t")
-            if state == "installed" and architecture != "(none)":  # which is a key that rpm has been told to trust
+            if state == "installed" and architecture != "(none)":  # rpm lists the keys that it trusts too
                 one = {"kind": kind, "name": name, "version": version, "architecture": architecture, "source": source}
                 found.append(
                     {**one, "licences": [licence] if licence else licences(f"/usr/share/doc/{name}/copyright")}
@@ -119,7 +123,10 @@ def packages() -> list[dict[str, Any]]:
 
 
 def licences(path: str) -> list[str]:
-    """Return the licences that a Debian package's copyright file names; of one in free words those it refers to."""
+    """Return the licences that a Debian package's copyright file names.
+
+    In a file without the machine-readable format these are the common licences that it refers to.
+    """
     with contextlib.suppress(OSError):
         text = Path(path).read_text(errors="replace")
         return sorted(set((_LICENCE if text.startswith("Format:") else _COMMON).findall(text)))
@@ -127,15 +134,18 @@ def licences(path: str) -> list[str]:
 
 
 def offered(index: bytes) -> str:
-    """Return the digest of what an index offers, whenever it was signed; of all of it where it's of no known kind."""
+    """Return the digest of the packages that an index lists, whatever its date and signature.
+
+    For an index of an unknown kind it is the digest of all of it.
+    """
     told = sorted({*_APT.findall(index), *_DNF.findall(index)}) or [index]
     return "sha256:" + hashlib.sha256(b"\n".join(told)).hexdigest()
 
 
 def _repositories() -> Iterator[tuple[str, str]]:
-    """Yield the URL of each repository's index that apt or dnf has fetched, and the digest of what it offered.
+    """Yield the URL of each repository index that apt or dnf has fetched, and the digest of what it offered.
 
-    A user and password in it are left out: what is told here gets into the image's tags and records.
+    A user and password in a URL are left out, because the URLs get into the image's tags and records.
     """
     for url, path in (*_of_apt(), *_of_dnf()):
         if url.startswith("http") and os.path.isfile(path):
@@ -143,7 +153,7 @@ def _repositories() -> Iterator[tuple[str, str]]:
 
 
 def _of_apt() -> Iterator[tuple[str, str]]:
-    """Yield URL and file of the indexes that apt may have: a list of packages lies beside its index."""
+    """Yield URL and file of the indexes that apt may have fetched; apt keeps an index beside its list of packages."""
     form = "$(URI) $(METAKEY) $(FILENAME)"
     for line in _told("apt-get", "indextargets", "--format", form, "Created-By: Packages").splitlines():
         url, key, path = line.split(" ")
@@ -152,7 +162,7 @@ def _of_apt() -> Iterator[tuple[str, str]]:
 
 
 def _of_dnf() -> Iterator[tuple[str, str]]:
-    """Yield URL and file of the indexes that dnf may have, each in a folder named after its repository."""
+    """Yield URL and file of the indexes that dnf has fetched, each in a folder named after its repository."""
     name = ""
     for line in _told("dnf", "--cacheonly", "--quiet", "repoinfo").splitlines():
         key, _, value = line.partition(":")
@@ -165,7 +175,7 @@ def _of_dnf() -> Iterator[tuple[str, str]]:
 
 
 def _system() -> dict[str, str]:
-    """Return which system this is, in the words of os-release, and its architecture."""
+    """Return the operating system's ID, version and name from os-release, and the architecture."""
     lines = [line.partition("=") for line in _lines("/etc/os-release")]
     told = {key: value.strip("\"'") for key, _, value in lines}
     named = {
@@ -175,7 +185,7 @@ def _system() -> dict[str, str]:
 
 
 def _ports(told: str) -> Iterator[tuple[str, str]]:
-    """Yield each port that is listened on, as ``tcp 0.0.0.0:22``, and the programs that do."""
+    """Yield each port that is listened on, such as ``tcp 0.0.0.0:22``, and the programs that listen."""
     for line in told.splitlines():
         kind, _, _, _, local, _, *rest = line.split()
         if rest or not local.startswith(_DOCKER):
@@ -183,13 +193,13 @@ def _ports(told: str) -> Iterator[tuple[str, str]]:
 
 
 def _files(root: str) -> dict[str, str]:
-    """Return the digest of each file in a folder, or where it leads, but for a machine's own."""
+    """Return the digest of each file in a folder, or a link's target, except those of ``_OF_A_MACHINE``."""
     found = {}
     for place, folders, names in os.walk(root):
         for name in sorted(names + [one for one in folders if os.path.islink(os.path.join(place, one))]):
             path = os.path.join(place, name)
             if not any(fnmatch.fnmatch(os.path.relpath(path, root), own) for own in _OF_A_MACHINE):
-                with contextlib.suppress(FileNotFoundError):  # a machine in service may just replace it
+                with contextlib.suppress(FileNotFoundError):  # a running machine may replace it at this moment
                     if os.path.islink(path):
                         found[path] = f"-> {os.readlink(path)}"
                     elif os.path.isfile(path):
@@ -198,13 +208,13 @@ def _files(root: str) -> dict[str, str]:
 
 
 def _matching(patterns: list[str]) -> list[str]:
-    """Return the files that match and aren't empty."""
+    """Return the files that match any of these patterns and are not empty."""
     paths = {path for pattern in patterns for path in glob.glob(pattern)}
     return sorted(path for path in paths if os.path.isfile(path) and os.path.getsize(path))
 
 
 def _key_files() -> list[tuple[str, str]]:
-    """Return user and path of every file in which sshd looks for keys that let somebody in."""
+    """Return user and path of every file from which sshd reads authorized keys."""
     names = [".ssh/authorized_keys", ".ssh/authorized_keys2"]
     for line in _told("sshd", "-T").splitlines():
         if line.startswith("authorizedkeysfile "):
@@ -220,13 +230,13 @@ def _key_files() -> list[tuple[str, str]]:
 
 
 def _lines(path: str) -> list[str]:
-    """Return the lines of a file that say something."""
+    """Return the lines of a file, except empty lines and comments."""
     lines = Path(path).read_text(errors="replace").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _passwords() -> list[tuple[str, str]]:
-    """Return each user's name and what stands in place of the password."""
+    """Return each user's name and the password field of /etc/shadow."""
     rows = [line.split(":") for line in _lines("/etc/shadow")]
     return [(row[0], row[1]) for row in rows if len(row) > 1]
 

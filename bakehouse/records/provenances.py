@@ -1,4 +1,4 @@
-"""Provenances: where an image comes from, as an in-toto statement with SLSA's predicate."""
+"""Provenances: where an image comes from, as an in-toto statement with SLSA's provenance predicate."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from bakehouse.documents import SHA256
 
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://slsa.dev/provenance/v1"
-_BAKE = "urn:bakehouse:bake:v1"  # what the parameters and dependencies below mean
+_BAKE = "urn:bakehouse:bake:v1"  # this build type defines the parameters and dependencies below
 
 
 def statement(
     run: str, begun: datetime, commit: str, inputs: Mapping[str, str], parameters: Mapping[str, str], **tools: str
 ) -> dict[str, Any]:
-    """Return the statement of a bake that begins, without its subject yet: that has to be told by ``with_subject``.
+    """Return the statement of a bake that begins; ``with_subject`` adds the subject when it ends.
 
-    Inputs that are digests are its dependencies, plain values its parameters; ``tools`` are versions by name.
+    Inputs whose values are digests become dependencies, other inputs become parameters. ``tools`` maps the names of
+    programs to their versions.
     """
     plain = {name: value for name, value in inputs.items() if not value.startswith(SHA256)}
     return {
@@ -42,10 +43,11 @@ def statement(
 def with_subject(
     statement: Mapping[str, Any], name: str, file: str, digest: str, offered: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return a statement of the image of this name, which is known by a file that lists what is in it.
+    """Return a statement with the image of this name as its subject.
 
-    An image has no digest of its own, and no ID before it is made. ``offered`` maps the indexes that packages were
-    installed by to their digests, which are dependencies too.
+    The subject is the SBOM, that is its file name and digest, because an image has no digest of its own, and no ID
+    before it is made. ``offered`` maps the indexes from which packages were installed to their digests; they become
+    dependencies.
     """
     predicate = statement["predicate"]
     more = _dependencies({f"packages {index}": state for index, state in offered.items()})

@@ -1,8 +1,8 @@
-"""The store: what is kept of an image, as files in a folder of its own.
+"""The store: keeps the records of each image as files in a folder of its own.
 
-Run as a program it makes the part that goes into the image too: ``python -m bakehouse.records.store FOLDER NAME RUN``
-reads on stdin what the machine told of its contents, writes the SBOM into the folder, and names it as the subject of
-the provenance that is there.
+It is also a program that makes the records that are copied into the image:
+``python -m bakehouse.records.store FOLDER NAME RUN`` reads the machine's contents from stdin, writes the SBOM into the
+folder, and makes the SBOM the subject of the provenance in that folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PROVENANCE = "provenance.json"
 
 
 def keep(settings: Settings, image_id: str, files: Mapping[str, str]) -> None:
-    """Keep files of an image, by their names; each is there whole or not at all."""
+    """Keep the records of an image, file name to text; each file is written whole or not at all."""
     folder = place(settings, image_id)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, text in files.items():
@@ -41,30 +41,31 @@ def place(settings: Settings, image_id: str) -> Path:
 
 
 def inputs(settings: Settings, image_id: str) -> dict[str, str] | None:
-    """Return what an image was baked of, by name; None where there is no such record."""
+    """Return the inputs of an image's bake, by name; None when there is no such record here."""
     return _read(place(settings, image_id) / INPUTS, _strings)
 
 
 def sbom(settings: Settings, image_id: str, expected: str) -> Contents | None:
-    """Return what was in an image when it was baked; None where there is no such record.
+    """Return what was in an image when it was baked; None when there is no such record here.
 
-    ``expected`` is the digest that the image tells of it.
+    ``expected`` is the record's digest as the image's tag has it. A record with another digest is set aside.
     """
     return _read(place(settings, image_id) / SBOM, contents.of_sbom, expected)
 
 
 def provenance(settings: Settings, image_id: str, expected: str) -> dict[str, Any] | None:
-    """Return the statement of where an image comes from; None where there is no such record.
+    """Return the provenance statement of an image; None when there is no such record here.
 
-    ``expected`` is the digest that the image tells of it.
+    ``expected`` is the record's digest as the image's tag has it. A record with another digest is set aside.
     """
     return _read(place(settings, image_id) / PROVENANCE, _statement, expected)
 
 
 def write(folder: Path, name: str, run: str, answer: str) -> None:
-    """Write the SBOM of what a machine answered into a folder, and complete the provenance there by it.
+    """Write the SBOM of a machine's contents into a folder, and complete the provenance there with it.
 
-    Raises ValueError, KeyError or TypeError when the answer can't be read.
+    ``name`` is the image's name, ``run`` the run's ID, and ``answer`` what ``inspector.contents`` printed. Raises
+    ValueError, KeyError or TypeError when the answer is malformed.
     """
     told = Contents.from_answer(json.loads(answer))
     listed = contents.as_sbom(told, name, run, __version__, datetime.now(UTC))
@@ -75,7 +76,10 @@ def write(folder: Path, name: str, run: str, answer: str) -> None:
 
 
 def _read(file: Path, parse: Callable[[str], T], expected: str = "") -> T | None:
-    """Return what a record says; None where there is none, or one that isn't as it was written, which is set aside."""
+    """Return what a record says; None when there is none.
+
+    A record that is malformed, or that isn't the one that was written at the bake, counts as none and is set aside.
+    """
     try:
         text = file.read_text()
         read = parse(text)

@@ -153,7 +153,7 @@ class Bakery:
     def bake(self, keep: bool = False, **variables: Any) -> tuple[int, str, str]:
         """Bake, and return the exit code, stdout and stderr."""
         with self.begin(keep, **variables) as process:
-            out, told = process.communicate(timeout=120)
+            out, told = process.communicate(timeout=600)
         return process.returncode, out, told
 
     @property
@@ -246,7 +246,7 @@ def bakery(local_ec2: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_bake(bakery: Bakery) -> None:
     """A bake makes one image that tells its origin and asks for IMDSv2, and leaves nothing else, the log included."""
     files = tree(bakery.settings.root)
@@ -271,7 +271,7 @@ def test_bake(bakery: Bakery) -> None:
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_a_second_bake(bakery: Bakery) -> None:
     """Of the same nothing is baked; what changed is named, before the bake by file and after it by what is in it."""
     first = bakery.bake()[1].strip()
@@ -310,7 +310,7 @@ def _in_the_image(image: Image) -> dict[str, str]:
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_failure(bakery: Bakery) -> None:
     """A failed task is told with its name and message in one line, exit 1, and nothing is left."""
     code, out, told = bakery.bake(tiny_fails=True)
@@ -324,7 +324,7 @@ def test_failure(bakery: Bakery) -> None:
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_keep(bakery: Bakery) -> None:
     """On demand a failed bake's machine stays, the printed command enters it, and a cleanup ends it."""
     code, _, told = bakery.bake(keep=True, tiny_fails=True, tiny_word="kept")
@@ -341,14 +341,14 @@ def test_keep(bakery: Bakery) -> None:
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(bakery: Bakery, asked: signal.Signals) -> None:
     """A bake that is told to stop says so in one line, exit 1, and nothing is left."""
     with bakery.begin(tiny_seconds=60) as process:
         bakery.when("TASK [Take some time]")
         process.send_signal(asked)
-        out, told = process.communicate(timeout=60)
+        out, told = process.communicate(timeout=300)
 
     assert (1, "") == (process.returncode, out)
     assert f"error: the bake was interrupted by {asked.name} and made no image" in told.splitlines()
@@ -356,7 +356,7 @@ def test_interrupted(bakery: Bakery, asked: signal.Signals) -> None:
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_killed(bakery: Bakery) -> None:
     """What a bake leaves that was killed with its Packer, the next one clears away, running processes included."""
     with bakery.begin(tiny_seconds=60) as process:
@@ -379,7 +379,7 @@ def test_killed(bakery: Bakery) -> None:
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="nothing tells Packer of our death")
 def test_kit_killed(bakery: Bakery) -> None:
     """When the kit alone is killed, Packer stops and ends its machine by itself."""

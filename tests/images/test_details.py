@@ -1,4 +1,4 @@
-"""Dossiers: all that is known of an image, and the differences of two, told in three ways."""
+"""Details: all that is known of an image, and the differences of two, told in three ways."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_rows_of_a_dossier() -> None:
         ["image", "channels", "stable"],
         ["tag", "sbom", "sha256:aaaaaaaaaaaa"],
         ["lineage", "ami-2", "n-ami-2"],
-        ["lineage", "ami-1", "not there any more"],
+        ["lineage", "ami-1", "not found"],
         ["packages", "kernel", "6.1-1 6.2-1"],
         ["files", "/etc/motd", "sha256:aaaaaaaaaaaa"],
         ["input", "kit", "0.1"],
@@ -200,7 +200,7 @@ def test_compare_without_a_record(account: Account, settings: Settings) -> None:
 
 @pytest.mark.local
 def test_find(account: Account, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    """A dossier is of an image or of what a channel points to; that there is no record of its contents is said."""
+    """Details are of an image or of a channel's image; a notice says that its contents are not recorded."""
     one = recorded(account, settings, CONTENTS)
     named, told = details.find(account, settings, one.id), capsys.readouterr().err
     (store.place(settings, one.id) / store.SBOM).unlink()

@@ -7,13 +7,13 @@ from itertools import count
 from typing import Any
 
 import pytest
-from moto_fixtures import Killed, refused
+from moto_fixtures import Killed, counted, refused
 from samples import baked, channel, image, machine, parameter
 
 from bakehouse import images
 from bakehouse.accounts import TAG, Account, tag_list
 from bakehouse.errors import CloudError
-from bakehouse.images import DEPRECATED, channels, retention, retirements
+from bakehouse.images import DEPRECATED, channels, details, retention, retirements
 from bakehouse.images.retention import Retention, Terms
 from bakehouse.images.retirements import Retirement
 from bakehouse.images.usage import Usage
@@ -147,6 +147,46 @@ def test_only_those_whose_turn_it_is_are_asked_for_shares(account: Account) -> N
     steps = {fate.thing.id: fate.step for fate in plan.fates}
     assert 2 == sorted(steps[one] for one in others).count("deprecate")
     assert not {"deprecate"} & {steps[one] for one in shared}
+
+
+@pytest.mark.local
+def test_a_thousand_images(account: Account) -> None:
+    """A thousand images and three hundred machines are all seen, by as many calls as they have pages."""
+    from moto.ec2.models import ec2_backends
+
+    [backend] = [ec2_backends["123456789012"]["us-east-1"]]
+    for number in range(1000):
+        one = backend.register_image(f"bakehouse-jenkins-{number}")
+        tags = {f"{TAG}recipe": "jenkins", f"{TAG}kind": "image", f"{TAG}run": f"{number:04}", f"{TAG}base": "ami-1"}
+        one.add_tags(tags)
+        one.ebs_snapshot.add_tags(tags)
+    first = images.find(account, "jenkins")[-1].id
+    for _ in range(3):
+        account.ec2.run_instances(ImageId=first, MinCount=100, MaxCount=100, InstanceType="t3.small")
+
+    there, calls = counted(account)
+    found = details.entries(there, images.find(there, "jenkins"))
+    to_list = dict(calls)
+    calls.clear()
+    plan = retirements.plan(there, Terms())
+    to_plan = dict(calls)
+
+    assert [f"{number:04}" for number in reversed(range(1000))] == [one.image.run for one in found]
+    assert 300 == len(found[-1].users)
+    assert {"stay": 4, "deprecate": 20, "later": 976} == {
+        step: len(plan.of(step)) for step in ("stay", "deprecate", "later")
+    }
+    assert f"machine {min(_machines(account))} and 299 more" in [fate.why for fate in plan.fates]
+    others = ("DescribeInstances", "DescribeLaunchConfigurations", "DescribeLaunchTemplates", "DescribeParameters")
+    every = {**dict.fromkeys(others, 1), "GetParametersByPath": 1, "DescribeImages": 2}
+    assert every == to_list
+    shares = {"DescribeImageAttribute": 20, "DescribeSnapshotAttribute": 20}  # of those whose turn it is
+    assert {**every, "DescribeSnapshots": 2, **shares} == to_plan
+
+
+def _machines(account: Account) -> list[str]:
+    pages = account.ec2.pages("describe_instances", "Reservations")
+    return [str(one["InstanceId"]) for each in pages for one in each["Instances"]]
 
 
 @pytest.mark.local

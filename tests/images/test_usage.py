@@ -1,4 +1,4 @@
-"""References: all that could start a machine of an image is found, and what can't be read is named."""
+"""Usage: all that could start a machine of an image is found, and what can't be read is named."""
 
 from __future__ import annotations
 

@@ -160,9 +160,9 @@ def test_find_sees_only_our_machines_that_are_there(account: Account, settings: 
     [
         ("i-xyz", InputError, "'i-xyz' is not a machine ID"),
         ("ami-0a1b2c3d4e5f60718", InputError, "is not a machine ID"),
-        ("i-0123456789abcdef0", NotFoundError, "isn't there on account local"),
+        ("i-0123456789abcdef0", NotFoundError, "does not exist on account local"),
         ("terminated", NotFoundError, "is terminated"),
-        ("theirs", InputError, "is none of ours"),
+        ("theirs", InputError, "was not launched by Bakehouse"),
         ("another recipe's", InputError, "is of recipe nginx, not jenkins"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Twins: what two machines may not share, what may not have come with the image, told from what machines answer."""
+"""Identity: what two machines may not share, what may not have come with the image, told from what machines answer."""
 
 from __future__ import annotations
 
@@ -72,17 +72,17 @@ def test_shared(outcome: str, found: list[bool]) -> None:
     """Only what both have alike is shared, and what neither has is no finding; a finding names what it's of."""
     findings = identity.shared([Comparison("/etc/machine-id", outcome)])
 
-    assert [("/etc/machine-id is its own", ok) for ok in found] == [(one.name, one.ok) for one in findings]
+    assert [("/etc/machine-id is unique", ok) for ok in found] == [(one.name, one.ok) for one in findings]
 
 
 @pytest.mark.parametrize(
     ("told", "name", "evidence"),
     [
-        (one(), "", "its 1 secrets came into being on the machine"),
+        (one(), "", "all 1 secrets were created on the machine"),
         (
             one(old=("/srv/secret",)),
             "The service was never started before",
-            "in the image already: /srv/secret, which is all; so it was started in the bake",
+            "all secrets were in the image already, so the service was started in the bake: /srv/secret",
         ),
         (
             one(old=("/srv/secret",), secrets=("/srv/secret", "/srv/secret2")),
@@ -92,7 +92,7 @@ def test_shared(outcome: str, found: list[bool]) -> None:
         (
             one(secrets=()),
             "The recipe's secrets are found",
-            "nothing to compare: none of the recipe's secrets is there: /srv/secret*",
+            "none of the recipe's secrets exists on the machine: /srv/secret*",
         ),
     ],
 )
@@ -117,8 +117,8 @@ def test_fresh_without_secrets() -> None:
             "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC4UWB69vrmj5ed4pGaJDjojQHxxgMnpncgdEnKOLjcF his key",
             "the image lets in: admin by SHA256:Bb4fi/SnxWAfHbboEgTl/0fJVOQZxCN3A6nIBiC4cwo in /k (his key)",
         ),
-        ("ssh-rsa AAAA=broken", "the image lets in: admin by a line of no known kind in /k"),
-        ("certainly not a key", "the image lets in: admin by a line of no known kind in /k"),
+        ("ssh-rsa AAAA=broken", "the image lets in: admin by a line of unknown format in /k"),
+        ("certainly not a key", "the image lets in: admin by a line of unknown format in /k"),
     ],
 )
 def test_access(line: str, evidence: str) -> None:
@@ -138,7 +138,7 @@ def test_a_password() -> None:
     """A user with a password is named."""
     _, passwords = identity.access(one(passwords=("root", "admin")), OWN)
 
-    assert (False, "with one: root, admin") == (passwords.ok, passwords.evidence)
+    assert (False, "users with a password: root, admin") == (passwords.ok, passwords.evidence)
 
 
 ADDED = Package("deb", "nmap", "7", "amd64", "nmap", ())

@@ -18,7 +18,7 @@ from bakehouse.proving import reports
 from bakehouse.proving.reports import Proof, Seen
 from bakehouse.records.contents import Change
 
-GOOD = Seen("both", "first boot", Finding("hostname is its own", True, "different on the two machines"))
+GOOD = Seen("both", "first boot", Finding("hostname is unique", True, "different on the two machines"))
 BAD = Seen("i-1", "second boot", Finding("The unit is active", False, "<script>alert(1)</script>\nfailed"))
 PROOF = Proof(
     image="ami-1",
@@ -100,10 +100,10 @@ def test_the_page_needs_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, ["pass", "ami-1", "sha256:0", "7.5 s and 8.0 s from launch", "120 s are allowed", "hostname is its own"]),
+        ({}, ["pass", "ami-1", "sha256:0", "7.5 s and 8.0 s from launch", "120 s are allowed", "hostname is unique"]),
         ({}, ["i-1 rebooted (failed)", "/etc/machine-id", "the same", "zlib", "No picture: there is no Chromium"]),
         ({"findings": (GOOD, BAD)}, ["fail", "Why it is not fit", "second boot", "of which 1 are not good"]),
-        ({"stand_ins": ("jenkins",)}, ["STAND-IN", "says nothing of the real jenkins"]),
+        ({"stand_ins": ("jenkins",)}, ["STAND-IN", "says nothing about the real jenkins"]),
         (
             {"unproven": {"contents": "not recorded"}, "changes": ()},
             ["Not proven contents", "Not known: not recorded"],

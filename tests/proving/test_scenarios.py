@@ -69,8 +69,8 @@ REFUSED: list[tuple[dict[str, str], type[BakehouseError], str, str]] = [
     ({"role": "db"}, NotFoundError, "there is no role with a scenario db", "known: java, web"),
     ({"scenario": "x"}, NotFoundError, "there is no scenario x", "known: default, rpm"),
     ({"platform": "x"}, NotFoundError, "there is no platform x", "known: debian-13, rocky-9, rpm-stand-in"),
-    ({"scenario": "rpm", "platform": "debian-13"}, InputError, "these don't go together: rpm, debian-13", "rpm: web"),
-    ({"scenario": "rpm", "role": "java"}, InputError, "these don't go together: java, rpm", "rpm: web on rpm-stand-in"),
+    ({"scenario": "rpm", "platform": "debian-13"}, InputError, "no scenario has all of rpm, debian-13", "rpm: web"),
+    ({"scenario": "rpm", "role": "java"}, InputError, "no scenario has all of java, rpm", "rpm: web on rpm-stand-in"),
 ]  # fmt: skip
 
 

@@ -171,11 +171,11 @@ def _things(ec2: Any) -> list[str]:
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_trial_that_fails(local_ec2: LocalEc2, ec2: Any, checkout: Path) -> None:
     """It exits 1 naming step and Ansible task; with --keep its machine stays, until the leftovers are cleared away."""
     process = _test_role(local_ec2, checkout, "--scenario", "own", "--keep", "--junit", "report.xml")
-    table, told = process.communicate(timeout=300)
+    table, told = process.communicate(timeout=1500)
 
     assert 1 == process.returncode, told
     rows = [line.split("\t")[:4] for line in table.splitlines()]
@@ -194,13 +194,13 @@ def test_a_trial_that_fails(local_ec2: LocalEc2, ec2: Any, checkout: Path) -> No
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_an_interrupted_trial_leaves_nothing(local_ec2: LocalEc2, ec2: Any, checkout: Path) -> None:
     """Ctrl-C while the machine is there takes it away, with all that was made for it."""
     process = _test_role(local_ec2, checkout, "--scenario", "own")
-    wait(lambda: any(one.startswith("i-") for one in _things(ec2)), seconds=60)
+    wait(lambda: any(one.startswith("i-") for one in _things(ec2)), seconds=300)
     process.send_signal(signal.SIGINT)
-    table, told = process.communicate(timeout=120)
+    table, told = process.communicate(timeout=600)
 
     assert (1, "") == (process.returncode, table)
     assert "error: the trial was interrupted by SIGINT" in told
@@ -208,14 +208,14 @@ def test_an_interrupted_trial_leaves_nothing(local_ec2: LocalEc2, ec2: Any, chec
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_molecule_alone(local_ec2: LocalEc2, ec2: Any, checkout: Path) -> None:
     """Molecule by itself makes the same machine, enters it, and takes it away."""
 
     def molecule(*words: str) -> None:
         argv = ["molecule", *words, "--scenario-name", "own"]
         done = subprocess.run(
-            argv, cwd=checkout, env=_environment(local_ec2), capture_output=True, text=True, timeout=200, check=False
+            argv, cwd=checkout, env=_environment(local_ec2), capture_output=True, text=True, timeout=1000, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,4 +1,4 @@
-"""Traits: what a machine tells of itself, asked here of this computer, with a root and programs of the test's own."""
+"""Inspector: what a machine reports, asked here of this computer, with a root and programs of the test's own."""
 
 from __future__ import annotations
 
@@ -102,8 +102,10 @@ def test_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_programs")
-def test_contents() -> None:
+def test_contents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Besides packages a machine tells what its boot starts, who listens where, its users and its setuid files."""
+    monkeypatch.setattr(inspector, "_files", lambda root: {root: "its files"})
+
     told = inspector.contents()
 
     assert {"ssh.service": "enabled"} == told["services"]
@@ -111,7 +113,7 @@ def test_contents() -> None:
     assert {"/usr/bin/a file": "4755:root:root"} == told["setuid"]
     assert "0:0 /root" == told["users"]["root"].rpartition(" ")[0]
     assert {"id", "version", "name", "architecture"} == set(told["system"])
-    assert inspector._files("/etc") == told["files"]
+    assert {"/etc": "its files"} == told["files"]
 
 
 DNF = """
@@ -123,6 +125,14 @@ Repo-filename      : /etc/yum.repos.d/amazonlinux.repo
 Repo-id            : local
 Repo-baseurl       : file:///srv/repository
 """
+
+
+# As sha256sum tells of deb_a%5fb_dists_stable_InRelease, deb_flat_Release and repomd.xml.
+_SUMS = (
+    "daa4c380d5489c12aee86b6093008fe05e96611a1aad68f73e15477c40da4e00",
+    "c7158ca17bfadc3628be2948e00c15f8191bbef01442c1324a2511bd6cfe5331",
+    "75c50f8ca91197b06ec0aeee5aaaae1f3c46982d586e473a489e7e0d694ff8e5",
+)
 
 
 def test_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,9 +153,9 @@ http://deb/gone/Packages Packages {tmp_path}/deb_gone_Packages
     monkeypatch.setattr(inspector, "_DNF_CACHE", str(tmp_path))
 
     assert {
-        "http://deb/a_b/dists/stable/InRelease": inspector.offered(b"deb_a%5fb_dists_stable_InRelease"),
-        "http://deb/flat/Release": inspector.offered(b"deb_flat_Release"),
-        "https://example.com/al2023/core/repodata/repomd.xml": inspector.offered(b"repomd.xml"),
+        "http://deb/a_b/dists/stable/InRelease": f"sha256:{_SUMS[0]}",
+        "http://deb/flat/Release": f"sha256:{_SUMS[1]}",
+        "https://example.com/al2023/core/repodata/repomd.xml": f"sha256:{_SUMS[2]}",
     } == dict(inspector._repositories())
 
 
