@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,25 @@ from bakehouse.errors import ToolError
 hypothesis.settings.register_profile("kit", database=None, deadline=None)  # no folder, and no clock that fails a test
 hypothesis.settings.load_profile("kit")
 
-pytest_plugins = ["ec2_fixtures", "moto_fixtures"]
+pytest_plugins = ["ec2_fixtures", "moto_fixtures", "task_fixtures"]
 
-TIMINGS = Path(__file__).with_name("test_timings.py")
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take the account on which the tests of the tier aws run."""
+    parser.addoption(
+        "--account", default="local", help="an AWS profile for the tests of the tier aws; local by default"
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Take the person's AWS credentials, the kit's own settings and the home folder out of the environment."""
+def _nobody(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Take the person's AWS credentials, the kit's own settings and the home folder out of the environment.
+
+    They stay where a real account was asked for, which needs them.
+    """
+    if request.config.getoption("account") != "local":
+        yield
+        return
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(("AWS_", "BAKEHOUSE_", "ANSIBLE_", "PACKER_", "PKR_", "INVOKE_", "MOLECULE_")):
@@ -43,16 +53,6 @@ def ctrl_c() -> Iterator[Callable[[], None]]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Run a test that measures seconds while no other worker runs one, its fixtures included."""
-    with open(__file__) as turnstile, open(TIMINGS) as room:
-        fcntl.flock(turnstile, fcntl.LOCK_EX)  # else those who share the room might never let in who wants it alone
-        fcntl.flock(room, fcntl.LOCK_EX if item.path == TIMINGS else fcntl.LOCK_SH)
-        fcntl.flock(turnstile, fcntl.LOCK_UN)
-        return (yield)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put first the modules whose tests may take longest, then what else starts machines: so workers end together."""
     allowed: dict[Path, float] = {}
@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         limit = item.get_closest_marker("timeout")
         allowed[item.path] = max(allowed.get(item.path, 0), limit.args[0] if limit else 0)
     machines = {item.path for item in items if item.get_closest_marker("docker")}
-    items.sort(key=lambda item: (item.path == TIMINGS, -allowed[item.path], item.path not in machines))
+    items.sort(key=lambda item: (-allowed[item.path], item.path not in machines))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -77,7 +77,11 @@ def _scope(nodeid: str) -> str:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Have the Docker engine running before the first test that uses it."""
-    if session.config.option.collectonly or not any(item.get_closest_marker("docker") for item in session.items):
+    if (
+        session.config.option.collectonly
+        or session.config.option.account != "local"
+        or not any(item.get_closest_marker("docker") for item in session.items)
+    ):
         return
     try:
         tools.ensure("docker")

@@ -27,7 +27,7 @@ ANYBODY = "0.0.0.0/0"
 CALLER = "127.0.0.1/32"
 
 
-def wait(look: Callable[[], Any], seconds: float = 60) -> Any:
+def wait(look: Callable[[], Any], seconds: float = 200) -> Any:
     """Look until the answer is truthy and return it; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -67,7 +67,7 @@ def status_of(ec2: Any, instance_id: str) -> str:
 def connects(address: str, port: int) -> bool:
     """Tell whether a TCP connection can be made."""
     try:
-        socket.create_connection((address, port), timeout=3).close()
+        socket.create_connection((address, port), timeout=10).close()
     except OSError:
         return False
     return True
@@ -106,7 +106,7 @@ class Machines:
         options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes"]
         argv = ["ssh", "-i", str(key or self.key_file), *(part for o in options for part in ("-o", o))]
         done = subprocess.run(
-            [*argv, f"{self.user}@{address}", command], capture_output=True, text=True, timeout=60, check=False
+            [*argv, f"{self.user}@{address}", command], capture_output=True, text=True, timeout=300, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -135,7 +135,7 @@ class LocalEc2:
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=1200,
             cwd=ROOT,
             check=False,
         )
@@ -152,7 +152,7 @@ class LocalEc2:
         """End the server as a crash would."""
         pid = json.loads((self.folder / "server.json").read_text())["pid"]
         os.kill(pid, signal.SIGKILL)
-        wait(lambda: not connects("127.0.0.1", int(self.endpoint.rpartition(":")[2])), seconds=5)
+        wait(lambda: not connects("127.0.0.1", int(self.endpoint.rpartition(":")[2])))
 
     def client(self, service: str, key: str = "tests") -> Any:
         """Return a plain boto3 client, by default with another access key than the tasks have."""
@@ -172,10 +172,10 @@ def git(folder: Path, *words: str) -> str:
 
 
 class Checkout:
-    """Hold a copy of this checkout, on the tests' local EC2."""
+    """Hold a copy of this checkout, whose tasks get an environment, such as the tests' local EC2's."""
 
-    def __init__(self, folder: Path, local_ec2: LocalEc2) -> None:
-        self.folder, self.environ = folder, local_ec2.environ
+    def __init__(self, folder: Path, environ: dict[str, str]) -> None:
+        self.folder, self.environ = folder, environ
         listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         for file in git(ROOT, *listed[1:]).splitlines():
             if (ROOT / file).is_file() and not file.startswith("tests/"):

@@ -76,16 +76,24 @@ def lint(c: Context) -> None:
         raise VerdictError(f"these complain: {', '.join(failed)}")
 
 
-@task(help={"only": "run only the tests whose names match this (pytest's -k), and no linter"})
-def test(c: Context, only: str = "") -> None:  # noqa: PT028, a task and no test
+@task(
+    help={
+        "only": "run only the tests whose names match this (pytest's -k), and no linter",
+        "account": "run on this AWS profile only the tests that a real account can be used for; it costs a little",
+    }
+)
+def test(c: Context, only: str = "", account: str = "") -> None:  # noqa: PT028, a task and no test
     """Run the linters and all tests: what CI runs."""
     from bakehouse import settings, tools
 
-    if not only:
+    command = f"pytest -k {shlex.quote(only)}" if only else ALL_TESTS
+    if account:
+        command = f"pytest -m aws --account {shlex.quote(account)}"
+    elif not only:
         lint(c)
         tools.ensure("docker")  # before two workers do
     with c.cd(str(settings.ROOT)):
-        done = c.run(f"pytest -k {shlex.quote(only)}" if only else ALL_TESTS, warn=True)
+        done = c.run(command, warn=True)
     if not done:
         raise VerdictError("the tests fail")
 

@@ -13,7 +13,7 @@ import hcl2
 import pytest
 from ec2_fixtures import ROOT, LocalEc2, docker, mark, state_of, wait
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 CHANNEL = "/bakehouse/jenkins/stable"
 
@@ -86,7 +86,7 @@ def test_the_examples_name_one_channel() -> None:
 def status(url: str) -> int:
     """Return the status of a page, 0 while there is none."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return int(answer.status)
     except OSError:
         return 0

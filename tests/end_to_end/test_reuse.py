@@ -12,7 +12,7 @@ import pytest
 import yaml
 from ec2_fixtures import Checkout, LocalEc2, describe, docker, git
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 
 def test_nginx(local_ec2: LocalEc2) -> None:
@@ -20,7 +20,7 @@ def test_nginx(local_ec2: LocalEc2) -> None:
     which = ("--recipe", "nginx")
     image = local_ec2.inv("bake", *which).stdout.strip()
     machine, url = local_ec2.inv("launch", *which).stdout.strip().split("\t")
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         assert answer.read() == b"<h1>It serves</h1>\n"
     [verdict] = json.loads(local_ec2.inv("probe", *which, "--json").stdout)
     assert {"No unit has failed", "Nginx serves its page", "GET /missing"} <= {
@@ -70,7 +70,7 @@ def test_roles_of_others(local_ec2: LocalEc2, tmp_path: Path) -> None:
 
     It offers nothing over the network, so there is nothing to look at but that.
     """
-    kit = Checkout(tmp_path / "checkout", local_ec2)
+    kit = Checkout(tmp_path / "checkout", local_ec2.environ)
     theirs = tmp_path / "theirs"
     write(
         theirs / "own/galaxy.yml", "{namespace: their, name: own, version: 1.0.0, readme: README.md, authors: [they]}\n"

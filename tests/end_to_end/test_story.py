@@ -124,7 +124,7 @@ def test_the_stand_in_is_announced(kit: LocalEc2, ec2: Any) -> None:
 def test_nothing_to_bake(kit: LocalEc2, tmp_path: Path) -> None:
     """Where nothing has changed, in another checkout too, a bake is the image there is, at once; a change is named."""
     again = kit.inv("bake", "--prove")
-    other = Checkout(tmp_path / "checkout", kit)
+    other = Checkout(tmp_path / "checkout", kit.environ)
     with (other.folder / "README.md").open("a") as readme:
         readme.write("A comment.\n")
     there = other.inv("bake", "--plan")
@@ -306,7 +306,7 @@ def test_probe_fails_an_unhealthy_machine(kit: LocalEc2) -> None:
 def changed(kit: LocalEc2, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """Give a checkout with another variable, while the stand-in's repository has a newer one; then it's as before."""
     folder = tmp_path_factory.mktemp("changed")
-    checkout = Checkout(folder / "checkout", kit)
+    checkout = Checkout(folder / "checkout", kit.environ)
     with (checkout.folder / "inventory/group_vars/jenkins.yml").open("a") as variables:
         variables.write("jenkins_umask: '0027'\n")
     served = kit.folder / "packages/served/jenkins-debian"
