@@ -1,4 +1,4 @@
-"""The namespace of the tasks, for Invoke. What each does is in bakehouse/tasks/."""
+"""Invoke's collection of all tasks. The tasks themselves are in bakehouse/tasks/."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bakehouse.tasks import channels, checkout, images, local, machines
 
 
 class UsageError(ParseError, InputError):
-    """Refuse a command line that can't be read; Invoke's own error would exit 1, as a failed verdict does."""
+    """Say that the command line is wrong, and exit with 2; Invoke's own would exit with 1, as a failed verdict does."""
 
-    message = ""  # Invoke prints an error of the command line as such, and must not print it again as an exit
+    message = ""  # Invoke prints a ParseError itself; as an Exit it would print it a second time
 
     def __init__(self, told: str, context: ParserContext | None = None) -> None:
         name = context.name if context else None
@@ -25,7 +25,7 @@ class UsageError(ParseError, InputError):
         return f"error: {self.text}\nhint: {self.hint}"
 
 
-setattr(invoke.parser.parser, "ParseError", UsageError)  # noqa: B010, as mypy would not have it assigned
+setattr(invoke.parser.parser, "ParseError", UsageError)  # noqa: B010, because mypy refuses the assignment
 
 ns = Collection(
     *(

@@ -1,4 +1,4 @@
-"""How the kit speaks: data on stdout, talk on stderr, every step with its time."""
+"""Console: prints data on stdout, messages on stderr, and each step with the time that it took."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bakehouse.errors import InputError
 
 @dataclass(frozen=True)
 class Step:
-    """Hold one step that has ended: its name, the second at which it began, its seconds, whether it's good."""
+    """Hold one step that has ended: its name, its begin by the monotonic clock, its seconds, whether it succeeded."""
 
     name: str
     begun: float
@@ -34,17 +34,17 @@ _recorders: list[list[Step]] = []
 
 @cache
 def talk() -> Console:
-    """Return the console on stderr; rich honours NO_COLOR and knows whether there is a terminal."""
+    """Return the console on stderr. It honours NO_COLOR, and knows whether stderr is a terminal."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
-    """Say one line to the person."""
+    """Print one line for the person, on stderr."""
     talk().print(line, markup=False)
 
 
 def data(value: str) -> None:
-    """Print one value for a program to read; one that has read enough of it is no fault."""
+    """Print one value on stdout for a program to read. It is no error when the program stops reading."""
     try:
         print(value, flush=True)
     except BrokenPipeError:
@@ -52,13 +52,13 @@ def data(value: str) -> None:
 
 
 def data_json(value: Any) -> None:
-    """Print one JSON document for a program to read."""
+    """Print one JSON document on stdout for a program to read."""
     data(json.dumps(value, indent=2, default=str))
 
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Show that something is going on, and how long it took: live on a terminal, plain lines elsewhere."""
+    """Show that a step is going on, live on a terminal, and print a line with its time when it has ended."""
     begun = time.monotonic()
     try:
         if talk().is_terminal:
@@ -73,7 +73,7 @@ def step(name: str) -> Iterator[None]:
 
 
 class Steps:
-    """Show the steps of a program that tells when each begins and ends: the present one live on a terminal."""
+    """Show the steps of another program as it reports them; on a terminal, the present step is shown live."""
 
     def __init__(self) -> None:
         self._name = ""
@@ -82,7 +82,7 @@ class Steps:
         self._status: Status | None = None
 
     def begin(self, name: str) -> None:
-        """End the present step, and begin one."""
+        """End the present step, and begin a new one."""
         self.end()
         self._name, self._ok, self._begun = name, True, time.monotonic()
         self._status = talk().status(name)
@@ -90,19 +90,19 @@ class Steps:
             self._status.start()
 
     def name(self, more: str) -> None:
-        """Add to the present step's name what it made."""
+        """Append ``more`` to the present step's name, such as the ID of what it made."""
         self._name = f"{self._name} {more}"
 
     def fail(self, *, ignored: bool) -> None:
-        """Note that the present step failed; an ignored failure is none."""
+        """Mark the present step as failed; with ``ignored``, as good again."""
         self._ok = ignored
 
     def drop(self) -> None:
-        """Forget the present step: it did nothing."""
+        """Forget the present step, because it did nothing; it is not printed."""
         self._name = ""
 
     def end(self, ok: bool = True) -> None:
-        """End the present step, if there is one, and say its time."""
+        """End the present step, if there is one, and print its time."""
         if self._status:
             self._status.stop()
         if self._name:
@@ -112,7 +112,7 @@ class Steps:
 
 @contextmanager
 def recorded() -> Iterator[list[Step]]:
-    """Give a list that takes up every step which ends meanwhile, as the monotonic clock tells."""
+    """Yield a list to which each step is added that ends within this context."""
     steps: list[Step] = []
     _recorders.append(steps)
     try:
@@ -122,7 +122,7 @@ def recorded() -> Iterator[list[Step]]:
 
 
 def finished(name: str, seconds: float, ok: bool = True) -> None:
-    """Say that a step has ended, with its time in seconds."""
+    """Print that a step has ended, and its time in seconds."""
     for steps in _recorders:
         steps.append(Step(name, time.monotonic() - seconds, seconds, ok))
     mark = "[green]✓[/]" if ok else "[red]✗[/]"
@@ -133,7 +133,7 @@ def finished(name: str, seconds: float, ok: bool = True) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout: lines under a head on a terminal, tab-separated rows for programs."""
+    """Print a table on stdout: aligned columns on a terminal, tab-separated rows for programs."""
     if not sys.stdout.isatty():
         data("\n".join("\t".join(row) for row in (columns, *rows)))
         return
@@ -146,11 +146,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def confirm(plan: Sequence[str], question: str, yes: bool = False) -> bool:
-    """Show a plan and ask; ``yes`` answers for the person. Raises InputError where nobody can be asked."""
+    """Show a plan and ask whether to go on; with ``yes`` don't ask. Raises InputError when stdin is no terminal."""
     for line in plan:
         say(line)
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise InputError(f"{question} nobody is here to answer", "add --yes, or --dry-run to only look")
+        raise InputError(f"{question} There is no terminal to ask on", "add --yes to do it, or --dry-run to only look")
     return talk().input(f"{question} [y/N] ", markup=False).strip().lower() in ("y", "yes")

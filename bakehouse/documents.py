@@ -1,4 +1,4 @@
-"""Documents: files read with one kind of error, records checked field by field, contents told by their digests."""
+"""Documents: reads YAML and HCL files, checks what they hold, computes digests and replaces files safely."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from typing import Any, get_args, get_origin, get_type_hints
 from bakehouse.errors import InputError
 
 SHA256 = "sha256:"
-"""How a digest begins."""
+"""The prefix of every digest."""
 
 
 @dataclass(frozen=True)
 class Tagged:
-    """Stand for a value with a tag of Ansible's own, such as ``!vault``: the kit can't read it, and it counts as none.
+    """Stand for a value with one of Ansible's own tags, such as ``!vault``. The kit treats it as empty.
 
-    Attributes: tag, as it is written.
+    Attributes:
+        tag: the tag as it is written.
     """
 
     tag: str
 
     def __bool__(self) -> bool:
-        """Return False: nothing is known of the value."""
+        """Return False, so that the value counts as empty."""
         return False
 
     def __repr__(self) -> str:
-        """Return the tag, for messages."""
+        """Return the tag, for use in messages."""
         return f"{self.tag} …"
 
 
 def read_yaml(file: Path, root: Path) -> Any:
-    """Return what a YAML file holds, None when it is empty; a value with a tag of Ansible's own becomes a Tagged.
+    """Return what a YAML file holds, or None when it is empty. A value with one of Ansible's own tags becomes a Tagged.
 
-    Raises InputError, which names the file from the root on and the line, when it can't be read or isn't YAML.
+    Raises InputError when the file can't be read or isn't YAML. It names the line, and the file relative to the root.
     """
     import yaml
 
@@ -51,9 +52,9 @@ def read_yaml(file: Path, root: Path) -> Any:
 
 
 def parse_yaml(text: str, tagged: Callable[[Any], Any] = lambda node: Tagged(node.tag)) -> Any:
-    """Return what a YAML text holds; ``tagged`` makes a value of each node with a tag of Ansible's own.
+    """Return what a YAML text holds; ``tagged`` returns the value of a node with one of Ansible's own tags.
 
-    Raises yaml.YAMLError.
+    Raises yaml.YAMLError when the text isn't YAML.
     """
     import yaml
 
@@ -65,9 +66,9 @@ def parse_yaml(text: str, tagged: Callable[[Any], Any] = lambda node: Tagged(nod
 
 
 def read_hcl(file: Path, root: Path) -> dict[str, Any]:
-    """Return what an HCL file holds, key to value; an expression stays the text that it is.
+    """Return what an HCL file holds, as keys and values. An expression is not evaluated: its value is its text.
 
-    Raises InputError, which names the file from the root on and the line, when it can't be read or isn't HCL.
+    Raises InputError when the file can't be read or isn't HCL. It names the line, and the file relative to the root.
     """
     import hcl2
     from lark.exceptions import UnexpectedInput
@@ -83,14 +84,14 @@ def read_hcl(file: Path, root: Path) -> dict[str, Any]:
 
 
 def digest(content: bytes) -> str:
-    """Return the digest of a document as the kit writes digests: ``sha256:`` and 64 hexadecimal digits."""
+    """Return the SHA-256 digest of a document: ``sha256:`` and 64 hexadecimal digits."""
     return f"{SHA256}{hashlib.sha256(content).hexdigest()}"
 
 
 def replace(file: Path, content: bytes) -> None:
-    """Write a file so that it holds what it held before or all of the content, whatever happens meanwhile.
+    """Replace the content of a file, and return when it is on the disk.
 
-    The content is on the disk on return.
+    If this is interrupted, the file holds either the old content or the whole new content.
     """
     fresh = file.with_name(f"{file.name}.new")
     with fresh.open("wb") as writing:
@@ -101,10 +102,11 @@ def replace(file: Path, content: bytes) -> None:
 
 
 def checked(kind: type, read: Any, where: str) -> dict[str, Any]:
-    """Return what was read if it fits a record: every field without a default, each of its type, and no other key.
+    """Return what was read from ``where``, after checking it against the fields of the dataclass ``kind``.
 
-    A field of type ``tuple`` is a list in a document; what is in it the caller checks.
-    Raises InputError, which names the place and the key that is unknown, missing or of the wrong kind.
+    Each field without a default must be there, each value must have the field's type, and there must be no other key.
+    A field of type ``tuple`` is a list in a document; the caller checks its items. Raises InputError, which names
+    ``where`` and the key that is unknown, missing or of the wrong kind.
     """
     known = {field.name: field.default is MISSING for field in fields(kind)}
     if not isinstance(read, dict):
@@ -122,13 +124,13 @@ def checked(kind: type, read: Any, where: str) -> dict[str, Any]:
 
 
 def mapping(read: Any, where: str) -> dict[str, Any]:
-    """Return a map, empty where nothing was written; raises InputError for anything else."""
+    """Return the map that was read, empty for None; raises InputError if it isn't a map."""
     _check(dict, read or {}, where)
     return dict(read or {})
 
 
 def sequence(read: Any, where: str, of: type) -> list[Any]:
-    """Return a list of values of a type, empty where nothing was written; raises InputError for anything else."""
+    """Return the list that was read, empty for None; raises InputError if it isn't a list of ``of`` values."""
     _check(list, read or [], where)
     for number, one in enumerate(read or [], 1):
         _check(of, one, f"{where}: number {number}")
@@ -147,7 +149,7 @@ _WANTED: Mapping[Any, str] = {
 def _check(wanted: Any, value: Any, where: str) -> None:
     wanted = list if get_origin(wanted) is tuple else wanted
     if not _is(wanted, value):
-        raise InputError(f"{where} is not {_WANTED[wanted]}: {value!r}", "only plain values, no expressions")
+        raise InputError(f"{where} is not {_WANTED[wanted]}: {value!r}", "write a plain value, not an expression")
 
 
 def _is(wanted: Any, value: Any) -> bool:
@@ -165,7 +167,7 @@ def _text(file: Path, shown: str) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{shown} can't be read: {reason}", "it is a text file that you may read") from error
+        raise InputError(f"{shown} can't be read: {reason}", "make it a text file that you may read") from error
 
 
 def _shown(file: Path, root: Path) -> str:

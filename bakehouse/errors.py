@@ -1,18 +1,18 @@
-"""What can go wrong, as a tree.
+"""Errors: the tree of all that can go wrong.
 
-* BakehouseError      the root: one line that names the thing, a hint, an exit code
-  + InputError        (2) what the user told us is wrong
-  + ToolError         (2) a program that is needed is missing, too old or doesn't start
+* BakehouseError      the root: a line that names the thing, a hint and an exit code
+  + InputError        (2) what the user typed or wrote is wrong
+  + ToolError         (2) a needed program is missing, too old or doesn't start
     + RegistryError   (2) no image registry can be reached
-  + AccountError      (2) credentials, region or endpoint of the account
-  + NotFoundError     (2) no image, machine, base or recipe of that name
-  x CloudError        (1) the EC2 API refused; carries AWS's own error code
+  + AccountError      (2) the account's credentials, region or endpoint are wrong
+  + NotFoundError     (2) there is no image, machine, base or recipe of that name
+  x CloudError        (1) AWS refused a call; holds AWS's own error code
     + DeadlineError   (1) a named condition did not come true in time
   x BakeError         (1) Packer or Ansible failed
   x VerdictError      (1) a machine or image is not what it should be
 
-"+" marks what the user can mend by typing something else, "x" what has to be looked into.
-The errors are Invoke's ``Exit``, so that Invoke itself prints them and exits with their code.
+"+" marks what the user can mend; "x" marks what somebody has to look into.
+All are kinds of Invoke's ``Exit``, so that Invoke prints them and exits with their code.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from invoke.exceptions import Exit
 
 
 class BakehouseError(Exit):
-    """Say in one line what is wrong with which thing, and in another what to do.
+    """Say in one line what is wrong, and in a second line what to do.
 
-    Attributes: text, the line; hint, the advice (may be empty); code, the exit code.
+    Attributes:
+        text: the line that says what is wrong.
+        hint: the line that says what to do; may be empty.
+        code: the exit code.
     """
 
     code = 1
@@ -38,7 +41,7 @@ class BakehouseError(Exit):
 
     @property
     def message(self) -> str:  # type: ignore[override]  # Invoke reads it, nobody sets it
-        """Return what Invoke prints: the line and its hint, after a traceback where one was asked for."""
+        """Return what Invoke prints: the line and its hint, after a traceback if BAKEHOUSE_DEBUG is set."""
         lines = [f"error: {self.text}"]
         if self.hint:
             lines.append(f"hint: {self.hint}")
@@ -48,23 +51,23 @@ class BakehouseError(Exit):
 
 
 class InputError(BakehouseError):
-    """Refuse what the user told us."""
+    """Say that something that the user typed, or wrote into a file, is wrong."""
 
     code = 2
 
 
 class ToolError(BakehouseError):
-    """Refuse to go on without a program that is missing, too old or doesn't start."""
+    """Say that a program that is needed is missing, too old or doesn't start."""
 
     code = 2
 
 
 class RegistryError(ToolError):
-    """Say that something needs an image registry, and that none can be reached."""
+    """Say that an image registry is needed and none can be reached."""
 
 
 class AccountError(BakehouseError):
-    """Refuse an account: its credentials, its region or its endpoint."""
+    """Say that the account's credentials, its region or its endpoint are wrong."""
 
     code = 2
 
@@ -76,7 +79,7 @@ class NotFoundError(BakehouseError):
 
 
 class CloudError(BakehouseError):
-    """Pass on what the EC2 API refused; ``aws_code`` is AWS's own error code."""
+    """Say that AWS refused a call; ``aws_code`` is AWS's own error code, empty when there is none."""
 
     def __init__(self, text: str, hint: str = "", aws_code: str = "") -> None:
         super().__init__(text, hint)
@@ -84,7 +87,7 @@ class CloudError(BakehouseError):
 
 
 class DeadlineError(CloudError):
-    """Say which condition did not come true in time."""
+    """Say which condition was not met in time."""
 
 
 class BakeError(BakehouseError):

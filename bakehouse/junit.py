@@ -1,4 +1,4 @@
-"""Suites: what was found, case by case, as the JUnit report that CI systems read."""
+"""JUnit: writes findings as a JUnit report, which CI systems read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bakehouse.errors import InputError
 
 @dataclass(frozen=True)
 class Case:
-    """Hold one case: its name, its seconds, its outcome, and what was seen or why it failed or was skipped."""
+    """Hold one case: its name, its seconds, its outcome, and what was seen or the reason of the outcome."""
 
     name: str
     seconds: float
@@ -23,7 +23,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Suite:
-    """Hold cases that belong together: the suite's name, the class that a CI system files them under, the cases."""
+    """Hold a suite of cases: its name, the class name under which a CI system lists the cases, and the cases."""
 
     name: str
     place: str
@@ -31,7 +31,7 @@ class Suite:
 
 
 def insist_writable(path: str) -> None:
-    """Raise InputError unless a report can be written to a file, which stays as it is; ask before long work."""
+    """Raise InputError if no report can be written to a file; it stays unchanged. Call this before long work."""
     file = Path(path)
     try:
         new = not file.exists()
@@ -43,7 +43,7 @@ def insist_writable(path: str) -> None:
 
 
 def write(path: str, title: str, suites: Sequence[Suite]) -> None:
-    """Write suites into a file as a JUnit report; raises InputError when that can't be written."""
+    """Write suites into a file as a JUnit report; raises InputError when the file can't be written."""
     try:
         Path(path).write_text(as_junit(title, suites))
     except OSError as error:
@@ -51,7 +51,7 @@ def write(path: str, title: str, suites: Sequence[Suite]) -> None:
 
 
 def as_junit(title: str, suites: Sequence[Suite]) -> str:
-    """Return suites as a JUnit report."""
+    """Return suites as the XML text of a JUnit report."""
     report = ET.Element("testsuites", name=title)
     for suite in suites:
         about = {
@@ -80,5 +80,6 @@ def _add(suite: ET.Element, place: str, case: Case) -> None:
 
 def _refused(path: str, error: OSError) -> InputError:
     return InputError(
-        f"--junit {path} can't be written: {error.strerror}", "name a file in a folder that is there and yours"
+        f"--junit {path} can't be written: {error.strerror}",
+        "name a file in a folder that exists and that you may write to",
     )

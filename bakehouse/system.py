@@ -1,4 +1,4 @@
-"""The system the kit runs on: its programs, root without a password, its package manager."""
+"""System: runs programs on this system, becomes root, and installs packages."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from pathlib import Path
 
 
 def run(*command: str, folder: str | None = None, seconds: float | None = 20, uncut: bool = False) -> tuple[int, str]:
-    """Run a command without input and return its exit code and all it said; 127 when it can't run or takes too long.
+    """Run a command without input, and return its exit code and its whole output.
 
-    ``uncut`` lets it end in peace when the person presses Ctrl-C, before the kit stops.
+    The code is 127 when the command can't be run, or takes longer than ``seconds``. With ``uncut``, Ctrl-C doesn't
+    reach the command: the kit stops after the command has ended.
     """
     environment = os.environ | {"LC_ALL": "C", "CHECKPOINT_DISABLE": "1"}
-    # A file and not a pipe: a daemon that the command leaves behind holds it open.
+    # A file, not a pipe: a daemon that the command leaves behind would hold a pipe open.
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         try:
             process = subprocess.Popen(
@@ -40,7 +41,7 @@ def run(*command: str, folder: str | None = None, seconds: float | None = 20, un
 
 
 def with_us(*command: str) -> list[str]:
-    """Return a command that is told to end (SIGTERM) when we end, be it by SIGKILL; where setpriv is, as on Linux."""
+    """Return a command that gets SIGTERM when we end, even by SIGKILL. It works only where setpriv is, as on Linux."""
     return [*(("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()), *command]
 
 
@@ -64,30 +65,30 @@ ARCHITECTURES: Mapping[str, Mapping[str, str]] = {
     "x86_64": {"ec2": "x86_64", "kernel": "x86_64", "debian": "amd64"},
     "arm64": {"ec2": "arm64", "kernel": "aarch64", "debian": "arm64"},
 }
-"""Architectures by EC2's word for each, with the words that EC2, the kernel and Debian have for it."""
+"""For each architecture, by EC2's word for it, the words of EC2, the kernel and Debian."""
 
 
 def architecture(word: str = "") -> str:
-    """Return EC2's word for an architecture that anybody names, by default for this system's; empty when unknown."""
+    """Return EC2's word for an architecture, by default for this system's; empty when ``word`` is unknown."""
     word = word or platform.machine()
     return next((name for name, words in ARCHITECTURES.items() if word in words.values()), "")
 
 
 @contextmanager
 def alone(file: Path) -> Iterator[None]:
-    """Hold the lock on a file, which is made where it isn't there; wait for whoever holds it."""
+    """Wait for the lock on a file, and hold it. The file is made if it is missing."""
     with file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def last_line(text: str) -> str:
-    """Return the last line of what a command said, where most put their complaint."""
+    """Return the last line of a command's output, where most commands print their error."""
     return text.strip().rpartition("\n")[2]
 
 
 def become_root() -> tuple[str, ...] | None:
-    """Return what makes root of a command without asking for a password; None where nothing does."""
+    """Return the words to put before a command to run it as root without a password; None where that is impossible."""
     if os.geteuid() == 0:
         return ()
     return ("sudo", "-n") if run("sudo", "-n", "true")[0] == 0 else None
@@ -99,31 +100,31 @@ def has_systemd() -> bool:
 
 
 def can_install() -> bool:
-    """Return whether the kit may install packages: on Debian and its kin, where it can become root."""
+    """Return whether the kit can install packages: it must be able to become root, on a system with apt-get."""
     return shutil.which("apt-get") is not None and become_root() is not None
 
 
 def having(packages: Sequence[str]) -> tuple[str, ...]:
-    """Return those of the packages that apt's lists have."""
+    """Return those of the packages that apt can install, as its lists say."""
     _, told = run("apt-cache", "policy", *packages)
     names = re.findall(r"^(\S+):\n.*\n  Candidate: (?!\(none\))", told, re.MULTILINE)
     return tuple(name for name in packages if name in names)
 
 
 def install(packages: Sequence[str]) -> str:
-    """Install those of the packages that this distribution has, the first at least; return apt's complaint, if any."""
+    """Install those of the packages that exist here; the first one must. Return the error as text, empty on success."""
     if not having(packages[:1]):
         _apt("update")
     if not having(packages[:1]):
         return f"this distribution has no package {packages[0]}"
     if _apt("install", *having(packages)):
-        _apt("update")  # the lists may name files that the mirror no longer has
+        _apt("update")  # the lists may name versions that the mirror no longer has
         return _apt("install", *having(packages))
     return ""
 
 
 def command_for(packages: Mapping[str, tuple[str, ...]]) -> str:
-    """Return the command by which a person gets the packages here; empty where this system has none of them."""
+    """Return the command that installs the packages on this system; empty when it has none of them."""
     if shutil.which("apt-get"):
         command, names = "sudo apt-get install", packages.get("apt-get", ())
         names = having(names) if _has_lists() else names[:1]
@@ -139,10 +140,10 @@ def _has_lists() -> bool:
 
 
 def _apt(*arguments: str) -> str:
-    """Run apt-get and return its complaint, which is empty when all went well."""
+    """Run apt-get, and return its error as text, empty on success."""
     options = ("-qq", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120")
     root = become_root() or ()
-    # Uncut, for Ctrl-C must not leave packages half configured.
+    # Uncut, because Ctrl-C must not leave packages half configured.
     code, told = run(
         *root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *options, *arguments, seconds=None, uncut=True
     )

@@ -1,4 +1,4 @@
-"""The programs the kit drives: which version is here, what each is for, and how to get it."""
+"""Tools: the programs that the kit runs: which version is here, what each is for, and how to get it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,16 @@ Version = tuple[int, ...]
 class Tool:
     """Describe one program.
 
-    Attributes: name, as it is on PATH; purpose, what the kit does with it; ask, the arguments that make it tell its
-    version; answer, a pattern for what it tells, with the version as its group; wanted, the least version; home, its
-    makers' page; packages, their names by package manager, a distribution may lack all but the first; companions,
-    programs that have to be there with it; optional, whether the kit can do without.
+    Attributes:
+        name: its name on PATH.
+        purpose: what the program does for the kit, in the form "drives the bake".
+        ask: the argument that makes it print its version.
+        answer: a pattern for what it prints then; the group is the version.
+        wanted: the least version that will do.
+        home: the URL of the page that says how to install it.
+        packages: the names of its packages, by package manager. A distribution may lack all but the first.
+        companions: other programs that must be there with it.
+        optional: whether the kit can do without it.
     """
 
     name: str
@@ -46,7 +52,7 @@ _TOOLS = (
         name="packer",
         purpose="drives the bake",
         ask="version",
-        answer=r"^Packer v(\d+\.\d+\.\d+)",  # cracklib's packer says nothing of the kind
+        answer=r"^Packer v(\d+\.\d+\.\d+)",  # cracklib has a packer too, which prints no such line
         wanted=(1, 6, 6),
         home="https://developer.hashicorp.com/packer/install",
         packages={"apt-get": ("packer",), "brew": ("hashicorp/tap/packer",)},
@@ -55,7 +61,7 @@ _TOOLS = (
         name="docker",
         purpose="gives local machines their bodies",
         ask="--version",
-        answer=r"^Docker version (\d+\.\d+)",  # podman's docker says podman
+        answer=r"^Docker version (\d+\.\d+)",  # podman can pose as docker, but prints its own name
         wanted=(20, 10),
         home="https://docs.docker.com/engine/install/",
         packages={"apt-get": ("docker.io", "docker-cli", "ca-certificates"), "dnf": ("docker",)},
@@ -103,12 +109,12 @@ _TOOLS = (
 )
 
 TOOLS: Mapping[str, Tool] = {tool.name: tool for tool in _TOOLS}
-"""Every program by its name."""
+"""All programs, by name."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """Say where a program is and its version; or, as trouble, why it can't be used."""
+    """Hold the path and version of a program, or in ``trouble`` the reason why it can't be used."""
 
     path: Path = Path()
     version: Version = ()
@@ -117,20 +123,29 @@ class Found:
 
 @dataclass(frozen=True)
 class Packer:
-    """Say which Packer drives the bakes, and what it can do."""
+    """Hold the path and version of the Packer that bakes."""
 
     path: Path
     version: Version
 
     @property
     def needs_init(self) -> bool:
-        """Return whether its plugins come by ``packer init``."""
+        """Return whether its plugins must be installed with ``packer init``."""
         return self.version >= (1, 7)
 
 
 @dataclass(frozen=True)
 class Row:
-    """Say of one tool what is found, wanted, what for, how to get it here, and whether the kit is stuck without."""
+    """Hold what ``./inv doctor`` shows of one tool.
+
+    Attributes:
+        tool: its name.
+        found: the version that is here, or why it can't be used.
+        wanted: the version that is needed.
+        purpose: what it does for the kit.
+        remedy: how to get it on this system; empty when nothing is to be done.
+        blocking: whether the person must act, because the kit needs it and can't install it.
+    """
 
     tool: str
     found: str
@@ -141,9 +156,10 @@ class Row:
 
 
 def ensure(name: str) -> Path:
-    """Return the path of a tool that is good enough; install it from the distribution if it must be and we may.
+    """Return the path of a tool, and install it from the distribution first if it is missing or too old.
 
-    With ``docker`` the engine answers too, started if need be. Raises ToolError with the exact command elsewhere.
+    For ``docker`` this also starts the engine if it doesn't answer. When the kit can't do that itself, it raises
+    ToolError, whose hint is the exact command for the person.
     """
     tool = TOOLS[name]
     found = find(tool)
@@ -156,13 +172,13 @@ def ensure(name: str) -> Path:
 
 
 def packer() -> Packer:
-    """Return the Packer to use, installed if it must be."""
+    """Return the Packer to use, and install it first if it is missing."""
     path = ensure("packer")
     return Packer(path, _version(TOOLS["packer"], path))
 
 
 def doctor() -> list[Row]:
-    """Look at every tool, changing nothing."""
+    """Look at every tool, and return a row for each; nothing is changed."""
     rows = []
     for tool in TOOLS.values():
         found = find(tool)
@@ -173,7 +189,7 @@ def doctor() -> list[Row]:
 
 
 def find(tool: Tool) -> Found:
-    """Return the first program on PATH that is the tool and new enough, whatever stands before it."""
+    """Return the first program on PATH that is the tool and new enough; others before it are passed over."""
     trouble = "missing"
     for folder in os.get_exec_path():
         path = shutil.which(tool.name, path=folder)
@@ -192,7 +208,7 @@ def find(tool: Tool) -> Found:
 
 
 def _version(tool: Tool, path: Path) -> Version:
-    # In an empty folder, for cracklib's packer writes a dictionary named after its argument.
+    # In an empty folder, because cracklib's packer writes a dictionary that is named after its argument.
     with tempfile.TemporaryDirectory() as folder:
         _, told = system.run(str(path.absolute()), tool.ask, folder=folder)
     match = re.search(tool.answer, told, re.MULTILINE)
@@ -205,13 +221,13 @@ def _install(tool: Tool, trouble: str) -> None:
         raise ToolError(lack, _remedy(tool))
     say(f"installing {tool.name} (it {tool.purpose}) ...")
     if complaint := system.install(tool.packages["apt-get"]):
-        raise ToolError(f"{lack}, and can't be installed: {complaint}", _remedy(tool))
+        raise ToolError(f"{lack}, and it can't be installed: {complaint}", _remedy(tool))
     if trouble := find(tool).trouble:
         raise ToolError(f"{tool.name} was installed, but {trouble}", tool.home)
 
 
 def _remedy(tool: Tool) -> str:
-    """Return the command that gets the tool on this system, or its makers' page where there is none."""
+    """Return the command that installs the tool on this system, or the URL of its page when there is none."""
     return system.command_for(tool.packages) or tool.home
 
 
@@ -253,7 +269,7 @@ _SBIN = "/usr/sbin:/sbin"  # an ordinary user's PATH lacks them
 
 
 def _engine(docker: Path) -> Found:
-    """Return the version of the engine that answers this client."""
+    """Return the version of the engine that answers this client, or why none does."""
     code, told = system.run(str(docker), "version", "--format", "{{.Server.Version}}")
     match = re.search(r"^\d+\.\d+", told, re.MULTILINE)
     if code == 0 and match:
@@ -262,7 +278,7 @@ def _engine(docker: Path) -> Found:
 
 
 def _engine_remedy(trouble: str) -> str:
-    """Return what the person has to do to make the engine answer; empty where the kit can do it."""
+    """Return what the person must do to make the engine answer; empty when the kit can do it."""
     if not trouble:
         return ""
     if trouble == "permission denied":
@@ -286,20 +302,20 @@ def _ensure_engine(docker: Path) -> None:
         deadline = time.monotonic() + _ENGINE_SECONDS
         while (trouble := _engine(docker).trouble) and not _engine_remedy(trouble):
             if time.monotonic() > deadline:
-                raise ToolError(f"the Docker engine does not start: {trouble}", f"look into {log}")
+                raise ToolError(f"the Docker engine does not start: {trouble}", f"look at its log: {log}")
             time.sleep(0.2)
     if trouble:
         raise ToolError(f"the Docker engine does not answer: {trouble}", _engine_remedy(trouble))
 
 
 def _start_engine() -> str:
-    """Start the engine the way this system does, and return where its log is."""
+    """Start the engine in this system's own way, and return where its log is."""
     root = system.become_root() or ()
     if system.has_systemd():
         system.run(*root, "systemctl", "start", "docker", seconds=60)
         return "journalctl -u docker"
     if system.run(*root, "service", "docker", "start", seconds=60)[0]:
-        # Debian's init script gives up where it may not raise its limits; the engine itself does not need that.
+        # Debian's init script fails when it can't raise its limits; the engine itself doesn't need that.
         start = f"setsid {_dockerd()} </dev/null >>{_ENGINE_LOG} 2>&1 &"
         system.run(*root, "sh", "-c", start)
     return _ENGINE_LOG

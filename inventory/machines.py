@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Print our running machines as an Ansible inventory: a group for each recipe, each machine under its ID.
+"""Print our running machines as an Ansible inventory. Each recipe is a group; machines are named by their IDs.
 
-It asks the account that BAKEHOUSE_ACCOUNT names, ``local`` by default, and never starts the local EC2: when that is
-down, there are no machines.
+The account is the one that BAKEHOUSE_ACCOUNT names, by default ``local``. The script never starts the local EC2: while
+that is down, the inventory is empty.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ try:
     from bakehouse.errors import BakehouseError
     from bakehouse.machines import inventories
 except ModuleNotFoundError as error:
-    sys.exit(f"error: {error}\nhint: activate the checkout's venv: . .venv/bin/activate")
+    sys.exit(f"error: {error}\nhint: activate the venv of the checkout: . .venv/bin/activate")
 
 if __name__ == "__main__":
     try:

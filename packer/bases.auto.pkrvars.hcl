@@ -1,6 +1,6 @@
-# The images that a bake can start from: of which family each is, how it is found, and who is its first user.
-# The same name pattern and owner find it on AWS and on the local EC2. In a pattern {debian}, {ec2} and {kernel} are the
-# architecture, in the word that each of these has for it: amd64, x86_64 and x86_64, or arm64, arm64 and aarch64.
+# The images that a bake can start from: the family of each, the name pattern and owner that find it, and its first user.
+# They find it on AWS and on the local EC2 alike. In a pattern, {debian}, {ec2} and {kernel} stand for the architecture in
+# Debian's, EC2's and the kernel's word: amd64, x86_64 and x86_64, or arm64, arm64 and aarch64.
 bases = {
   debian-13 = {
     family      = "debian"
@@ -51,7 +51,7 @@ bases = {
     user        = "rocky"
     root_device = "/dev/sda1"
   }
-  # On the local EC2 alone: Debian 13 with rpm and dnf, which presents itself as Amazon Linux 2023.
+  # Only on the local EC2: Debian 13 with rpm and dnf, which presents itself as Amazon Linux 2023.
   rpm-stand-in = {
     family      = "redhat"
     image_name  = "rpm-stand-in-{ec2}-*"

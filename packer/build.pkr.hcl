@@ -19,7 +19,7 @@ build {
       "ANSIBLE_SSH_ARGS=-o ControlMaster=auto -o ControlPersist=120s -o PreferredAuthentications=publickey -o UserKnownHostsFile=${var.run_folder}/known_hosts -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR",
       "ANSIBLE_HOST_KEY_CHECKING=true",
       "ANSIBLE_PIPELINING=true",
-      # bakehouse/runs/transcripts.py reads what is printed. Without skipped tasks a task's name would come only at its end.
+      # bakehouse/runs/transcripts.py reads the output. If skipped tasks were hidden, a task's name would be printed only at its end.
       "ANSIBLE_STDOUT_CALLBACK=default",
       "ANSIBLE_CALLBACK_RESULT_FORMAT=json",
       "ANSIBLE_DISPLAY_SKIPPED_HOSTS=true",

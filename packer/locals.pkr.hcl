@@ -1,7 +1,7 @@
 locals {
   user = var.bases[var.base].user
 
-  # What is made is a bake's own until bakehouse/baking/bakes.py says that it is an image.
+  # The kind is "bake" until bakehouse/baking/bakes.py has seen that the image is complete, and makes it "image".
   tags = {
     "Name"             = "bakehouse-${var.recipe}-${var.run}"
     "bakehouse:kind"   = "bake"

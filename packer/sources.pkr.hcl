@@ -8,7 +8,7 @@ source "amazon-ebs" "machine" {
     device_name           = var.bases[var.base].root_device
     volume_size           = var.volume_size
     volume_type           = "gp3"
-    iops                  = 3000 # what gp3 has anyway; Packer 1.6.6 wants to be told
+    iops                  = 3000 # gp3's own default, but Packer 1.6.6 requires it here
     throughput            = 125
     delete_on_termination = true
   }
@@ -20,8 +20,8 @@ source "amazon-ebs" "machine" {
   skip_credential_validation  = true
   associate_public_ip_address = true
 
-  # Both are the run's own and carry its tag from their first moment on: Packer 1.6.6 leaves its groups untagged
-  # and makes RSA keys only, which the sshd of today refuses.
+  # The kit makes the group and the key pair for the run, with the run's tag from the beginning: Packer 1.6.6 would leave
+  # its group untagged, and can make only RSA keys, which today's sshd refuses.
   security_group_id    = var.group_id
   ssh_keypair_name     = var.key_name
   ssh_private_key_file = var.key_file
@@ -29,7 +29,7 @@ source "amazon-ebs" "machine" {
   communicator         = "ssh"
   ssh_timeout          = "5m"
 
-  # Both keys, always: with one alone some versions wait seven minutes for an image and lose it.
+  # Always set both keys: with only one of them, some versions wait seven minutes for an image and then give up.
   aws_polling {
     delay_seconds = 1
     max_attempts  = 3600

@@ -1,10 +1,10 @@
-# Only what Packer 1.6.6 to 1.16 understand alike: no required_plugins, no validation blocks, no metadata_options.
+# These files use only what all of Packer 1.6.6 to 1.16 understand: no required_plugins, validation or metadata_options.
 
 # The recipe: packer/recipes/<recipe>.pkrvars.hcl
 
 variable "recipe" {
   type        = string
-  description = "The recipe's name; also the Ansible group whose group_vars hold."
+  description = "The recipe's name, which is also the Ansible group of its machine."
 }
 
 variable "base" {
@@ -14,7 +14,7 @@ variable "base" {
 
 variable "instance_type" {
   type        = string
-  description = "The EC2 type of the machine that is baked on."
+  description = "The EC2 instance type of the machine that the bake runs on."
 }
 
 variable "volume_size" {
@@ -29,17 +29,17 @@ variable "playbook" {
 
 variable "packages" {
   type        = map(map(string))
-  description = "Package to its repository, by base or family. Packer has no use for it; bakehouse/baking/orders.py looks for stand-ins."
+  description = "For each package, the URL of its repository by base or family. Packer doesn't use it; bakehouse/baking/orders.py finds stand-ins with it."
 }
 
 variable "boot_budget" {
   type        = number
-  description = "Seconds from launch until a machine of the image serves. Packer has no use for it."
+  description = "The seconds within which a machine of the image must serve. Packer doesn't use it."
 }
 
 variable "architecture" {
   type        = string
-  description = "The architecture, in EC2's word; empty for the account's own. Packer has no use for it; the kit finds the base by it."
+  description = "The architecture, in EC2's word; empty for the account's own. Packer doesn't use it; the kit finds the base by it."
   default     = ""
 }
 
@@ -47,26 +47,26 @@ variable "architecture" {
 
 variable "bases" {
   type        = map(object({ family = string, image_name = string, owner = string, user = string, root_device = string }))
-  description = "Base to how its image is found and entered."
+  description = "For each base, how its image is found and who its first user is."
 }
 
-# The run: bakehouse/baking/bakes.py gives these. The defaults are what "packer validate" needs.
+# The run: bakehouse/baking/bakes.py sets these. Only "packer validate" uses the defaults.
 
 variable "run" {
   type        = string
-  description = "The run's ID, a tag on everything that is made."
+  description = "The run's ID, which is a tag of everything that the run makes."
   default     = "none"
 }
 
 variable "run_folder" {
   type        = string
-  description = "The run's own folder: inventory/, known_hosts, vars.json and the manifest."
+  description = "The run's own folder, with inventory/, known_hosts, vars.json and the manifest."
   default     = "."
 }
 
 variable "root" {
   type        = string
-  description = "The checkout."
+  description = "The folder of the checkout."
   default     = "."
 }
 
@@ -84,30 +84,30 @@ variable "region" {
 
 variable "endpoint" {
   type        = string
-  description = "The URL of another EC2 than AWS's own, or empty."
+  description = "The URL of the local EC2; empty on AWS."
   default     = ""
 }
 
 variable "base_image" {
   type        = string
-  description = "The image ID that the base was resolved to."
+  description = "The ID of the base's image."
   default     = "ami-00000000000000000"
 }
 
 variable "group_id" {
   type        = string
-  description = "The run's own security group, open to the caller's address only."
+  description = "The ID of the run's own security group, which is open to the caller's address only."
   default     = ""
 }
 
 variable "key_name" {
   type        = string
-  description = "The run's own key pair."
+  description = "The name of the run's own key pair."
   default     = ""
 }
 
 variable "key_file" {
   type        = string
-  description = "The private key of that pair."
+  description = "The path of the private key of that pair."
   default     = ""
 }

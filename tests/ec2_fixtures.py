@@ -239,15 +239,17 @@ def _end(one: socket.socket) -> None:
     one.close()
 
 
-@pytest.fixture
-def other_ec2(local_ec2: LocalEc2, tmp_path: Path) -> Iterator[LocalEc2]:
+@contextlib.contextmanager
+def another(local_ec2: LocalEc2, state: Path) -> Iterator[LocalEc2]:
     """Give a second local EC2 beside the first, down and with a base; nothing is left of it afterwards."""
-    made = LocalEc2(tmp_path / "state")
+    made = LocalEc2(state)
     made.state.mkdir(mode=0o700)
     made.borrow_base(local_ec2)
-    yield made
-    made.environ.pop("DOCKER_HOST", None)
-    made.inv("local.reset", "--yes")
+    try:
+        yield made
+    finally:
+        made.environ.pop("DOCKER_HOST", None)
+        made.inv("local.reset", "--yes")
 
 
 @pytest.fixture(scope="session")

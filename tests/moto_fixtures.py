@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -58,6 +59,13 @@ def disturbed(account: Account, disturb: Callable[[], None], when: Callable[[int
 
     there.session.events.register("before-call", look)
     return there
+
+
+def counted(account: Account) -> tuple[Account, Counter[str]]:
+    """Return a there of the same account, and how often each operation is called through it; each page is a call."""
+    there, calls = accounts._local(account.endpoint, account.region), Counter[str]()
+    there.session.events.register("before-call", lambda model, **_: calls.update([model.name]))
+    return there, calls
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ class Host:
             f"{self._user}@{self.address}",
         ]
         call = [*argv, "sudo", "sh", "-euc", f"'{command}'"]
-        done = subprocess.run(call, input=given, capture_output=True, timeout=120, check=False)
+        done = subprocess.run(call, input=given, capture_output=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout
 

@@ -62,7 +62,7 @@ class Checkout:
         """Run inv to its end."""
         command = [str(self.folder / "inv"), *arguments]
         return subprocess.run(
-            command, cwd=self.folder, env=self.environ(**more), capture_output=True, text=True, timeout=100, check=False
+            command, cwd=self.folder, env=self.environ(**more), capture_output=True, text=True, timeout=600, check=False
         )
 
     def called(self, *arguments: str, cwd: Path | None = None) -> str:
@@ -150,7 +150,7 @@ def test_killed_in_the_middle(checkout: Checkout) -> None:
     """What a killed first run leaves is no obstacle to the next."""
     command = [str(checkout.folder / "inv")]
     with subprocess.Popen(command, env=checkout.environ(PIP_TAKES="60"), start_new_session=True) as first:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 100
         while not (checkout.venv / "pip.log").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(first.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Suites: what was found is a JUnit report, and where none can be written is known beforehand."""
+"""JUnit: findings become a JUnit report, and a file that can't be written is refused beforehand."""
 
 from __future__ import annotations
 
@@ -17,6 +17,22 @@ CASES = (
     Case("GET /health", 0, "skipped", "no answer"),
 )
 SUITE = Suite("i-1", "jenkins.i-1", CASES)
+REPORT = """\
+<?xml version='1.0' encoding='utf-8'?>
+<testsuites name="x">
+  <testsuite name="i-1" tests="3" failures="1" skipped="1" time="0.750">
+    <testcase classname="jenkins.i-1" name="SSH" time="0.250">
+      <system-out>admin@127.4.5.6</system-out>
+    </testcase>
+    <testcase classname="jenkins.i-1" name="GET /login" time="0.500">
+      <failure message="503 &lt;starting&gt; [0m" />
+    </testcase>
+    <testcase classname="jenkins.i-1" name="GET /health" time="0.000">
+      <skipped message="no answer" />
+    </testcase>
+  </testsuite>
+</testsuites>
+"""
 
 
 def test_as_junit() -> None:
@@ -43,7 +59,7 @@ def test_write(tmp_path: Path) -> None:
     assert (False, "before") == (new.exists(), old.read_text())
 
     junit.write(str(old), "x", [SUITE])
-    assert junit.as_junit("x", [SUITE]) == old.read_text()
+    assert REPORT == old.read_text()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from samples import PARTS
+from task_fixtures import Outcome, Run
 
 from bakehouse.settings import ROOT
 
@@ -178,13 +179,13 @@ BAD_INPUT = {
     "user-data that isn't there": ("launch --user-data none", _nothing, "--user-data none can't be read"),
     "user-data that is too long": ("launch --user-data u", _file("u", "#" * 16385), "has 16385 bytes; EC2 takes 16384"),
     "a service without its port": ("open", _in_file(VARS, "  port: *port\n", ""), "bakehouse_service: port is missing"),
-    "an image and a channel": ("launch --image ami-1 --channel stable", _nothing, "launch which image?"),
-    "a channel's name that is none": ("promote --channel x/y", _nothing, "channel 'x/y' is not a name"),
-    "the bakes' own channel": ("rollback --channel candidate", _nothing, "channel candidate follows the bakes alone"),
+    "two images": ("launch --image ami-1 --channel stable", _nothing, "--image and --channel exclude each other"),
+    "a channel's name that is none": ("promote --channel x/y", _nothing, "channel name 'x/y' is not valid"),
+    "the bakes' own channel": ("rollback --channel candidate", _nothing, "only bakes move channel candidate"),
     "a reason that is too long": (f"promote --why {'x' * 257}", _nothing, "--why has 257 characters"),
     "terminate what": ("terminate", _nothing, "terminate which machines?"),
     "terminate one and all": ("terminate --machine i-1 --all", _nothing, "terminate which machines?"),
-    "revoke why": ("revoke ami-0123456789abcdef0", _nothing, "revoke it why?"),
+    "revoke why": ("revoke ami-0123456789abcdef0", _nothing, "--why is missing"),
     "a negative number of images": ("cleanup --keep -1", _nothing, "--keep -1 is not a number"),
     "an age that is none": ("cleanup --older-than x", _nothing, "--older-than x is not a number"),
     "everybody": ("share ami-0123456789abcdef0 --account-id all", _nothing, "all is not an account's ID"),
@@ -197,16 +198,14 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize(("line", "change", "words"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
-def test_bad_input(
-    place: Place, request: pytest.FixtureRequest, line: str, change: Callable[[Place], None], words: str
-) -> None:
+def test_bad_input(place: Place, run_task: Run, line: str, change: Callable[[Place], None], words: str) -> None:
     """What a person got wrong is one line that names it and one that helps; exit 2, nothing printed, nothing made."""
     change(place)
     if "BAKEHOUSE_STATE" in place.environment:
         place.environment["BAKEHOUSE_STATE"] = _theirs(place.folder)
     before = place.files()
 
-    outcome = place.inv(*line.split())
+    outcome = run_task(place.folder, place.environment, *line.split())
 
     told = outcome.stderr.splitlines()
     assert (2, "", 2) == (outcome.returncode, outcome.stdout, len(told)), outcome.stderr
@@ -216,41 +215,57 @@ def test_bad_input(
     assert before == place.files()
 
 
+@pytest.mark.parametrize("name", ["unknown flag", "unknown recipe", "an account without a region"])
+def test_bad_input_to_a_process(place: Place, run_task: Run, name: str) -> None:
+    """A process of its own, as a person starts it, says and does the same as the tests' own."""
+    line, change, words = BAD_INPUT[name]
+    change(place)
+
+    real = place.inv(*line.split())
+
+    assert (2, "") == (real.returncode, real.stdout)
+    assert words in real.stderr
+    here = run_task(place.folder, place.environment, *line.split())
+    assert Outcome(real.returncode, real.stdout, real.stderr) == here
+
+
 @pytest.mark.docker
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("launch", "there is no image of recipe jenkins on account local"),
         ("launch --image ami-xyz", "'ami-xyz' is not an image ID"),
         ("launch --image ami-0123456789abcdef0", "there is no image ami-0123456789abcdef0 on account local"),
-        ("launch --image BASE", "is none of ours: it carries no tag bakehouse:recipe"),
+        ("launch --image BASE", "was not baked by Bakehouse: it has no tag bakehouse:recipe"),
         ("launch --channel nope", "recipe jenkins has no channel nope on account local"),
         ("promote", "no image of recipe jenkins is proven on account local"),
-        ("promote --image BASE", "is none of ours: it carries no tag bakehouse:recipe"),
+        ("promote --image BASE", "was not baked by Bakehouse: it has no tag bakehouse:recipe"),
         ("rollback --channel nope", "recipe jenkins has no channel nope on account local"),
         ("copy BASE --region mars-1", "there is no region mars-1"),
         ("copy BASE --region me-south-1", "region me-south-1 is not enabled on account local"),
         ("revoke ami-0123456789abcdef0 --why x", "there is no image ami-0123456789abcdef0 on account local"),
-        ("restore BASE", "is none of ours: it carries no tag bakehouse:recipe"),
+        ("restore BASE", "was not baked by Bakehouse: it has no tag bakehouse:recipe"),
         ("show stabel", "recipe jenkins has no channel stabel on account local"),
-        ("show BASE", "is none of ours: it carries no tag bakehouse:recipe"),
+        ("show BASE", "was not baked by Bakehouse: it has no tag bakehouse:recipe"),
         ("diff ami-xyz candidate", "'ami-xyz' is not an image ID"),
         ("retire ami-xyz --yes", "'ami-xyz' is not an image ID"),
-        ("retire BASE --yes", "is none of ours: it carries no tag bakehouse:recipe"),
-        ("terminate --machine i-0123456789abcdef0 --yes", "machine i-0123456789abcdef0 isn't there on account local"),
+        ("retire BASE --yes", "was not baked by Bakehouse: it has no tag bakehouse:recipe"),
+        (
+            "terminate --machine i-0123456789abcdef0 --yes",
+            "machine i-0123456789abcdef0 does not exist on account local",
+        ),
         ("ssh --machine x", "'x' is not a machine ID"),
         ("ssh -- true", "there is no machine of recipe jenkins on account local"),
         ("password", "there is no machine of recipe jenkins on account local"),
         ("probe", "there is no machine of recipe jenkins on account local"),
     ],
 )
-def test_bad_input_to_an_account(local_ec2: Any, ec2: Any, base: str, line: str, words: str) -> None:
+def test_bad_input_to_an_account(local_ec2: Any, ec2: Any, base: str, run_task: Run, line: str, words: str) -> None:
     """What can be known as wrong only by asking the account is refused likewise, and the account stays as it was."""
     before = _things(ec2)
 
-    argv = [sys.executable, "-m", "invoke", *line.replace("BASE", base).split()]
-    outcome = subprocess.run(argv, cwd=ROOT, env=local_ec2.environ, capture_output=True, text=True, check=False)
+    outcome = run_task(ROOT, local_ec2.environ, *line.replace("BASE", base).split())
 
     told = outcome.stderr.splitlines()
     assert (2, "", 2) == (outcome.returncode, outcome.stdout, len(told)), outcome.stderr
@@ -260,15 +275,14 @@ def test_bad_input_to_an_account(local_ec2: Any, ec2: Any, base: str, line: str,
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(300)
-def test_an_image_of_another_recipe(local_ec2: Any, ec2: Any, base: str) -> None:
+@pytest.mark.timeout(900)
+def test_an_image_of_another_recipe(local_ec2: Any, ec2: Any, base: str, run_task: Run) -> None:
     """An image of another recipe is neither launched nor retired, and the hint names the recipe to ask for."""
     tag = {"Key": "bakehouse:recipe", "Value": "other"}
     ec2.create_tags(Resources=[base], Tags=[tag])
     try:
         for line in (["launch", "--image", base], ["retire", base, "--yes"]):
-            argv = [sys.executable, "-m", "invoke", *line]
-            outcome = subprocess.run(argv, cwd=ROOT, env=local_ec2.environ, capture_output=True, text=True, check=False)
+            outcome = run_task(ROOT, local_ec2.environ, *line)
             expected = f"error: image {base} is of recipe other, not jenkins\nhint: add --recipe other\n"
             assert (2, expected) == (outcome.returncode, outcome.stderr)
     finally:
@@ -322,12 +336,12 @@ def expired() -> Iterator[str]:
     server.server_close()
 
 
-def test_expired_credentials(place: Place, expired: str) -> None:
+def test_expired_credentials(place: Place, run_task: Run, expired: str) -> None:
     """Credentials that AWS no longer takes are said to have expired, with how to get new ones."""
     there = ("[services here]", "sts =", f"  endpoint_url = {expired}")
     _account(*_KEYS, "region = eu-west-1", "services = here", *there)(place)
 
-    outcome = place.inv("images", "--account", "mine")
+    outcome = run_task(place.folder, place.environment, "images", "--account", "mine")
 
     assert (2, "") == (outcome.returncode, outcome.stdout)
     assert "expired" in outcome.stderr.splitlines()[0]

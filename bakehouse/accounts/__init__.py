@@ -1,4 +1,4 @@
-"""Accounts: the one way to AWS: clients with paging, deadlines, one kind of error and guards on the endpoint."""
+"""Accounts: all access to AWS: clients, paging, errors, waiting with a deadline, and checks of the endpoint."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from bakehouse.settings import Settings
 T = TypeVar("T")
 
 TAG = "bakehouse:"
-"""The prefix of every tag of ours; what carries none of them is never touched."""
+"""The prefix of all our tags. A resource without such a tag is never changed or deleted."""
 
 PAGED = {"PageSize": 500}
-"""Ask for pages of 500: without a page size EC2 returns everything in one answer, or times out."""
+"""The page size to ask for: without one EC2 returns everything in one answer, or times out."""
 
 _FAKE = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 _STAND_IN_SECONDS = 600
@@ -33,7 +33,7 @@ _CHECKIP = "https://checkip.amazonaws.com"
 
 
 class Client:
-    """Call one AWS service; every refusal is raised as a CloudError or AccountError."""
+    """Call the operations of one AWS service. Errors are raised as CloudError, AccountError or InputError."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -49,7 +49,7 @@ class Client:
         return call
 
     def pages(self, operation: str, key: str, **arguments: Any) -> Iterator[dict[str, Any]]:
-        """Yield each item of ``key`` over all pages of a Describe or List operation."""
+        """Yield the items of a Describe or List operation from all its pages; ``key`` names their list in an answer."""
         with _translated(operation):
             for page in self._client.get_paginator(operation).paginate(**arguments):
                 yield from page[key]
@@ -59,8 +59,12 @@ class Client:
 class Account:
     """Hold one account of AWS in one region, or the local EC2.
 
-    Attributes: name; region; endpoint, the URL of the local EC2 or empty for AWS's own;
-    variables, the AWS_* variables with which a program that we start uses this account and no other.
+    Attributes:
+        name: its name: ``local``, ``default`` or an AWS profile.
+        region: the AWS region.
+        endpoint: the URL of the local EC2; empty on AWS.
+        variables: the AWS_* variables that make a program use this account and no other.
+        session: the boto3 session.
     """
 
     name: str
@@ -70,7 +74,7 @@ class Account:
     session: Any = field(repr=False, compare=False)
 
     def client(self, service: str) -> Client:
-        """Return the client of a service by boto3's name for it."""
+        """Return the client of a service; ``service`` is boto3's name for it."""
         from botocore.config import Config
 
         config = Config(retries={"mode": "standard"}, connect_timeout=10, read_timeout=60)
@@ -90,16 +94,16 @@ class Account:
 
     @property
     def architecture(self) -> str:
-        """Return the architecture of bakes where none is named, in EC2's word: the local EC2 has its host's alone."""
+        """Return the architecture to bake for when none is named, in EC2's word; on the local EC2 it is the host's."""
         return system.architecture() if self.endpoint else "x86_64"
 
     @property
     def promotes_stand_ins(self) -> bool:
-        """Tell whether an image may be promoted whose packages only stand in for the real ones."""
+        """Tell whether an image with packages that only stand in for the real ones may be promoted."""
         return bool(self.endpoint)
 
     def caller_arn(self) -> str:
-        """Return the name by which AWS knows whose credentials these are."""
+        """Return the ARN of the user or role that the credentials belong to."""
         return str(self.client("sts").get_caller_identity()["Arn"])
 
     def at(self, region: str) -> Account:
@@ -108,16 +112,16 @@ class Account:
         return replace(self, region=region, variables={**self.variables, **there})
 
     def environ(self) -> dict[str, str]:
-        """Return the whole environment for a program that we start: no AWS_* variable but this account's."""
+        """Return the environment for a program that we start. Its only AWS_* variables are those of this account."""
         others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         return {**others, **self.variables}
 
     def stand_in(self, package: str, family: str, url: str) -> dict[str, str] | None:
-        """Return the repository that stands in for a package's own at ``url``; None on AWS, or when that answers.
+        """Return a repository that stands in for a package's own repository at ``url``.
 
-        ``family`` is the system's that wants it: an apt repository for ``debian``, one for dnf for ``redhat``.
-
-        The repository is {"url", "key_url", "fingerprint", "version", "stands_in_for"}, as seen from a machine.
+        Returns None on AWS, and when ``url`` answers. ``family`` is the family of the base: ``debian`` gets an apt
+        repository, ``redhat`` one for dnf. The keys are url, key_url, fingerprint, version and stands_in_for; the URLs
+        are those that a machine uses.
         """
         if not self.endpoint or _answers(url):
             return None
@@ -128,21 +132,23 @@ class Account:
             return local.ask(self.endpoint, "stand-in", seconds=_STAND_IN_SECONDS, package=package, family=family)
 
     def caller(self) -> str:
-        """Return the caller's own address as a /32, as the account's machines see it."""
+        """Return the caller's address as the account's machines see it, as a CIDR block (/32)."""
         url = f"{self.endpoint}/checkip" if self.endpoint else _CHECKIP
         try:
             with urlopen(url, timeout=10) as answer:
                 return f"{ipaddress.IPv4Address(answer.read().decode().strip())}/32"
         except (OSError, ValueError) as error:
-            raise CloudError(f"your own address can't be read from {url}: {error}", "--allow CIDR") from error
+            raise CloudError(
+                f"your own address can't be read from {url}: {error}", "give it yourself: --allow CIDR"
+            ) from error
 
 
 def connect(settings: Settings, base: str = "") -> Account:
     """Connect to the account that the settings name.
 
-    The embedded local EC2 is started when the account is ``local``, and ``base`` (a base's name) is made there first;
-    AWS has all bases. Raises AccountError when the profile, its credentials or its region are missing or when the
-    endpoint is on the wrong side: local never leaves loopback, AWS never is loopback.
+    When the account is ``local``, this starts the local EC2 and makes the base named ``base`` there if it is missing.
+    AWS has all bases. Raises AccountError when the profile, its credentials or its region are missing, when the account
+    ``local`` has an endpoint that isn't on loopback, and when an AWS account has one that is.
     """
     if settings.account == "local":
         from bakehouse import local
@@ -153,7 +159,7 @@ def connect(settings: Settings, base: str = "") -> Account:
 
 
 def connected(settings: Settings) -> Account | None:
-    """Connect to the account as ``connect`` does, but start nothing: None while the local EC2 is down."""
+    """Connect to the account as ``connect`` does, but start nothing; returns None while the local EC2 is down."""
     if settings.account == "local":
         from bakehouse import local
 
@@ -178,7 +184,7 @@ def _local(endpoint: str, region: str) -> Account:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
-    # neither the person's profile nor their files take part
+    # Keep the person's own profile and files out of it.
     names = {"config_file": os.devnull, "credentials_file": os.devnull, "profile": None}
     alone = botocore.session.Session({name: (None, None, value, None) for name, value in names.items()})
     keys = _FAKE["AWS_ACCESS_KEY_ID"], _FAKE["AWS_SECRET_ACCESS_KEY"]
@@ -191,7 +197,7 @@ def _aws(settings: Settings) -> Account:
     import boto3
     from botocore.exceptions import ProfileNotFound
 
-    # "default" is AWS's whole chain: environment, default profile, the machine's own role
+    # "default" means AWS's own search: the environment, the default profile, the role of the machine
     profile = None if settings.account == "default" else settings.account
     try:
         session = boto3.Session(profile_name=profile, region_name=settings.region or None)
@@ -199,18 +205,18 @@ def _aws(settings: Settings) -> Account:
         known = ", ".join(["local", *boto3.Session().available_profiles])
         raise AccountError(f"there is no account {settings.account}", f"known: {known}") from error
     if not session.region_name:
-        raise AccountError(f"account {settings.account} has no region", "set AWS_REGION, or region in the profile")
+        raise AccountError(f"account {settings.account} has no region", "set AWS_REGION, or the region in the profile")
     with _translated("credentials"):
         found = session.get_credentials()
     if found is None:
-        raise AccountError(f"account {settings.account} has no credentials", "aws configure, or aws sso login")
+        raise AccountError(f"account {settings.account} has no credentials", "run aws configure, or aws sso login")
     account = Account(settings.account, session.region_name, "", _aws_variables(profile, session.region_name), session)
     account.client("sts").get_caller_identity()
     return account
 
 
 def _aws_variables(profile: str | None, region: str) -> dict[str, str]:
-    """Return the person's own AWS_* variables; a named profile wins over keys in the environment, as in boto3."""
+    """Return the person's own AWS_* variables. As in boto3, a named profile wins over keys in the environment."""
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     own = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     if profile:
@@ -221,11 +227,13 @@ def _aws_variables(profile: str | None, region: str) -> dict[str, str]:
 def _refuse_loopback(account: str) -> None:
     for name, value in os.environ.items():
         if name.startswith("AWS_ENDPOINT_URL") and _is_loopback(value):
-            raise AccountError(f"account {account} is AWS, but {name} is {value}", f"unset {name}, or --account local")
+            raise AccountError(
+                f"account {account} is AWS, but {name} is {value}", f"unset {name}, or use --account local"
+            )
 
 
 def wait(what: str, look: Callable[[], T | None], seconds: float, every: float = 0.5) -> T:
-    """Look until something is there and return it; raises DeadlineError, naming ``what``, after ``seconds``."""
+    """Call ``look`` until it returns something, and return that; raises DeadlineError, which names ``what``."""
     deadline = time.monotonic() + seconds
     while True:
         found = look()
@@ -237,12 +245,12 @@ def wait(what: str, look: Callable[[], T | None], seconds: float, every: float =
 
 
 def tags_of(answer: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags of any resource of an AWS answer as a dictionary."""
+    """Return the tags of a resource in an AWS answer as a dictionary."""
     return {tag["Key"]: tag["Value"] for tag in answer.get("Tags") or ()}
 
 
 def filters(wanted: Mapping[str, str | Sequence[str]]) -> list[dict[str, Any]]:
-    """Return the Filters of a Describe operation: what is found has, for each name, one of its values."""
+    """Return the Filters of a Describe operation. A resource matches if it has one of the values of each name."""
     return [
         {"Name": name, "Values": [values] if isinstance(values, str) else list(values)}
         for name, values in wanted.items()
@@ -250,12 +258,12 @@ def filters(wanted: Mapping[str, str | Sequence[str]]) -> list[dict[str, Any]]:
 
 
 def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return tags in the form in which AWS takes them."""
+    """Return tags as the list of keys and values that AWS takes."""
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
 def tag_specifications(tags: Mapping[str, str], *kinds: str) -> list[dict[str, Any]]:
-    """Return TagSpecifications that give each resource type in ``kinds`` the tags at its creation."""
+    """Return the TagSpecifications that put the tags on each resource type in ``kinds`` when it is created."""
     return [{"ResourceType": kind, "Tags": tag_list(tags)} for kind in kinds]
 
 
@@ -264,7 +272,7 @@ def _answers(url: str) -> bool:
         with urlopen(Request(url, method="HEAD"), timeout=5):
             return True
     except HTTPError:
-        return True  # somebody is there
+        return True  # an error is an answer too
     except OSError:
         return False
 
@@ -279,7 +287,7 @@ def _is_loopback(endpoint: str) -> bool:
 
 @contextmanager
 def _translated(operation: str) -> Iterator[None]:
-    """Turn botocore's exceptions into the kit's own."""
+    """Raise botocore's exceptions as those of ``errors.py``."""
     try:
         yield
     except Exception as error:
@@ -290,9 +298,9 @@ def _translated(operation: str) -> Iterator[None]:
         if isinstance(error, exceptions.ClientError):
             raise _refusal(operation, error.response.get("Error", {})) from error
         if isinstance(error, (exceptions.NoCredentialsError, exceptions.CredentialRetrievalError)):
-            raise AccountError(f"no credentials: {error}", "aws configure, or aws sso login") from error
+            raise AccountError(f"no credentials: {error}", "run aws configure, or aws sso login") from error
         if isinstance(error, exceptions.TokenRetrievalError | exceptions.SSOError):
-            raise AccountError(f"credentials have expired: {error}", "aws sso login") from error
+            raise AccountError(f"the credentials have expired: {error}", "run aws sso login") from error
         raise CloudError(f"{operation}: {error}") from error
 
 
@@ -303,9 +311,11 @@ _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "AuthFail
 def _refusal(operation: str, answer: Mapping[str, str]) -> BakehouseError:
     code, message = answer.get("Code", ""), answer.get("Message", "")
     if code in _EXPIRED:
-        return AccountError(f"AWS does not take the credentials: {message} ({code})", "aws sso login, or aws configure")
+        return AccountError(
+            f"AWS does not accept the credentials: {message} ({code})", "run aws sso login, or aws configure"
+        )
     if code in _DENIED:
-        return AccountError(f"{operation}: {message} ({code})", "README lists the rights that the tasks need")
+        return AccountError(f"{operation}: {message} ({code})", "README.md lists the rights that the tasks need")
     if code == "InvalidIPAddress.InUse":
-        return InputError(f"{operation}: {message} ({code})", "end that program, or have it listen at 127.0.0.1 alone")
+        return InputError(f"{operation}: {message} ({code})", "end that program, or make it listen on 127.0.0.1 only")
     return CloudError(f"{operation}: {message} ({code})", aws_code=code)

@@ -1,4 +1,4 @@
-"""Access: what lets a person into machines: key pairs, security groups, and the files of host keys."""
+"""Access: what is needed to connect to machines: key pairs, security groups and files of host keys."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from bakehouse.accounts import TAG, Account, filters, tag_specifications, wait
 from bakehouse.settings import Settings
 
 Permission = Mapping[str, Any]
-"""One rule of a group as EC2 takes and gives it: a protocol, its ports, and one source."""
+"""One rule of a security group in EC2's form: a protocol, its ports and one source."""
 
 _SOURCES = ("IpRanges", "Ipv6Ranges", "PrefixListIds", "UserIdGroupPairs")
 
 
 def permission(port: int, cidr: str) -> Permission:
-    """Return the rule that lets a network in at a TCP port."""
+    """Return the rule that lets a network (a CIDR block) connect to a TCP port."""
     return {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "IpRanges": [{"CidrIp": cidr}]}
 
 
 def plan(present: Sequence[Permission], wanted: Sequence[Permission]) -> tuple[list[Permission], list[Permission]]:
-    """Return the rules to add and those to take away for a group to have the wanted rules and no others.
+    """Return the rules to add and the rules to remove, so that a group has the wanted rules and no others.
 
-    ``present`` is as DescribeSecurityGroups gives it: one permission with all its sources.
+    ``present`` is in the form of DescribeSecurityGroups: one permission holds several sources.
     """
     single = [_single(one, kind, source) for one in present for kind in _SOURCES for source in one.get(kind, ())]
     return [one for one in wanted if one not in single], [one for one in single if one not in wanted]
@@ -39,8 +39,9 @@ def plan(present: Sequence[Permission], wanted: Sequence[Permission]) -> tuple[l
 def group(account: Account, recipe: str, key: str, ports: Sequence[int], cidr: str, run: str = "") -> str:
     """Return the ID of the security group that opens these TCP ports to this network and nothing else.
 
-    It has the name of the key pair, so that whoever else launches machines on the account keeps a group of their own.
-    With ``run`` it is that run's own, so that the rules of the recipe's other machines stay as they are.
+    The group is made if it is missing. It has the name of the key pair, so that each person who launches machines on
+    the account has a group of their own. With ``run``, the ID of a run, the group is that run's own, so that the rules
+    of the recipe's other machines stay as they are.
     """
     tags = {f"{TAG}kind": "proof" if run else "group", f"{TAG}recipe": recipe, **({f"{TAG}run": run} if run else {})}
     name = f"bakehouse-{run}" if run else key
@@ -57,9 +58,10 @@ def group(account: Account, recipe: str, key: str, ports: Sequence[int], cidr: s
 
 
 def key_pair(account: Account, settings: Settings, recipe: str) -> str:
-    """Return the name of the recipe's key pair, whose private key is the file of that name in ``keys(settings)``.
+    """Return the name of the recipe's key pair, and make the pair if it is missing.
 
-    The name holds a digest of the key: where the file is gone or damaged, a new key gets a key pair of its own.
+    The private key is the file of this name in ``keys(settings)``. The name holds a digest of the key: when the file is
+    gone or damaged, a new key is made, and it gets a key pair of its own.
     """
     tools.ensure("ssh")
     folder = keys(settings)
@@ -74,12 +76,12 @@ def key_pair(account: Account, settings: Settings, recipe: str) -> str:
 
 
 def make_key(file: Path) -> None:
-    """Make an ed25519 key without a passphrase; the public half is beside it, with the suffix ``.pub``."""
+    """Make an ed25519 key without a passphrase, and beside it its public half, with the suffix ``.pub``."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(file)], check=True)
 
 
 def import_key(account: Account, name: str, private: Path, tags: Mapping[str, str]) -> None:
-    """Make a key pair of a private key's public half; EC2 never sees the private one."""
+    """Make a key pair on the account from a private key. EC2 gets only the public half."""
     account.ec2.import_key_pair(
         KeyName=name,
         PublicKeyMaterial=_public(private).encode(),
@@ -88,9 +90,9 @@ def import_key(account: Account, name: str, private: Path, tags: Mapping[str, st
 
 
 def new_group(account: Account, name: str, tags: Mapping[str, str], description: str) -> Mapping[str, Any]:
-    """Make a security group that lets nobody in, and return EC2's description of it.
+    """Make a security group without rules, wait until it can be found, and return EC2's description of it.
 
-    On AWS a group can be seen only some time after it was made; this waits for it.
+    On AWS a new group can be found only after some time.
     """
     account.ec2.create_security_group(
         GroupName=name,
@@ -106,7 +108,7 @@ def let_in(account: Account, group_id: str, rules: Sequence[Permission]) -> None
 
 
 def public_key(settings: Settings, name: str) -> str:
-    """Return the public half of a key pair of ours, as type and base64; empty when its private key isn't here."""
+    """Return the public half of one of our key pairs, as type and base64; empty when its private key isn't here."""
     return _public(keys(settings) / name)
 
 
@@ -121,7 +123,7 @@ def known_hosts(settings: Settings, machine_id: str) -> Path:
 
 
 def _single(permission: Permission, kind: str, source: Mapping[str, Any]) -> Permission:
-    """Return the rule for one source of a permission, without its description: to EC2 that makes no other rule."""
+    """Return the rule for one source of a permission, without its description, which EC2 ignores in comparing rules."""
     ports = {key: permission[key] for key in ("IpProtocol", "FromPort", "ToPort") if key in permission}
     return {**ports, kind: [{key: value for key, value in source.items() if key != "Description"}]}
 

@@ -157,30 +157,30 @@ def as_entry_data(entry: Entry) -> dict[str, Any]:
     return {**images.as_data(entry.image), "channels": entry.channels, "users": entry.users}
 
 
-def as_rows(dossier: Details, now: datetime) -> list[list[str]]:
+def as_rows(found: Details, now: datetime) -> list[list[str]]:
     """Return an image's details as the rows of a table, under ``COLUMNS``; digests are shortened."""
-    facts = zip(ENTRIES, as_entry_row(dossier.entry, now), strict=True)
-    ours = {key.removeprefix(TAG): value for key, value in dossier.entry.image.tags.items() if key.startswith(TAG)}
+    facts = zip(ENTRIES, as_entry_row(found.entry, now), strict=True)
+    ours = {key.removeprefix(TAG): value for key, value in found.entry.image.tags.items() if key.startswith(TAG)}
     rows = [["image", name, value] for name, value in facts]
     rows += [["tag", name, _short(value)] for name, value in sorted(ours.items())]
-    rows += [["lineage", one.id, one.name] for one in dossier.lineage]
-    if dossier.lineage[-1].base:
-        rows.append(["lineage", dossier.lineage[-1].base, "not found"])
-    if dossier.contents:
-        rows += [["system", name, value] for name, value in dossier.contents.system.items()]
+    rows += [["lineage", one.id, one.name] for one in found.lineage]
+    if found.lineage[-1].base:
+        rows.append(["lineage", found.lineage[-1].base, "not found"])
+    if found.contents:
+        rows += [["system", name, value] for name, value in found.contents.system.items()]
         for part in SECTIONS:
-            rows += [[part, name, _short(value)] for name, value in sorted(dossier.contents.section(part).items())]
-    return [*rows, *(["input", name, _short(value)] for name, value in sorted((dossier.inputs or {}).items()))]
+            rows += [[part, name, _short(value)] for name, value in sorted(found.contents.section(part).items())]
+    return [*rows, *(["input", name, _short(value)] for name, value in sorted((found.inputs or {}).items()))]
 
 
-def as_data(dossier: Details) -> dict[str, Any]:
+def as_data(found: Details) -> dict[str, Any]:
     """Return an image's details as data for JSON."""
     return {
-        **as_entry_data(dossier.entry),
-        "lineage": [{"image": one.id, "name": one.name} for one in dossier.lineage],
-        "contents": asdict(dossier.contents) if dossier.contents else None,
-        "statement": dossier.provenance,
-        "inputs": dossier.inputs,
+        **as_entry_data(found.entry),
+        "lineage": [{"image": one.id, "name": one.name} for one in found.lineage],
+        "contents": asdict(found.contents) if found.contents else None,
+        "statement": found.provenance,
+        "inputs": found.inputs,
     }
 
 

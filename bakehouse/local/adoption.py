@@ -1,4 +1,7 @@
-"""What Docker holds and the API doesn't know yet: bases, images after a lost state, the packages' repository."""
+"""Register what Docker holds and the API doesn't know yet: bases, and images after a lost state.
+
+Have the packages' repository served too. Docker is asked before the lock is taken, never while it is held.
+"""
 
 from __future__ import annotations
 
@@ -27,33 +30,46 @@ _BASE_GIB = 8
 
 
 def restore(lifecycle: Lifecycle, lost: bool) -> None:
-    """Register the bases that are there, and after a lost state the images too; quiet while Docker is away."""
+    """Register the bases that are there, and after a lost state the images too; say so where Docker is away."""
     try:
-        with lifecycle.changing():
-            bases(lifecycle)
-            if lost:
-                _images(lifecycle.bodies)
+        bases(lifecycle)
+        if lost:
+            _images(lifecycle)
     except BodyError as error:
         log.warning("%s", error)
 
 
 def bases(lifecycle: Lifecycle) -> list[str]:
-    """Register each base that isn't yet; returns the new ones' image IDs."""
+    """Register each base that isn't yet, and return the new ones' image IDs."""
     new = []
-    # Debian's last: the gate takes the last one, and of Debian's it is known to have nft
-    for docker_id, labels, _ in sorted(lifecycle.bodies.images(), key=lambda one: one[1].get(BASE) == "debian-13"):
-        if labels.get(KIND) != "base":
-            continue
-        lifecycle.use_gate_image(docker_id)
-        image_id = "ami-0" + hashlib.sha256(docker_id.encode()).hexdigest()[:16]
-        if image_id not in _backend().amis:
-            snapshot = random_snapshot_id()
-            lifecycle.bodies.docker.images.get(docker_id).tag(lifecycle.bodies.repository, snapshot)
-            told = json.loads(labels[IMAGE])
-            told = {**told, "id": image_id, "name": told["image_name"], "size": _BASE_GIB, "tags": {}}
-            _register(told, snapshot, public=True)
-            new.append(image_id)
+    with _adopting:  # else two who find the same new base would both give it a snapshot
+        # Debian's last: the gate takes the last one, and of Debian's it is known to have nft
+        for docker_id, labels, _ in sorted(lifecycle.bodies.images(), key=lambda one: one[1].get(BASE) == "debian-13"):
+            if labels.get(KIND) != "base":
+                continue
+            lifecycle.use_gate_image(docker_id)
+            image_id = "ami-0" + hashlib.sha256(docker_id.encode()).hexdigest()[:16]
+            if not _is_registered(lifecycle, image_id):
+                _adopt_base(lifecycle, docker_id, image_id, json.loads(labels[IMAGE]))
+                new.append(image_id)
     return new
+
+
+_adopting = Lock()
+
+
+def _is_registered(lifecycle: Lifecycle, image_id: str) -> bool:
+    with lifecycle.lock:
+        return image_id in _backend().amis
+
+
+def _adopt_base(lifecycle: Lifecycle, docker_id: str, image_id: str, told: Mapping[str, Any]) -> None:
+    """Give a base's Docker image a snapshot's name and register it as an image."""
+    snapshot = random_snapshot_id()
+    lifecycle.bodies.tag(docker_id, snapshot)
+    told = {**told, "id": image_id, "name": told["image_name"], "size": _BASE_GIB, "tags": {}}
+    with lifecycle.changing():
+        _register(told, snapshot, public=True)
 
 
 def stand_in(lifecycle: Lifecycle, package: str, family: str, folder: Path) -> dict[str, Any]:
@@ -92,18 +108,22 @@ def _make(lifecycle: Lifecycle, name: str, folder: Path) -> str:
     from bakehouse.local.bases import kept, make
 
     made = make(lifecycle.bodies.docker, name, kept(folder)[name], lifecycle.bodies.labels("base"), log.info)
-    with lifecycle.changing():
-        bases(lifecycle)
+    bases(lifecycle)
     return made
 
 
-def _images(bodies: Bodies) -> None:
-    for _, labels, _ in bodies.images():
-        if labels.get(KIND) == "image" and labels.get(IMAGE):
-            told = json.loads(labels[IMAGE])
-            if told["id"] not in _backend().amis:
-                log.warning("%s (%s) is registered again from its body", told["id"], told["name"])
-                _register(told, labels[SNAPSHOT], public=False)
+def _images(lifecycle: Lifecycle) -> None:
+    found = [labels for _, labels, _ in lifecycle.bodies.images()]
+    with lifecycle.changing():
+        for labels in found:
+            if labels.get(KIND) == "image" and labels.get(IMAGE):
+                _register_again(json.loads(labels[IMAGE]), labels[SNAPSHOT])
+
+
+def _register_again(told: Mapping[str, Any], snapshot_id: str) -> None:
+    if told["id"] not in _backend().amis:
+        log.warning("%s (%s) is registered again from its body", told["id"], told["name"])
+        _register(told, snapshot_id, public=False)
 
 
 def _register(told: Mapping[str, Any], snapshot_id: str, public: bool) -> None:

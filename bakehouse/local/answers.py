@@ -1,4 +1,4 @@
-"""What moto's answers pass over, bodies apart: pages, attributes, what is in use, parameters of images, AWS's keys."""
+"""Answer what moto passes over and no body takes part in: pages, attributes, what is in use, parameters, AWS's keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bodies: a container is a machine, a commit of it is what an image or snapshot holds."""
+"""Make and move the bodies: a container is a machine, a commit of it is what an image or snapshot holds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import docker
@@ -48,8 +49,13 @@ class BodyError(Exception):
 class Birth:
     """Hold what makes one machine itself.
 
-    Attributes: instance_id; snapshot_id, whose content its disk starts with; address, its private IPv4 address;
-    hostname; public_key in OpenSSH's format or empty; user_data as given, decoded.
+    Attributes:
+        instance_id: the instance that the machine is the body of.
+        snapshot_id: the snapshot whose content the machine's disk starts with.
+        address: the machine's private IPv4 address.
+        hostname: the machine's own name for itself.
+        public_key: the key pair's public key in OpenSSH's format, empty without a key pair.
+        user_data: the user-data as it was given, decoded.
     """
 
     instance_id: str
@@ -78,10 +84,11 @@ class Bodies:
         self.repository = f"bakehouse/{checkout}"
         self._network = f"bakehouse-{checkout}"
         self._subnet = ""
+        self._networking = Lock()
 
     @cached_property
     def docker(self) -> Any:
-        """Return the client, which asks the Docker engine for its version when it's made."""
+        """Return the client; to make it is to ask the Docker engine for its version."""
         return docker.from_env(timeout=300)
 
     @cached_property
@@ -107,19 +114,22 @@ class Bodies:
 
     def network(self) -> Any:
         """Return the checkout's Docker network, made if missing, with a subnet that Docker found free."""
-        with _docker_errors(f"network {self._network}"):
+        with self._networking, _docker_errors(f"network {self._network}"):  # Docker would make two of one name
             found = self.docker.networks.list(names=[f"^{self._network}$"])
             if not found:
-                # an address can be given only in a network whose subnet was given: let Docker choose one first
-                trial = self.docker.networks.create(self._network, labels=self.labels("network"))
-                trial.reload()
-                pools = trial.attrs["IPAM"]["Config"]
-                trial.remove()
-                ipam = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=pools[0]["Subnet"])])
-                self.docker.networks.create(self._network, ipam=ipam, labels=self.labels("network"))
-                self._subnet = ""
+                self._make_network()
                 found = self.docker.networks.list(names=[f"^{self._network}$"])
             return found[0]
+
+    def _make_network(self) -> None:
+        # an address can be given only in a network whose subnet was given: let Docker choose one first
+        trial = self.docker.networks.create(self._network, labels=self.labels("network"))
+        trial.reload()
+        pools = trial.attrs["IPAM"]["Config"]
+        trial.remove()
+        ipam = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=pools[0]["Subnet"])])
+        self.docker.networks.create(self._network, ipam=ipam, labels=self.labels("network"))
+        self._subnet = ""
 
     def subnet(self) -> str:
         """Return the network's IPv4 subnet as a CIDR block."""
@@ -163,12 +173,12 @@ class Bodies:
             self._container(instance_id).start()
 
     def stop(self, instance_id: str) -> None:
-        """Shut a machine down as its power button does, or by force after 30 s."""
+        """Shut a machine down as its power button does, and by force when it is still on after 30 s."""
         with _docker_errors(f"machine {instance_id}"):
             self._container(instance_id).stop(timeout=_STOP_SECONDS)
 
     def remove(self, instance_id: str) -> None:
-        """Remove a machine with its disk; nothing happens when it's gone."""
+        """Remove a machine with its disk; do nothing when it is gone."""
         with _docker_errors(f"machine {instance_id}"):
             try:
                 container = self._container(instance_id)
@@ -179,7 +189,7 @@ class Bodies:
             self._remove_if_forgotten(docker_image)
 
     def commit(self, instance_id: str, snapshot_id: str, record: Mapping[str, Any]) -> None:
-        """Copy a machine's disk into a snapshot; a running one stands still. ``record`` describes the image."""
+        """Copy a machine's disk into a snapshot; a running machine stands still. ``record`` describes the image."""
         labels = self.labels("image", **{SNAPSHOT: snapshot_id, IMAGE: json.dumps(record), INSTANCE: "", BASE: ""})
         with _docker_errors(f"snapshot {snapshot_id}"):
             self._container(instance_id).commit(
@@ -188,11 +198,15 @@ class Bodies:
 
     def copy(self, snapshot_id: str, copy_id: str) -> None:
         """Give a snapshot's content a second snapshot's name."""
-        with _docker_errors(f"snapshot {copy_id}"):
-            self.docker.images.get(self.reference(snapshot_id)).tag(self.repository, copy_id)
+        self.tag(self.reference(snapshot_id), copy_id)
+
+    def tag(self, docker_image: str, snapshot_id: str) -> None:
+        """Let a Docker image be a snapshot's content."""
+        with _docker_errors(f"snapshot {snapshot_id}"):
+            self.docker.images.get(docker_image).tag(self.repository, snapshot_id)
 
     def forget(self, snapshot_id: str) -> None:
-        """Remove a snapshot's content, as soon as no machine stands on it; nothing happens when it's gone."""
+        """Remove a snapshot's content, as soon as no machine stands on it; do nothing when it is gone."""
         with _docker_errors(f"snapshot {snapshot_id}"):
             try:
                 self.docker.images.remove(self.reference(snapshot_id), force=True)
@@ -240,7 +254,7 @@ class Bodies:
             return text[-_CONSOLE_BYTES:]
 
     def wait_for_sshd(self, instance_id: str, address: str, wanted: Callable[[], bool]) -> bool:
-        """Wait until the machine's sshd shows its banner; False when it went off, isn't wanted or time ran out."""
+        """Wait until a machine's sshd shows its banner; return False when it went off, isn't wanted or time ran out."""
         deadline = time.monotonic() + BOOT_SECONDS
         looks = 0
         while wanted() and time.monotonic() < deadline:
@@ -253,7 +267,7 @@ class Bodies:
         return False
 
     def wait_for_cloud_init(self, instance_id: str) -> bool:
-        """Wait until cloud-init has written its result; False when the machine went off or time ran out."""
+        """Wait until cloud-init has written its result; return False when the machine went off or time ran out."""
         command = ["sh", "-c", _CLOUD_INIT_DONE.format(n=BOOT_SECONDS * 5)]
         with _docker_errors(f"machine {instance_id}"):
             code: int | None = self._container(instance_id).exec_run(command).exit_code

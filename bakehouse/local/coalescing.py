@@ -1,4 +1,4 @@
-"""One thing at a time, done once for all who ask for it meanwhile."""
+"""Do one work at a time, and do it once for all who ask for it meanwhile."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from threading import Lock
 class Coalesced:
     """Call ``work`` so that each caller returns after a run of it that began later than its call.
 
-    Whoever comes while it runs waits for the next run, which serves all of them. What a run raises its caller gets;
-    the next one of those that wait tries again.
+    Those who come while it runs wait for the next run, which serves them all. The caller whose run raises a fault gets
+    the fault, and the next of those who wait tries again.
     """
 
     def __init__(self, work: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The EC2 API's rules: moto's backend, tightened to what EC2 does, with a body behind each instance and snapshot."""
+"""Tighten moto's backend to what EC2 does, and put a body behind each instance and snapshot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from moto.ssm.models import ssm_backends
 
 from bakehouse.local import answers
 from bakehouse.local.answers import Answers
-from bakehouse.local.bodies import BodyError
 from bakehouse.local.lifecycle import Lifecycle
 from bakehouse.local.ports import rules_of, taken
 from bakehouse.local.things import Ami, Instance
@@ -55,11 +54,9 @@ class Backend(EC2Backend):
         return image
 
     def refuse_without_docker(self, code: str = "InternalError") -> None:
-        """Raise EC2's error ``code``, with the cause, unless bodies can be moved."""
-        try:
-            self.lifecycle.bodies.ping()
-        except BodyError as error:
-            raise EC2ClientError(code, str(error)) from error
+        """Raise EC2's error ``code``, with the cause, unless Docker has said before this request that it can."""
+        if refusal := self.lifecycle.refusal:
+            raise EC2ClientError(code, refusal)
 
     def run_instances(
         self, image_id: str, count: int, user_data: Any, security_group_names: list[str], **kwargs: Any
@@ -315,7 +312,7 @@ class Response(Answers):
     def get_console_output(self) -> ActionResult:
         """Return what the machine really wrote to its console."""
         instance = self.ec2_backend.get_instance(self._get_param("InstanceId"))
-        text = self.ec2_backend.lifecycle.console(instance.id)
+        text = self.ec2_backend.lifecycle.console
         result = {"InstanceId": instance.id, "Timestamp": utcnow(), "Output": base64.b64encode(text).decode()}
         return ActionResult(result)
 

@@ -1,4 +1,4 @@
-"""Folders: as Docker takes them into a container, and what tells one from another."""
+"""Pack folders as Docker takes them into a container, and tell one folder from another."""
 
 from __future__ import annotations
 

@@ -64,15 +64,19 @@ def reachable(rules: list[Any], port: int) -> bool:
     return any(net.version == 4 and net.overlaps(here) for net in networks(rules, port))
 
 
-Door = tuple[str, int]
+Opening = tuple[str, int]
+"""A public address and a port at which callers are let in."""
 
 
-def ruleset(name: str, block: str, doors: dict[Door, int]) -> str:
-    """Return nft's script that replaces the fence: only doors, each with the port of its socket, let a caller in."""
-    own = [f"ip daddr {address} tcp dport {port} accept" for (address, port), at in doors.items() if at == port]
+def ruleset(name: str, block: str, openings: dict[Opening, int]) -> str:
+    """Return nft's script that replaces the fence.
+
+    It lets callers in at the openings alone, each of which comes with the port of its socket.
+    """
+    own = [f"ip daddr {address} tcp dport {port} accept" for (address, port), at in openings.items() if at == port]
     moved = [
         f"ip daddr {address} tcp dport {port} dnat to {address}:{at}"
-        for (address, port), at in doors.items()
+        for (address, port), at in openings.items()
         if at != port
     ]
     lines = [
@@ -99,13 +103,13 @@ class Fence:
     def __init__(self, name: str, block: str) -> None:
         self.name, self.block = name, block
         self.lacking = ""
-        self._doors: dict[Door, int] | None = None
+        self._openings: dict[Opening, int] | None = None
 
-    async def follow(self, doors: dict[Door, int]) -> None:
-        """Let callers through to these doors alone; ``lacking`` then says why there is no fence, if there is none."""
-        if doors != self._doors:
-            self.lacking = await self._nft(ruleset(self.name, self.block, doors))
-            self._doors = doors
+    async def follow(self, openings: dict[Opening, int]) -> None:
+        """Let callers in at these openings alone; ``lacking`` then says why there is no fence, if there is none."""
+        if openings != self._openings:
+            self.lacking = await self._nft(ruleset(self.name, self.block, openings))
+            self._openings = openings
 
     async def remove(self) -> None:
         """Take the fence away."""
@@ -122,34 +126,37 @@ class Fence:
 
 
 class Gate:
-    """Hold the open doors: one listening socket for each address and port."""
+    """Hold one listening socket for each opening."""
 
     def __init__(self, fence: Fence) -> None:
         self.table: dict[str, Any] = {}
-        self.doors: dict[Door, asyncio.Server] = {}
+        self.openings: dict[Opening, asyncio.Server] = {}
         self.failed: dict[str, str] = {}
         self.fence = fence
 
     async def converge(self) -> None:
-        """Open and close doors until they are what the table and the machines say."""
+        """Open and close until the openings are what the table and the machines say."""
         wanted = {
             (address, port)
             for address, machine in self.table.items()
             for port in listening(machine["pid"])
             if reachable(machine["rules"], port)
         }
-        for door in set(self.doors) - wanted:
-            self.doors.pop(door).close()
+        for opening in set(self.openings) - wanted:
+            self.openings.pop(opening).close()
         self.failed = {}
-        for door in wanted - set(self.doors):
+        for address, port in wanted - set(self.openings):
             try:
-                self.doors[door] = await self.open(*door)
+                self.openings[address, port] = await self.open(address, port)
             except OSError as error:
-                self.failed[f"{door[0]}:{door[1]}"] = error.strerror or str(error)
-        await self.fence.follow({door: socket_port(server) for door, server in self.doors.items()})
+                self.failed[f"{address}:{port}"] = error.strerror or str(error)
+        await self.fence.follow({opening: socket_port(server) for opening, server in self.openings.items()})
 
     async def open(self, address: str, port: int) -> asyncio.Server:
-        """Open a door, behind a port of its own where a program of the host has the right one and there is a fence."""
+        """Listen at an opening.
+
+        Where a program of the host has its port, another port is listened on, to which the fence turns callers.
+        """
         enter = functools.partial(self.enter, address, port)
         try:
             return await asyncio.start_server(enter, address, port)

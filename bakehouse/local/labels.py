@@ -1,4 +1,4 @@
-"""The labels by which what is on Docker is known to be a checkout's, and what it is."""
+"""Name the labels that say of a thing on Docker which checkout it belongs to and what it is."""
 
 CHECKOUT = "bakehouse.checkout"
 KIND = "bakehouse.kind"

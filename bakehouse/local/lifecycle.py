@@ -1,12 +1,17 @@
-"""The lives of machines and images: bodies are changed in the background, and the instances' states follow."""
+"""Move the bodies of machines and images in the background, and let the API's states follow them.
+
+One lock guards moto's backends. Docker is never asked while a thread holds it, because everybody who asks the API
+waits for that lock. What a request needs to know of Docker is asked beforehand, by ``Lifecycle.prepare``.
+"""
 
 from __future__ import annotations
 
 import base64
 import ipaddress
 import logging
+import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,15 +19,37 @@ from typing import Any
 
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.instances import StateReason
+from moto.ec2.models.key_pairs import KeyPair
 
 from bakehouse.local.bodies import Birth, Bodies, BodyError
 from bakehouse.local.coalescing import Coalesced
 from bakehouse.local.ports import GateDriver, GateError, public_block, rules
 from bakehouse.local.state import State
+from bakehouse.local.things import Ami, Instance
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 32
+"""So many calls at once let Docker make, start, stop, copy or remove a body."""
+
+_TURNS_AT_ONCE = 512
+"""So many machines take turns at once. Most of them only wait, for an sshd or for their place among ``_AT_ONCE``."""
+
+_NOT_ASKED = "Docker was not asked before the lock was taken"
+
+
+class _Asked(threading.local):
+    """Hold what one thread's request has asked of Docker before it took the lock.
+
+    Attributes:
+        refusal: why no body can be moved; empty when bodies can be moved.
+        subnet: the subnet of the checkout's Docker network.
+        console: what the machine that the request is about wrote to its console.
+    """
+
+    refusal = _NOT_ASKED
+    subnet = ""
+    console = b""
 
 
 class Lifecycle:
@@ -34,8 +61,10 @@ class Lifecycle:
         self.unopened: Mapping[str, str] = {}
         self._gate = gate
         self._state = state
-        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="life")
-        self._turns: dict[str, deque[Callable[[], None]]] = defaultdict(deque)
+        self._pool = ThreadPoolExecutor(_TURNS_AT_ONCE, thread_name_prefix="life")
+        self._working = threading.BoundedSemaphore(_AT_ONCE)
+        self._turns: dict[str, deque[Callable[[], None]]] = {}  # by the ID of a machine or image; never an empty one
+        self._asked = _Asked()
         self.restarting: set[str] = set()
         self._gate_image = ""
         self._opening = Coalesced(self._open)
@@ -44,7 +73,7 @@ class Lifecycle:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Change the backends alone; on leaving the new state is on the disk."""
+        """Let nobody else change the backends meanwhile; the new state is on the disk when the block is left."""
         with self.lock:
             yield
         self._state.keep()
@@ -53,7 +82,7 @@ class Lifecycle:
         """Return the EC2 backend of each region that was used."""
         return [backend for regions in ec2_backends.values() for backend in regions.values()]
 
-    def instances(self) -> list[Any]:
+    def instances(self) -> list[Instance]:
         """Return every instance that isn't forgotten."""
         return [instance for backend in self.backends() for instance in backend.all_instances()]
 
@@ -63,7 +92,7 @@ class Lifecycle:
         return self._gate.unfenced
 
     def open_ports(self) -> None:
-        """Let the open ports follow the rules and the machines; on return they do."""
+        """Let the open ports follow the rules and the machines, and return when they do."""
         self._opening()
 
     def _open(self) -> None:
@@ -79,9 +108,49 @@ class Lifecycle:
                 if instance.reachable and instance.public_ip
             }
 
+    # -- what a request asks of Docker, without the lock -----------------------------------------------------------
+
+    def prepare(self, moves: bool, console_of: str = "") -> None:
+        """Ask Docker, without the lock, what this thread's request may want to know of it while it holds the lock.
+
+        ``moves`` says that the request may move bodies, ``console_of`` whose console it wants.
+        """
+        self._asked.refusal = self._why_not() if moves else _NOT_ASKED
+        self._asked.console = self._console(console_of) if console_of and self._is_known(console_of) else b""
+
+    def _why_not(self) -> str:
+        """Return why no body can be moved, empty when bodies can be; note the network's subnet."""
+        try:
+            self.bodies.ping()
+            self._asked.subnet = self.bodies.subnet()
+        except BodyError as error:
+            return str(error)
+        return ""
+
+    def _console(self, instance_id: str) -> bytes:
+        try:
+            self.bodies.ping()
+            return self.bodies.console(instance_id)
+        except BodyError as error:
+            return f"no console: {error}\n".encode()
+
+    def _is_known(self, instance_id: str) -> bool:
+        with self.lock:
+            return any(instance.id == instance_id for instance in self.instances())
+
+    @property
+    def refusal(self) -> str:
+        """Return why this thread's request can't move bodies, empty when it can."""
+        return self._asked.refusal
+
+    @property
+    def console(self) -> bytes:
+        """Return what the machine that this thread's request is about wrote to its console."""
+        return self._asked.console
+
     # -- moves, called by the API while it holds the lock --------------------------------------------------------------
 
-    def bear(self, instance: Any, image: Any, key: Any) -> None:
+    def bear(self, instance: Instance, image: Ami, key: KeyPair | None) -> None:
         """Give a new instance its addresses, and have its machine made and switched on."""
         nic = instance.nics[0]
         nic.private_ip_addresses[0]["PrivateIpAddress"] = nic.private_ip_address = self._private_address()
@@ -89,79 +158,74 @@ class Lifecycle:
         birth = Birth(
             instance_id=instance.id,
             snapshot_id=image.ebs_snapshot.id,
-            address=instance.private_ip,
-            hostname="ip-" + instance.private_ip.replace(".", "-"),
+            address=instance.address,
+            hostname="ip-" + instance.address.replace(".", "-"),
             public_key=key.public_key.strip() if key else "",
             user_data=_user_data(instance),
         )
         self.later(instance, lambda: self.boot(instance, lambda: self.bodies.birth(birth)), only="pending")
 
-    def start(self, instance: Any) -> None:
+    def start(self, instance: Instance) -> None:
         """Switch a machine on, at a new public address."""
         instance.health = "initializing"
         self.give_public_address(instance)
         self.later(instance, lambda: self.boot(instance, lambda: self.bodies.start(instance.id)), only="pending")
 
-    def stop(self, instance: Any) -> None:
+    def stop(self, instance: Instance) -> None:
         """Shut a machine down."""
         self.later(instance, lambda: self._halt(instance), only="stopping")
 
-    def reboot(self, instance: Any) -> None:
+    def reboot(self, instance: Instance) -> None:
         """Restart a machine, which keeps its addresses."""
         self.later(instance, lambda: self._restart(instance), only="running")
 
-    def terminate(self, instance: Any) -> None:
+    def terminate(self, instance: Instance) -> None:
         """Remove a machine."""
         self.later(instance, lambda: self._end(instance), only="shutting-down")
 
-    def snapshot(self, instance: Any, image: Any, reboot: bool) -> None:
-        """Copy a machine's disk, shut down and restarted around it if ``reboot``, and make the image available."""
+    def snapshot(self, instance: Instance, image: Ami, reboot: bool) -> None:
+        """Copy a machine's disk and make the image available; ``reboot`` restarts the machine around the copy."""
         self.later(instance, lambda: self._image(instance, image, reboot))
 
-    def copy(self, source: Any, image: Any) -> None:
+    def copy(self, source: Ami, image: Ami) -> None:
         """Give an image's content to another, and make that available."""
-        self._pool.submit(
-            self.logged,
-            lambda: self._fill(image, lambda: self.bodies.copy(source.ebs_snapshot.id, image.ebs_snapshot.id)),
-        )
+        snapshots = source.ebs_snapshot.id, image.ebs_snapshot.id
+        self.later(image, lambda: self._fill(image, lambda: self.bodies.copy(*snapshots)))
 
     def forget(self, backend: Any, snapshot_id: str) -> None:
         """Remove a deleted snapshot's content; what can't be removed yet is when Docker is back."""
         backend.forgetting.add(snapshot_id)
         self._pool.submit(self.logged, lambda: self._forget(backend, snapshot_id))
 
-    def console(self, instance_id: str) -> bytes:
-        """Return what a machine wrote to its console; nothing when Docker doesn't answer."""
-        try:
-            self.bodies.ping()
-            return self.bodies.console(instance_id)
-        except BodyError as error:
-            return f"no console: {error}\n".encode()
-
     # -- in the background -----------------------------------------------------------------------------------------
 
-    def moves(self, instance: Any = None) -> bool:
-        """Tell whether a body is being moved or waits for it: an instance's, or any."""
-        return bool(self._turns[instance.id] if instance else any(self._turns.values()))
+    def moves(self, *ids: str | None) -> bool:
+        """Tell whether a body of these machines and images is being moved or waits for it."""
+        with self.lock:
+            return any(self._turns.get(one) for one in ids if one)
 
-    def later(self, instance: Any, move: Callable[[], None], only: str = "") -> None:
-        """Move one instance's body after its earlier moves; not at all if it has left state ``only`` by then."""
+    def later(self, thing: Instance | Ami, move: Callable[[], None], only: str = "") -> None:
+        """Make a move after the earlier ones of a machine or image; not if it has left state ``only`` by then."""
 
         def turn() -> None:
-            if only in ("", instance.state):
+            if only in ("", thing.state):
                 move()
 
         with self.lock:
-            waiting = self._turns[instance.id]
+            waiting = self._turns.setdefault(thing.id, deque())
             waiting.append(turn)
             if len(waiting) == 1:
-                self._pool.submit(self._take_turns, waiting)
+                self._pool.submit(self._take_turns, thing.id, waiting)
 
-    def _take_turns(self, waiting: deque[Callable[[], None]]) -> None:
-        while waiting:
+    def _take_turns(self, thing_id: str, waiting: deque[Callable[[], None]]) -> None:
+        """Take turns until none waits. ``later`` adds them under the lock, so whether more wait is asked under it."""
+        while True:
             self.logged(waiting[0])
             with self.lock:
                 waiting.popleft()
+                if not waiting:
+                    del self._turns[thing_id]
+                    return
 
     def logged(self, move: Callable[[], None]) -> None:
         """Make a move; a fault is logged and ends nothing."""
@@ -172,24 +236,25 @@ class Lifecycle:
         except Exception:
             log.exception("a move failed")
 
-    def boot(self, instance: Any, switch_on: Callable[[], None]) -> None:
-        """Switch a machine on and wait until it is up; one that can't be is terminated."""
+    def boot(self, instance: Instance, switch_on: Callable[[], None]) -> None:
+        """Switch a machine on and wait until it is up; terminate one that can't be."""
         try:
-            switch_on()
+            with self._working:
+                switch_on()
             self._come_up(instance)
         except (BodyError, GateError) as error:
             log.warning("%s: %s", instance.id, error)
             self._end(instance, StateReason(f"Server.InternalError: {error}", "Server.InternalError"))
 
-    def _come_up(self, instance: Any) -> None:
-        """Wait for sshd, open the ports and say running; whether cloud-init gets done is seen by the way."""
+    def _come_up(self, instance: Instance) -> None:
+        """Wait for sshd, open the ports and say running; look by the way whether cloud-init gets done."""
         on = ("pending", "running")
-        has_sshd = self.bodies.wait_for_sshd(instance.id, instance.private_ip, lambda: instance.state in on)
+        has_sshd = self.bodies.wait_for_sshd(instance.id, instance.address, lambda: instance.state in on)
+        pid = self.bodies.pid(instance.id)
         with self.lock:
             if instance.state not in on:
                 return
-            instance.pid = self.bodies.pid(instance.id)
-            instance.reachable = bool(instance.pid)
+            instance.pid, instance.reachable = pid, bool(pid)
         self.open_ports()
         self._refuse_unopened(instance)
         with self.changing():
@@ -198,55 +263,70 @@ class Lifecycle:
                 instance.reachable = bool(instance.pid)
             instance.health = "initializing" if has_sshd else "impaired"
         if has_sshd:
-            self._pool.submit(self.logged, lambda: self._see_cloud_init(instance, instance.pid))
+            self._watch_cloud_init(instance, instance.pid)
 
-    def _see_cloud_init(self, instance: Any, pid: int) -> None:
+    def _watch_cloud_init(self, instance: Instance, pid: int) -> None:
+        """Look when cloud-init is done, in a thread that takes nobody's turn and doesn't delay the server's end."""
+        look = threading.Thread(
+            target=self.logged,
+            args=(lambda: self._see_cloud_init(instance, pid),),
+            name=f"cloud-init {instance.id}",
+            daemon=True,
+        )
+        look.start()
+
+    def _see_cloud_init(self, instance: Instance, pid: int) -> None:
         done = self.bodies.wait_for_cloud_init(instance.id)
         with self.changing():
             if instance.state == "running" and instance.pid == pid:
                 instance.health = "ok" if done else "impaired"
 
-    def _refuse_unopened(self, instance: Any) -> None:
-        for door, why in self.unopened.items():
-            if door.startswith(f"{instance.public_ip}:"):
-                raise BodyError(f"{door} can't be opened: {why}; something on this host listens there")
+    def _refuse_unopened(self, instance: Instance) -> None:
+        for opening, why in self.unopened.items():
+            if opening.startswith(f"{instance.public_ip}:"):
+                raise BodyError(f"{opening} can't be opened: {why}; something on this host listens there")
 
-    def _halt(self, instance: Any) -> None:
+    def _halt(self, instance: Instance) -> None:
         self.open_ports()
-        self.bodies.stop(instance.id)
+        with self._working:
+            self.bodies.stop(instance.id)
         with self.changing():
             if instance.state == "stopping":
                 self.now_stopped(instance, instance.state_reason)
 
-    def _restart(self, instance: Any, while_off: Callable[[], None] = lambda: None) -> None:
-        """Switch a machine off and on; its state stays running all the while, as EC2's does."""
+    def _restart(self, instance: Instance, while_off: Callable[[], None] = lambda: None) -> None:
+        """Switch a machine off and on; its state stays running meanwhile, as EC2's does."""
         self.restarting.add(instance.id)
         try:
             with self.changing():
                 instance.health, instance.reachable = "initializing", False
             self.open_ports()
-            self.bodies.stop(instance.id)
+            with self._working:
+                self.bodies.stop(instance.id)
             while_off()
-            self.bodies.start(instance.id)
+            with self._working:
+                self.bodies.start(instance.id)
         finally:
             self.restarting.discard(instance.id)
         self._come_up(instance)
 
-    def _end(self, instance: Any, reason: StateReason | None = None) -> None:
+    def _end(self, instance: Instance, reason: StateReason | None = None) -> None:
         if reason:
             with self.changing():
                 instance.become("shutting-down", reason)
         self.open_ports()
-        self.bodies.remove(instance.id)
+        with self._working:
+            self.bodies.remove(instance.id)
         with self.changing():
             now_terminated(instance, instance.state_reason)
 
     def _forget(self, backend: Any, snapshot_id: str) -> None:
-        self.bodies.forget(snapshot_id)
+        with self._working:
+            self.bodies.forget(snapshot_id)
         with self.changing():
             backend.forgetting.discard(snapshot_id)
 
-    def _image(self, instance: Any, image: Any, reboot: bool) -> None:
+    def _image(self, instance: Instance, image: Ami, reboot: bool) -> None:
         def take() -> None:
             self._fill(image, lambda: self.bodies.commit(instance.id, image.ebs_snapshot.id, record(image)))
 
@@ -261,9 +341,10 @@ class Lifecycle:
                     failed(image, str(error))
             raise
 
-    def _fill(self, image: Any, fill: Callable[[], None]) -> None:
+    def _fill(self, image: Ami, fill: Callable[[], None]) -> None:
         try:
-            fill()
+            with self._working:
+                fill()
         except BodyError as error:
             log.warning("%s: %s", image.id, error)
             with self.changing():
@@ -276,7 +357,7 @@ class Lifecycle:
         """Say from which Docker image the gate takes its Python and its nft."""
         self._gate_image = docker_image
 
-    def now_stopped(self, instance: Any, reason: StateReason) -> None:
+    def now_stopped(self, instance: Instance, reason: StateReason) -> None:
         """Note that a machine is off."""
         instance.become("stopped", reason)
         instance.pid = 0
@@ -285,21 +366,21 @@ class Lifecycle:
     # -- addresses ----------------------------------------------------------------------------------------------------
 
     def _private_address(self) -> str:
-        network = ipaddress.ip_network(self.bodies.subnet())
+        network = ipaddress.ip_network(self._asked.subnet)
         taken = {instance.private_ip for instance in self.instances() if instance.state != "terminated"}
         for address in list(network.hosts())[9:]:
             if str(address) not in taken:
                 return str(address)
         raise BodyError(f"network {network} has no free address")
 
-    def give_public_address(self, instance: Any) -> None:
+    def give_public_address(self, instance: Instance) -> None:
         """Give an instance a public address that no other has."""
         taken = {one.public_ip for one in self.instances() if one.state != "terminated"}
         block = ipaddress.ip_network(public_block(self.bodies.checkout))
         instance.nics[0].public_ip = next(str(one) for one in list(block.hosts())[1:] if str(one) not in taken)
 
 
-def record(image: Any) -> dict[str, Any]:
+def record(image: Ami) -> dict[str, Any]:
     """Return what an image's body says of it, so that it can be registered again when the state is lost."""
     return {
         "id": image.id,
@@ -312,23 +393,23 @@ def record(image: Any) -> dict[str, Any]:
     }
 
 
-def available(image: Any) -> None:
+def available(image: Ami) -> None:
     """Note that an image can be launched."""
     image.state, image.ebs_snapshot.status = "available", "completed"
 
 
-def failed(image: Any, why: str) -> None:
+def failed(image: Ami, why: str) -> None:
     """Note that an image came to nothing, and why."""
     image.state, image.ebs_snapshot.status = "failed", "error"
     image.state_reason = {"Code": "Server.InternalError", "Message": f"Server.InternalError: {why}"}
 
 
-def now_terminated(instance: Any, reason: StateReason) -> None:
+def now_terminated(instance: Instance, reason: StateReason) -> None:
     """Note that a machine is gone."""
     instance.terminate()
     instance.become("terminated", reason)
     instance.ended = time.time()
 
 
-def _user_data(instance: Any) -> bytes:
+def _user_data(instance: Instance) -> bytes:
     return base64.b64decode(str(instance.user_data)) if instance.user_data else b""

@@ -1,4 +1,4 @@
-"""The machines' public ports: who may connect to which, as the security groups say at this moment.
+"""Open the machines' public ports to those whom the security groups let in at this moment.
 
 A gate (``gate.py``) in a container of its own holds the listening sockets, because an ordinary user may not open
 port 22 on the host, nor turn a port that another program has, and because it has to see what the machines listen on.
@@ -6,14 +6,17 @@ port 22 on the host, nor turn a port that another program has, and because it ha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from threading import Lock, Timer
+from typing import IO, Any
 
 from bakehouse.local.gate import LISTEN
 
@@ -27,6 +30,23 @@ Table = Mapping[str, Mapping[str, Any]]
 
 class GateError(Exception):
     """Say why the gate doesn't do what it was told."""
+
+
+class _NoAnswerError(GateError):
+    """Say that a gate has ended, or hangs."""
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Kill a process that was started with a session of its own, and what it has started."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    """Return one of the pipes with which a process was started."""
+    assert pipe is not None
+    return pipe
 
 
 def taken(ports: Iterable[int]) -> list[int]:
@@ -63,10 +83,18 @@ def rules(instance: Any) -> list[list[Any]]:
 
 
 class GateDriver:
-    """Drive the gate's container: started with the first table, ended with this process."""
+    """Drive the gate's container: start it with the first table, make it anew when it hangs, end it with this process.
+
+    Attributes:
+        unfenced: why no machine can have a port that a program has at all addresses of the host; empty when one can.
+        answer_seconds: how long a gate may take to answer.
+        start_seconds: how long a new gate may take until its first answer, which is how long Docker may take.
+    """
 
     def __init__(self, name: str, block: str, labels: Mapping[str, str]) -> None:
-        self.unfenced = ""  # why no machine can have a port that something listens on at all addresses
+        self.unfenced = ""
+        self.answer_seconds = 20.0
+        self.start_seconds = 60.0
         self._name = name
         self._block = block
         self._labels = labels
@@ -74,17 +102,15 @@ class GateDriver:
         self._process: subprocess.Popen[str] | None = None
 
     def follow(self, look: Callable[[], Table], image: str) -> Mapping[str, str]:
-        """Make the open ports equal to the table that ``look`` returns now; returns "address:port" -> why not.
+        """Make the open ports equal to the table that ``look`` returns now; return "address:port" -> why not.
 
         ``image`` is a base's Docker image: the gate needs its Python and nft. Raises GateError when it doesn't run.
         """
         with self._lock:
             table = look()
-            if self._process is None or self._process.poll() is not None:
-                if not table and not image:
-                    return {}  # there is no base yet
-                self._start(image)
-            told = self._ask(table)
+            if not self._runs() and not table and not image:
+                return {}  # there is no base yet
+            told = self._told(table, image)
             if told["unfenced"] != self.unfenced:
                 log.warning("no fence around the machines' ports: %s", told["unfenced"])
             self.unfenced = told["unfenced"]
@@ -94,31 +120,82 @@ class GateDriver:
     def close(self) -> None:
         """End the gate: all public ports close."""
         with self._lock:
-            if self._process is not None and self._process.stdin is not None:
-                self._process.stdin.close()
-                self._process.wait(timeout=20)
-                self._process = None
+            if self._process is None:
+                return
+            with contextlib.suppress(OSError):
+                _pipe(self._process.stdin).close()
+            try:
+                self._process.wait(self.answer_seconds)
+            except subprocess.TimeoutExpired:
+                log.warning("the gate does not end by itself")
+                self._remove()
+            self._drop()
 
-    def _ask(self, table: Table) -> dict[str, Any]:
-        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
+    def _runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _told(self, table: Table, image: str) -> dict[str, Any]:
+        """Return what the gate says of a table; where a gate gives no answer, ask a new one, once."""
         try:
-            self._process.stdin.write(json.dumps(table) + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
+            return self._ask_some(table, image)
+        except _NoAnswerError as error:
+            log.warning("%s; it is made anew", error)
+            return self._ask_some(table, image)
+
+    def _ask_some(self, table: Table, image: str) -> dict[str, Any]:
+        """Ask the gate that runs, or a new one; a gate that gives no answer is ended."""
+        seconds = self.answer_seconds
+        if not self._runs():
+            self._start(image)
+            seconds = self.start_seconds
+        try:
+            return self._ask(table, seconds)
+        except _NoAnswerError:
+            self._drop()
+            raise
+
+    def _ask(self, table: Table, seconds: float) -> dict[str, Any]:
+        assert self._process is not None
+        # a gate that hangs takes in nothing either, and a pipe is soon full: the end of the process ends both waits
+        late = Timer(seconds, _kill, (self._process,))
+        late.daemon = True
+        late.start()
+        try:
+            stdin = _pipe(self._process.stdin)
+            stdin.write(json.dumps(table) + "\n")
+            stdin.flush()
+            answer = _pipe(self._process.stdout).readline()
         except OSError:
             answer = ""
+        finally:
+            late.cancel()
         if not answer:
-            raise GateError(f"the gate ended: {self._complaint()}")
+            raise _NoAnswerError(self._complaint(seconds))
         decoded: dict[str, Any] = json.loads(answer)
         return decoded
 
-    def _complaint(self) -> str:
-        assert self._process is not None and self._process.stderr is not None
-        self._process.wait(timeout=20)
-        return self._process.stderr.read().strip().partition("\n")[0] or f"exit code {self._process.returncode}"
+    def _complaint(self, seconds: float) -> str:
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(self.answer_seconds)
+        if self._process.returncode in (None, -signal.SIGKILL):
+            return f"the gate did not answer within {seconds:g} s"
+        said = _pipe(self._process.stderr).read().strip().partition("\n")[0]
+        return f"the gate ended: {said or f'exit code {self._process.returncode}'}"
+
+    def _drop(self) -> None:
+        """Have done with the gate's process."""
+        if self._process is not None:
+            _kill(self._process)
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+                with contextlib.suppress(OSError):  # what is left of a table can't be written any more
+                    _pipe(pipe).close()
+        self._process = None
 
     def _start(self, image: str) -> None:
-        subprocess.run(["docker", "rm", "-f", self._name], capture_output=True, check=False)
+        self._drop()
+        self._remove()
         self._process = subprocess.Popen(
             self._command(image),
             stdin=subprocess.PIPE,
@@ -127,6 +204,14 @@ class GateDriver:
             text=True,
             start_new_session=True,
         )
+
+    def _remove(self) -> None:
+        """Remove the gate's container: what is left of an earlier gate, or one that hangs."""
+        line = ["docker", "rm", "-f", self._name]
+        try:
+            subprocess.run(line, capture_output=True, check=False, timeout=self.start_seconds)
+        except subprocess.TimeoutExpired as error:
+            raise GateError(f"Docker did not remove the gate within {self.start_seconds:g} s") from error
 
     def _command(self, image: str) -> Sequence[str]:
         labels = [part for key, value in self._labels.items() for part in ("--label", f"{key}={value}")]

@@ -1,6 +1,6 @@
-"""The local EC2's server: moto over HTTP on 127.0.0.1, one change at a time, each on the disk before it's answered.
+"""Serve moto over HTTP on 127.0.0.1: one change at a time, each on the disk before it is answered.
 
-Started by ``local.up`` as ``python -m bakehouse.local.server FOLDER CHECKOUT``.
+``local.up`` starts this module as ``python -m bakehouse.local.server FOLDER CHECKOUT``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -32,6 +32,7 @@ for _name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPO
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app  # noqa: E402
 from werkzeug.serving import make_server  # noqa: E402
 
+from bakehouse import documents  # noqa: E402
 from bakehouse.local import adoption, ec2  # noqa: E402
 from bakehouse.local.bodies import Bodies, BodyError  # noqa: E402
 from bakehouse.local.folders import digest  # noqa: E402
@@ -44,8 +45,33 @@ log = logging.getLogger(__name__)
 
 _READS = re.compile(r"(Describe|Get|List|Search|Lookup|Head|Select|Preview|Validate|Estimate|Decode)[A-Z]")
 
+# These changes move no body, so they don't wait for Docker. Of all others Docker is asked first whether it is there:
+# a stack or a group of Auto Scaling launches machines too.
+_BODILESS = re.compile(
+    r"(Create|Delete)(Tags|KeyPair|SecurityGroup)|ImportKeyPair|(Authorize|Revoke)SecurityGroup(In|E)gress"
+    r"|Modify(Image|Instance|Snapshot)Attribute|(En|Dis)ableImage\w+|(Put|Delete)Parameter|AssumeRole"
+)
+
 Environ = dict[str, Any]
 Respond = Callable[..., Any]
+
+
+class Operations:
+    """Hold which operations each access key has asked for; many threads ask and tell."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of: dict[str, set[str]] = {}
+
+    def add(self, key: str, operation: str) -> None:
+        """Note that an access key has asked for an operation."""
+        with self._lock:
+            self._of.setdefault(key, set()).add(operation)
+
+    def told(self) -> dict[str, list[str]]:
+        """Return the operations of each access key."""
+        with self._lock:
+            return {key: sorted(operations) for key, operations in self._of.items()}
 
 
 class Server:
@@ -56,7 +82,7 @@ class Server:
         self.folder = folder
         self.set_aside: Path | None = None
         self._code = digest(Path(__file__).parent)
-        self._operations: dict[str, set[str]] = {}  # by the caller's access key
+        self._operations = Operations()
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._own: dict[str, Callable[[Environ], Any]] = {
             "/bakehouse/health": self._health,
@@ -76,8 +102,10 @@ class Server:
         return self._answer_aws(environ, respond)
 
     def _answer_aws(self, environ: Environ, respond: Respond) -> Iterable[bytes]:
-        action = _action(environ)
-        self._operations.setdefault(_access_key(environ), set()).add(action)
+        form = _form(environ)
+        action = _action(environ, form)
+        self._operations.add(_access_key(environ), action)
+        self._prepare(action, form)
         told: list[Any] = []
 
         def keep(status: str, headers: list[tuple[str, str]], _: Any = None) -> None:
@@ -103,8 +131,13 @@ class Server:
         respond(*told)
         return body
 
+    def _prepare(self, action: str, form: Mapping[str, list[str]]) -> None:
+        """Ask Docker what this request needs of it, before the request takes the lock."""
+        console_of = form.get("InstanceId", [""])[0] if action == "GetConsoleOutput" else ""
+        self.lifecycle.prepare(not _READS.match(action) and not _BODILESS.fullmatch(action), console_of)
+
     def _follow(self) -> None:
-        """Let the ports follow; where Docker is away they do so when it's back, and the answer stands."""
+        """Let the ports follow; where Docker is away they follow when it is back, and the answer stands."""
         try:
             self.lifecycle.open_ports()
         except GateError as error:
@@ -125,12 +158,11 @@ class Server:
             "unopened": dict(self.lifecycle.unopened),
             "set_aside": str(self.set_aside or ""),
             "docker": self.lifecycle.bodies.answers(),
-            "operations": {key: sorted(operations) for key, operations in self._operations.items()},
+            "operations": self._operations.told(),
         }
 
     def _adopt(self, _: Environ) -> dict[str, Any]:
-        with self.lifecycle.changing():
-            adopted = adoption.bases(self.lifecycle)
+        adopted = adoption.bases(self.lifecycle)
         self._follow()
         return {"adopted": adopted}
 
@@ -149,16 +181,17 @@ def _answer(respond: Respond, status: str, body: bytes, kind: str = "application
     return [body]
 
 
-def _action(environ: Environ) -> str:
+def _form(environ: Environ) -> dict[str, list[str]]:
+    """Return the parameters of a request, read here so that nobody waits for its caller with the lock held."""
+    data: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    environ["wsgi.input"] = io.BytesIO(data)
+    return parse_qs(data.decode(errors="replace") or str(environ.get("QUERY_STRING", "")))
+
+
+def _action(environ: Environ, form: Mapping[str, list[str]]) -> str:
     """Return the name of the API's operation that a request asks for, empty when it can't be told."""
     target = str(environ.get("HTTP_X_AMZ_TARGET", ""))
-    if target:
-        return str(target.rpartition(".")[2])
-    size = int(environ.get("CONTENT_LENGTH") or 0)
-    data: bytes = environ["wsgi.input"].read(size)
-    environ["wsgi.input"] = io.BytesIO(data)
-    form = parse_qs(data.decode(errors="replace") or str(environ.get("QUERY_STRING", "")))
-    return form.get("Action", [""])[0]
+    return target.rpartition(".")[2] if target else form.get("Action", [""])[0]
 
 
 def _access_key(environ: Environ) -> str:
@@ -190,7 +223,9 @@ def main(folder: Path, checkout: str) -> None:
     listener = _listen(server, folder)
     threading.Thread(target=Watch(lifecycle).watch, daemon=True, name="watch").start()
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=listener.shutdown).start())
-    _write(folder / "server.json", {"pid": os.getpid(), "port": listener.server_address[1]})
+    documents.replace(
+        folder / "server.json", json.dumps({"pid": os.getpid(), "port": listener.server_address[1]}).encode()
+    )
     listener.serve_forever(poll_interval=1)
     gate.close()
 
@@ -215,12 +250,6 @@ def _last_port(folder: Path) -> int:
 class _Handler(MotoRequestHandler):
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
         """Stay silent: the log tells what happened to machines."""
-
-
-def _write(path: Path, value: Any) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(value))
-    os.replace(fresh, path)
 
 
 if __name__ == "__main__":

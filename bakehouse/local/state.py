@@ -1,4 +1,4 @@
-"""What survives: moto's backends as one file, replaced atomically after every change."""
+"""Keep moto's backends in one file, which is replaced atomically after every change."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from moto.backends import get_backend
 from moto.ssm.models import ParameterDict
 
+from bakehouse import documents
 from bakehouse.local.coalescing import Coalesced
 
 SERVICES: tuple[Any, ...] = ("ec2", "ssm", "iam", "sts", "kms", "autoscaling", "elbv2")
@@ -43,7 +44,7 @@ copyreg.pickle(ParameterDict, _parameters)
 
 
 class State:
-    """Keep the backends in a file; ``lock`` is held by whoever changes them."""
+    """Keep the backends in a file. Whoever changes them holds ``lock``, and never asks Docker meanwhile."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,21 +52,16 @@ class State:
         self._write = Coalesced(self._replace)
 
     def keep(self) -> None:
-        """Have all changes made so far on the disk on return; never to be called with the lock held."""
+        """Return when all changes made so far are on the disk; never called with the lock held."""
         self._write()
 
     def _replace(self) -> None:
         with self.lock:
             data = _frozen()
-        fresh = self.path.with_suffix(".new")
-        with open(fresh, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, self.path)
+        documents.replace(self.path, data)
 
     def load(self) -> Path | None:
-        """Put the kept state into the backends; a file that can't be read is set aside, and its new name returned."""
+        """Put the kept state into the backends; set a file that can't be read aside and return its new name."""
         if not self.path.exists():
             return None
         try:

@@ -1,4 +1,4 @@
-"""What the lifecycle moves: instances and images that remember what moto's forget."""
+"""Define what the lifecycle moves: instances and images that remember what moto's forget."""
 
 from __future__ import annotations
 
@@ -12,11 +12,24 @@ ROOT_DEVICE = "/dev/xvda"
 
 
 class Instance(MotoInstance):
-    """Let an instance be in the state in which its body is."""
+    """Let an instance be in the state in which its body is.
+
+    Attributes:
+        health: what sshd and cloud-init say of the machine, in EC2's words: initializing, ok or impaired.
+        reachable: whether the machine's public ports may be open.
+        pid: the process ID of the machine's init on the host, 0 when the machine is off.
+        ended: when the machine was gone, in seconds since 1970.
+    """
 
     health: str = "initializing"
     reachable: bool = False
     pid: int = 0
+    ended: float = 0  # of the class, for instances that an older state file holds
+
+    @property
+    def address(self) -> str:
+        """Return the private address, which moto allows to be none."""
+        return str(self.private_ip)
 
     def become(self, name: str, reason: StateReason | None = None) -> None:
         """Change the state, with the reason that EC2 would give."""
@@ -53,7 +66,15 @@ class Instance(MotoInstance):
 
 
 class Ami(MotoAmi):
-    """Let an image remember what moto's forgets."""
+    """Let an image remember what moto's forgets.
+
+    Attributes:
+        imds_support: v2.0 when machines of the image answer at the metadata service only to IMDSv2.
+        deprecation_time: from when on the image is deprecated, as EC2 writes times.
+        source_image_id: the image that this one was copied from, or that its machine was launched from.
+        source_image_region: the region of that image.
+        state_reason: why the image has failed, as EC2's Code and Message.
+    """
 
     imds_support: str | None = None
     deprecation_time: str | None = None

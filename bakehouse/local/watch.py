@@ -1,4 +1,4 @@
-"""What machines do by themselves, and what was there before a start: the API's states follow it."""
+"""Let the API's states follow what machines do by themselves, and what was there before the server's start."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from moto.ec2.models.instances import StateReason
 
 from bakehouse.local.lifecycle import Lifecycle, available, failed, now_terminated
+from bakehouse.local.things import Ami, Instance
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +30,10 @@ class Watch:
         self.bodies = lifecycle.bodies
 
     def watch(self) -> None:
-        """Follow what machines do by themselves, for ever: power off, reboot, die with the Docker engine."""
+        """Follow for ever what machines do by themselves: power off, reboot, die with the Docker engine."""
         while True:
             self.lifecycle.logged(self._follow_bodies)
-            time.sleep(2)  # the engine is away: look again until it's back
+            time.sleep(2)  # the Docker engine is away: look again until it's back
 
     def _follow_bodies(self) -> None:
         self.adopt()
@@ -40,24 +41,30 @@ class Watch:
             self._died(instance_id, reboots)
 
     def adopt(self) -> None:
-        """Let the backends agree with what is there: finished, lost or deleted snapshots, machines on, off or gone."""
+        """Let the backends agree with the machines and snapshots that Docker has: finished, on, off, lost or gone."""
         with self.lifecycle.lock:
-            still = [instance for instance in self.lifecycle.instances() if not self.lifecycle.moves(instance)]
+            still = [instance for instance in self.lifecycle.instances() if not self.lifecycle.moves(instance.id)]
+            left = [image for image in self._pending() if not self.lifecycle.moves(image.id, image.instance_id)]
+        # Docker is asked without the lock: everybody who asks the API waits for that
         pids = self.bodies.running()
+        there = {image.id for image in left if self.bodies.has(image.ebs_snapshot.id)}
         with self.lifecycle.changing():
             for instance in still:  # a fault with one must not keep the others
                 self.lifecycle.logged(partial(self._adopt, instance, pids.get(instance.id)))
+            for image in left:
+                _settle(image, image.id in there)
             for backend in self.lifecycle.backends():
                 _forget_ended(backend)
                 for snapshot_id in backend.forgetting:
                     self.lifecycle.forget(backend, snapshot_id)
-                for image in backend.amis.values():
-                    if image.state == "pending":
-                        self._settle(image)
         self.lifecycle.open_ports()
 
-    def _adopt(self, instance: Any, pid: int | None) -> None:
-        if instance.state == "terminated" or self.lifecycle.moves(instance):
+    def _pending(self) -> list[Ami]:
+        images = [image for backend in self.lifecycle.backends() for image in backend.amis.values()]
+        return [image for image in images if image.state == "pending"]
+
+    def _adopt(self, instance: Instance, pid: int | None) -> None:
+        if instance.state == "terminated" or self.lifecycle.moves(instance.id):
             return
         if pid is None:
             off = instance.state in ("shutting-down", "stopped")
@@ -76,12 +83,6 @@ class Watch:
         elif instance.pid != pid or instance.health == "initializing":
             self.lifecycle.later(instance, lambda: self.lifecycle.boot(instance, lambda: None))
 
-    def _settle(self, image: Any) -> None:
-        if self.bodies.has(image.ebs_snapshot.id):
-            available(image)
-        elif not self.lifecycle.moves():
-            failed(image, "the local EC2 ended while the snapshot was being taken")
-
     def _died(self, instance_id: str, reboots: bool) -> None:
         with self.lifecycle.lock:
             found = [one for one in self.lifecycle.instances() if one.id == instance_id]
@@ -95,7 +96,7 @@ class Watch:
                 instance, lambda: self.lifecycle.boot(instance, lambda: self.bodies.start(instance.id)), only="running"
             )
         elif instance.state == "pending":
-            return  # it died while booting: wait_for_sshd sees it, and the machine is impaired
+            return  # it died while it booted: wait_for_sshd sees that, and the machine is impaired
         elif instance.instance_initiated_shutdown_behavior == "terminate":
             with self.lifecycle.changing():
                 instance.become("shutting-down", _BY_ITSELF)
@@ -106,12 +107,20 @@ class Watch:
             self.lifecycle.open_ports()
 
 
+def _settle(image: Ami, there: bool) -> None:
+    """Say what became of an image that was pending while nobody made it."""
+    if there:
+        available(image)
+    else:
+        failed(image, "the local EC2 ended while the snapshot was being taken")
+
+
 def _forget_ended(backend: Any) -> None:
     for reservation in list(backend.reservations.values()):
         reservation.instances = [
             instance
             for instance in reservation.instances
-            if instance.state != "terminated" or time.time() - getattr(instance, "ended", 0) < _FORGET_AFTER
+            if instance.state != "terminated" or time.time() - instance.ended < _FORGET_AFTER
         ]
         if not reservation.instances:
             del backend.reservations[reservation.id]

@@ -1,4 +1,4 @@
-"""Recipes: what is baked and on which base, read from the data files that Packer reads too."""
+"""Recipes: what is baked, and on which base. They are read from the same data files that Packer reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bakehouse.errors import InputError, NotFoundError
 from bakehouse.settings import Settings
 
 FAMILIES = ("debian", "redhat")
-"""Systems by their kind of packages, in Ansible's words."""
+"""The families of operating systems, in Ansible's words: one has deb packages, one has rpm packages."""
 
 _FOLDER = "packer/recipes"
 _SUFFIX = ".pkrvars.hcl"
@@ -23,10 +23,15 @@ _BASES = "packer/bases.auto.pkrvars.hcl"
 class Recipe:
     """Hold one recipe, as its file says.
 
-    Attributes: recipe, its name, which is also its Ansible group; base, the name of the base it starts from;
-    instance_type, the EC2 type it is baked on; volume_size, of the root volume in GiB; playbook, from the root of the
-    checkout; boot_budget, the seconds from launch until a machine serves; packages, the URLs of the repositories that
-    each comes from, by base or family of bases.
+    Attributes:
+        recipe: its name, which is also the Ansible group of its machines.
+        base: the name of the base that it starts from.
+        instance_type: the EC2 instance type that it is baked on.
+        volume_size: the size of the root volume, in GiB.
+        playbook: the path of its playbook, from the root of the checkout.
+        boot_budget: the seconds within which a machine must serve after its launch.
+        packages: for each package, the URL of its repository by the name of a base or family.
+        architecture: the architecture in EC2's word; empty for the account's own.
     """
 
     recipe: str
@@ -44,16 +49,22 @@ class Recipe:
         return self.recipe
 
     def repositories(self, base: Base) -> dict[str, str]:
-        """Return for each package its repository's URL on a base, without those that need none there."""
+        """Return the URL of each package's repository on a base. A package that the base itself offers is left out."""
         found = {name: at.get(base.name) or at.get(base.family, "") for name, at in self.packages.items()}
         return {name: url for name, url in found.items() if url}
 
 
 @dataclass(frozen=True)
 class Base:
-    """Hold one base: its family, its image's name pattern and owner, the user it lets in, its root volume's device.
+    """Hold one base: the images that a bake can start from.
 
-    The family is one of FAMILIES.
+    Attributes:
+        name: its name.
+        family: one of FAMILIES.
+        image_name: the pattern of its images' names, with places for the architecture.
+        owner: the owner of its images: an account ID or an alias such as ``amazon``.
+        user: the name of the user for SSH.
+        root_device: the device name of the root volume, such as ``/dev/xvda``.
     """
 
     name: str
@@ -64,7 +75,7 @@ class Base:
     root_device: str
 
     def pattern(self, architecture: str) -> str:
-        """Return the pattern of its images' names for an architecture (EC2's word)."""
+        """Return the pattern of its images' names for an architecture, which is given in EC2's word."""
         return self.image_name.format(**system.ARCHITECTURES[architecture])
 
 
@@ -74,16 +85,16 @@ def names(root: Path) -> list[str]:
 
 
 def path(root: Path, name: str) -> Path:
-    """Return the file of the recipe of this name, be it there or not."""
+    """Return the path of the file of a recipe, whether or not the file exists."""
     return root / _FOLDER / f"{name}{_SUFFIX}"
 
 
 def load(settings: Settings, name: str = "") -> Recipe:
     """Return a recipe, by default the one that the settings name.
 
-    Raises NotFoundError when there is no such recipe or its playbook isn't there, and InputError when one of the two
-    has a syntax error (with file and line), its data a key that is unknown, missing or of the wrong kind, or its
-    playbook nothing to do on the recipe's machines.
+    Raises NotFoundError when the recipe or its playbook doesn't exist. Raises InputError when one of the two has a
+    syntax error (it names file and line), when a key of the recipe is unknown, missing or of the wrong kind, and when
+    no play of the playbook is for the recipe's machines.
     """
     name = name or settings.recipe
     file = path(settings.root, name)
@@ -91,7 +102,9 @@ def load(settings: Settings, name: str = "") -> Recipe:
         raise NotFoundError(f"there is no recipe {name}", f"known: {', '.join(names(settings.root))}")
     recipe = Recipe(**documents.checked(Recipe, documents.read_hcl(file, settings.root), f"{_FOLDER}/{file.name}"))
     if recipe.name != name:
-        raise InputError(f'{_FOLDER}/{file.name}: it calls itself "{recipe.name}"', f'write recipe = "{name}"')
+        raise InputError(
+            f'{_FOLDER}/{file.name}: recipe is "{recipe.name}", not the name of the file', f'write recipe = "{name}"'
+        )
     if recipe.architecture:
         check_architecture(recipe.architecture, f"{_FOLDER}/{file.name}: architecture")
     _check_playbook(recipe, settings.root)
@@ -99,10 +112,10 @@ def load(settings: Settings, name: str = "") -> Recipe:
 
 
 def check_architecture(name: str, where: str) -> str:
-    """Return EC2's word for an architecture; raises InputError, which says where an unknown one was named."""
+    """Return EC2's word for an architecture; raises InputError if it is unknown. ``where`` says where it was named."""
     found = system.architecture(name)
     if not found:
-        raise InputError(f"{where} {name} is no architecture", f"known: {', '.join(system.ARCHITECTURES)}")
+        raise InputError(f"{where} {name} is not an architecture", f"known: {', '.join(system.ARCHITECTURES)}")
     return found
 
 
@@ -111,8 +124,8 @@ def bases(root: Path) -> dict[str, Base]:
     table = documents.read_hcl(root / _BASES, root).get("bases")
     if not isinstance(table, dict):
         raise InputError(
-            f"{_BASES}: there is no map named bases",
-            "bases = { NAME = { family, image_name, owner, user, root_device } }",
+            f"{_BASES}: the map bases is missing",
+            "write bases = { NAME = { family, image_name, owner, user, root_device } }",
         )
     found = {
         name: Base(**documents.checked(Base, {"name": name, **entry}, f"{_BASES}: base {name}"))
@@ -125,8 +138,8 @@ def bases(root: Path) -> dict[str, Base]:
             one.pattern("x86_64")
         except (KeyError, ValueError, IndexError) as error:
             raise InputError(
-                f"{_BASES}: base {name}: image_name {one.image_name!r} has a place that is not known",
-                "the places are {ec2}, {kernel} and {debian}: each is the architecture in the words of one of these",
+                f"{_BASES}: base {name}: image_name {one.image_name!r} holds an unknown placeholder",
+                "write {ec2}, {kernel} or {debian}: the architecture in the word of EC2, the kernel or Debian",
             ) from error
     return found
 
@@ -140,19 +153,22 @@ def base(root: Path, name: str) -> Base:
 
 
 def _check_playbook(recipe: Recipe, root: Path) -> None:
-    """Raise unless the playbook is there, can be read, and has something for the recipe's machine to do."""
+    """Raise an error unless the playbook exists, can be read, and has a play for the recipe's machines."""
     if not (root / recipe.playbook).is_file():
         raise NotFoundError(
             f"recipe {recipe.name}: there is no playbook {recipe.playbook}",
-            "write it, or name another in the recipe's file",
+            "write it, or name another one in the recipe's file",
         )
     plays = documents.read_yaml(root / recipe.playbook, root)
     if not any(_is_for(recipe.name, play) for play in plays or () if isinstance(play, dict)):
-        raise InputError(f"{recipe.playbook}: no play of it is for hosts: {recipe.name}", "Ansible would do nothing")
+        raise InputError(
+            f"{recipe.playbook}: no play is for hosts: {recipe.name}",
+            "add a play for them: without one, Ansible does nothing",
+        )
 
 
 def _is_for(group: str, play: Mapping[str, Any]) -> bool:
-    """Tell whether a play is for a group; of a pattern or another playbook only Ansible knows."""
+    """Tell whether a play is for a group; true also for patterns and imported playbooks: only Ansible knows these."""
     hosts = play.get("hosts", group)
     names = hosts.split(",") if isinstance(hosts, str) else list(map(str, hosts or ()))
     return any(name.strip() in (group, "all") or set(name) & set("*:&!~{[") for name in names)

@@ -1,4 +1,4 @@
-"""Inputs: all that goes into a bake, as names with digests or plain values, and one digest of it all."""
+"""Inputs: everything that goes into a bake, each by name with its digest or value, and one digest of all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from bakehouse import documents
 
-# Files that every bake reads, and one of which it reads its own base's data alone.
+# Files that every bake reads. Of _BASES a bake uses only the data of its own base, so that file is not among them.
 _OF_THE_KIT = (
     "ansible.cfg",
     "requirements.lock",
@@ -20,17 +20,17 @@ _OF_THE_KIT = (
 )
 _BASES = "packer/bases.auto.pkrvars.hcl"
 
-# What Ansible looks for beside a playbook; inventory variables and roles apart.
+# The folders in which Ansible looks beside a playbook, without those of roles and of the inventory's variables.
 _BESIDE = ("tasks", "handlers", "files", "templates", "vars", "library", "module_utils", "*_plugins")
 
 
 def of_checkout(
     root: Path, recipe: str, playbook: str, roles: Mapping[str, Path], collections: Mapping[str, Path]
 ) -> dict[str, str]:
-    """Return the inputs that are files of a checkout, file by file, and the group's variables, each by itself.
+    """Return the digest of each file that a bake reads, and of each variable of the recipe's group.
 
-    ``roles`` and ``collections`` map the names of those that the bake uses to their folders. No path above the root
-    and no time gets in, so that two checkouts of the same content agree.
+    ``roles`` and ``collections`` are those that the bake uses: they map names to folders. No path above the root and no
+    time is in the result, so that two checkouts with the same content have the same inputs.
     """
     root = root.resolve()
     beside = (root / playbook).parent
@@ -53,12 +53,12 @@ def of_checkout(
 
 
 def digest(inputs: Mapping[str, str]) -> str:
-    """Return the one digest of inputs; their order is nothing to it."""
+    """Return one digest of all inputs; it doesn't depend on their order."""
     return documents.digest(json.dumps(inputs, sort_keys=True, separators=(",", ":")).encode())
 
 
 def of_value(value: Any) -> str:
-    """Return the digest of a plain value; the order of a mapping's keys is nothing to it."""
+    """Return the digest of a plain value; it doesn't depend on the order of a mapping's keys."""
     import yaml
 
     return documents.digest(yaml.safe_dump(value, sort_keys=True).encode())
@@ -70,7 +70,7 @@ def of_file(file: Path) -> str:
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return a line for each input that is new, gone or another one; plain values are shown, digests are not."""
+    """Return a line for each input that is new, gone or changed. It shows plain values, but no digests."""
     lines = []
     for name in sorted({*before, *now}):
         was, one = before.get(name), now.get(name)
@@ -94,7 +94,7 @@ def _digests(files: Iterable[Path], folder: Path, prefix: str = "") -> dict[str,
 
 
 def _beside(playbook: Path) -> Iterator[Path]:
-    """Yield a playbook, what it names and what these can read beside them: not the playbooks that are others'."""
+    """Yield a playbook, the files that it names, and the files beside these, except for playbooks of other recipes."""
     named = _named(playbook)
     yield from named
     for folder in dict.fromkeys(file.parent for file in named):
@@ -103,9 +103,9 @@ def _beside(playbook: Path) -> Iterator[Path]:
 
 
 def _named(playbook: Path) -> list[Path]:
-    """Return a playbook and the files that it names: other playbooks, with what they name, and files of variables."""
+    """Return a playbook and all playbooks and files of variables that it names, directly or indirectly."""
     found = [playbook]
-    for file in found:  # it grows on the way
+    for file in found:  # the list grows meanwhile
         for key, value in ((key, value) for play in _plays(file) for key, value in play.items()):
             if key.rpartition(".")[2] in ("import_playbook", "vars_files"):
                 names = value if isinstance(value, list) else [value]
@@ -119,13 +119,13 @@ def _is_playbook(file: Path) -> bool:
 
 
 def _plays(file: Path) -> list[dict[str, Any]]:
-    """Return the plays of a playbook; nothing of a file that is none."""
+    """Return the plays of a playbook; an empty list if the file is not a playbook."""
     read = _parsed(file)
     return [play for play in read if isinstance(play, dict)] if isinstance(read, list) else []
 
 
 def _of_role(folder: Path) -> Iterator[Path]:
-    """Yield the files of a role but its documentation and tests, and the note of when it was installed."""
+    """Yield the files of a role, without its documentation, its tests and Galaxy's note of when it was installed."""
     for file in _walk(folder):
         top = file.relative_to(folder).parts[0]
         unread = top.startswith((".", "LICENSE")) or top.endswith(".md") or top in ("tests", "molecule")
@@ -134,9 +134,10 @@ def _of_role(folder: Path) -> Iterator[Path]:
 
 
 def _of_collection(folder: Path) -> str:
-    """Return the digest of a collection: of its manifest, which has the digests of all its files, or of all its files.
+    """Return the digest of a collection.
 
-    An installed collection has a manifest, one that is worked on has none.
+    An installed collection has a manifest with the digests of all its files: then it is the manifest's digest.
+    A collection that is being worked on has none: then it is the digest of all its files.
     """
     manifest = folder / "MANIFEST.json"
     if manifest.is_file():
@@ -145,21 +146,21 @@ def _of_collection(folder: Path) -> str:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder, those behind links to folders too."""
+    """Yield the files in a folder, also those behind links to folders."""
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if name not in ("__pycache__", ".git"))
         yield from (Path(place, name) for name in sorted(files) if Path(place, name).is_file())
 
 
 def _group_vars(folder: Path, groups: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the files from which Ansible takes the variables of groups."""
+    """Yield the files from which Ansible reads the variables of groups."""
     for group in groups:
         yield from (file for end in ("", ".yml", ".yaml", ".json") if (file := folder / f"{group}{end}").is_file())
         yield from _walk(folder / group)
 
 
 def _variables(file: Path, name: str) -> dict[str, str]:
-    """Return the digest of each variable in a file; of the whole file where it holds none that can be read."""
+    """Return the digest of each variable in a file, or of the whole file if its variables can't be read."""
     read = _parsed(file)
     if read is not None and not isinstance(read, dict):
         return {name: of_file(file)}
@@ -167,7 +168,7 @@ def _variables(file: Path, name: str) -> dict[str, str]:
 
 
 def _parsed(file: Path) -> Any:
-    """Return what a YAML file holds, with what has a tag of Ansible's own as it is written; the bytes of another."""
+    """Return what a YAML file holds, with values of Ansible's own tags as text; its bytes if it isn't YAML."""
     import yaml
 
     try:

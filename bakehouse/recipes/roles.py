@@ -1,4 +1,4 @@
-"""Requirements: where the roles are that a recipe uses, and getting those that others keep."""
+"""Roles: finds the roles and collections that a recipe uses, and installs those that requirements.yml names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bakehouse.errors import InputError, NotFoundError
 from bakehouse.recipes import Recipe
 
 FILE = "requirements.yml"
-"""Names the roles and collections of others, as ansible-galaxy takes them."""
+"""The file that lists the roles and collections to install, in ansible-galaxy's form."""
 
 _FOLDER = ".bakehouse/galaxy"  # ansible.cfg names it too
 _BAKE = "playbooks/bake.yml"
@@ -39,20 +39,21 @@ _OF_ANSIBLE_ITSELF = ("ansible.builtin", "ansible.legacy")
 
 
 def ensure(root: Path, recipe: Recipe) -> None:
-    """Have every role that a recipe uses, installing what requirements.yml names if it needs more than roles/ holds.
+    """Make sure that every role that a recipe uses is here.
 
-    Raises NotFoundError for a role that is nowhere, InputError when requirements.yml can't be installed.
+    If roles/ doesn't hold all of them, this installs what requirements.yml names. Raises NotFoundError when a role is
+    still missing, and InputError when requirements.yml can't be installed.
     """
     roles, collections = used(root, recipe, thoroughly=any(_listed(root).values()))
     if missing := get(root, roles, collections, recipe.playbook):
         raise NotFoundError(
             f"recipe {recipe.name} uses the role {missing[0]}, which is neither in roles/ nor from {FILE}",
-            f"put it there, name it in {FILE}, or take it out of {recipe.playbook}",
+            f"put it into roles/, name it in {FILE}, or take it out of {recipe.playbook}",
         )
 
 
 def get(root: Path, roles: Collection[str], collections: Collection[str] = (), playbook: str = _BESIDE) -> list[str]:
-    """Install what requirements.yml names if some of these are others', and return the roles that are nowhere."""
+    """Install what requirements.yml names if the checkout doesn't hold all of these; return the roles still missing."""
     listed = _listed(root)
     found = [*(find(root, name, playbook) for name in roles), *(_collection(root, name) for name in collections)]
     if any(listed.values()) and any(_is_others(root, one) for one in found):
@@ -65,16 +66,18 @@ def get(root: Path, roles: Collection[str], collections: Collection[str] = (), p
 def used(root: Path, recipe: Recipe, *, thoroughly: bool) -> tuple[list[str], list[str]]:
     """Return the names of the roles and of the collections that a recipe uses.
 
-    That is what its playbook and its hooks name; ``thoroughly``, also what our own ones of these roles use in turn.
+    These are the ones that its playbook and its hooks (``bake_roles_before`` and the like) name. With ``thoroughly``
+    they include those that the roles in the checkout use in turn.
     """
     follow = partial(_files, root, playbook=recipe.playbook, theirs=False) if thoroughly else lambda _: ()
     return _used([root / recipe.playbook], _hooks(root, recipe), follow)
 
 
 def folders(root: Path, recipe: Recipe) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return the folders of all roles and collections that a bake of a recipe uses and that are there, by name.
+    """Return the folders of all roles and collections that a bake of a recipe uses, by name.
 
-    That is also what the roles of others use in turn, and what the kit's own part of the bake uses.
+    They include what any of these roles use in turn, and what playbooks/bake.yml uses. Those that can't be found are
+    left out.
     """
     follow = partial(_files, root, playbook=recipe.playbook, theirs=True)
     roles, collections = _used([root / recipe.playbook, root / _BAKE], _hooks(root, recipe), follow)
@@ -86,11 +89,11 @@ def folders(root: Path, recipe: Recipe) -> tuple[dict[str, Path], dict[str, Path
 def _used(
     playbooks: Iterable[Path], hooks: Iterable[str], follow: Callable[[str], Iterable[Path]]
 ) -> tuple[list[str], list[str]]:
-    """Return the roles and collections that playbooks and hooks name, and those that what ``follow`` yields names."""
+    """Return the roles and collections that playbooks and hooks name, and those in the files that ``follow`` yields."""
     roles = dict.fromkeys(hooks)
     collections: dict[str, None] = {}
     files = [*playbooks, *(file for name in roles for file in follow(name))]
-    for file in files:  # it grows on the way
+    for file in files:  # the list grows meanwhile
         tree = _tree(file)
         new = [name for name in dict.fromkeys(named(tree)) if name not in roles]
         roles |= dict.fromkeys(new)
@@ -101,7 +104,7 @@ def _used(
 
 
 def _files(root: Path, role: str, *, playbook: str, theirs: bool) -> Iterator[Path]:
-    """Yield the files of a role, with ``theirs`` also of one of others, in which it may use others."""
+    """Yield the files of a role in which it may name other roles; of an installed role only with ``theirs``."""
     folder = find(root, role, playbook)
     if folder and (theirs or not _is_others(root, folder)):
         for place in ("meta", "defaults", "vars", "tasks", "handlers", "templates"):
@@ -109,7 +112,7 @@ def _files(root: Path, role: str, *, playbook: str, theirs: bool) -> Iterator[Pa
 
 
 def _tree(file: Path) -> Any:
-    """Return what a file holds; None when that isn't YAML, for Ansible says best where it is not."""
+    """Return what a file holds; None when it isn't YAML: Ansible explains a syntax error better than we could."""
     import yaml
 
     try:
@@ -119,7 +122,7 @@ def _tree(file: Path) -> Any:
 
 
 def find(root: Path, name: str, playbook: str = _BESIDE) -> Path | None:
-    """Return the folder of the role that a playbook calls so, or None: a name, a path, or one in a collection."""
+    """Return the folder of a role, or None. A playbook names it by its name, its path, or its collection and name."""
     beside = (root / playbook).parent
     if name.count(".") > 1 and "/" not in name:
         namespace, collection, *role = name.split(".")
@@ -157,7 +160,7 @@ def _hooks(root: Path, recipe: Recipe) -> Iterator[str]:
 
 
 def named(entries: Any) -> Iterator[str]:
-    """Yield the roles that plays, tasks or a role's dependencies name, but for templated names."""
+    """Yield the roles that plays, tasks or a role's dependencies name; templated names are left out."""
     for entry in entries if isinstance(entries, list) else [entries]:
         for key, value in entry.items() if isinstance(entry, dict) else ():
             if key in ("roles", "dependencies"):
@@ -190,7 +193,7 @@ def _listed(root: Path) -> Mapping[str, list[Any]]:
     read = documents.read_yaml(root / FILE, root) if (root / FILE).exists() else None
     listed = {"roles": read} if isinstance(read, list) else read or {}  # a list is of roles
     if not isinstance(listed, dict):
-        raise InputError(f"{FILE} holds neither roles nor collections", "its keys: roles, collections")
+        raise InputError(f"{FILE} holds neither roles nor collections", "its keys are roles and collections")
     return {kind: listed.get(f"{kind}s") or [] for kind in ("role", "collection")}
 
 
@@ -205,7 +208,7 @@ def _is_fresh(root: Path) -> bool:
 
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """Let one bake at a time install."""
+    """Hold a lock, so that only one bake at a time installs."""
     folder = (root / _FOLDER).parent
     folder.mkdir(mode=0o700, exist_ok=True)
     with system.alone(folder / "galaxy.lock"):
@@ -213,7 +216,7 @@ def _alone(root: Path) -> Iterator[None]:
 
 
 def _install(root: Path, wanted: Mapping[str, list[Any]]) -> None:
-    """Install what requirements.yml lists, all or nothing, in place of what was installed before."""
+    """Install what requirements.yml lists, in place of what was installed before. If it fails, nothing is replaced."""
     folder = root / _FOLDER
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="galaxy-") as scratch:
         fresh = Path(scratch, folder.name)
@@ -228,7 +231,7 @@ def _install(root: Path, wanted: Mapping[str, list[Any]]) -> None:
 
 
 def _run_galaxy(root: Path, kind: str, into: Path) -> None:
-    """Run ansible-galaxy, which sees nothing but what it installs, where nobody can be asked for a password."""
+    """Run ansible-galaxy so that it sees only what it installs itself, and never asks for a password."""
     call = [kind, "install", "--role-file" if kind == "role" else "--requirements-file", FILE]
     paths = {f"ANSIBLE_{kind.upper()}S_PATH": str(into), "ANSIBLE_CONFIG": str(root / "ansible.cfg")}
     environment = {**os.environ, **paths, "ANSIBLE_NOCOLOR": "1", "GIT_TERMINAL_PROMPT": "0"}
@@ -245,18 +248,18 @@ def _run_galaxy(root: Path, kind: str, into: Path) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"{FILE}: its {kind}s were not there in {_SECONDS} s", _again(call)) from error
+        raise InputError(f"{FILE}: its {kind}s were not installed within {_SECONDS} s", _again(call)) from error
     if done.returncode:
         complaint = _complaint(done.stdout + done.stderr)
         raise InputError(f"{FILE}: its {kind}s can't be installed: {complaint}", _again(call))
 
 
 def _again(call: Iterable[str]) -> str:
-    return f"see what it says: ansible-galaxy {' '.join(call)} --force"
+    return f"this shows more: ansible-galaxy {' '.join(call)} --force"
 
 
 def _complaint(told: str) -> str:
-    """Return the first line in which ansible-galaxy complains, without its marks."""
+    """Return the first warning or error of ansible-galaxy, without the word WARNING or ERROR."""
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     telling = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-1:] or ["it says nothing"]
     return re.sub(r"^\[?(?:WARNING|ERROR)\]?!?:?\s*-?\s*", "", telling[0])

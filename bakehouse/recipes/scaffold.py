@@ -1,4 +1,4 @@
-"""Drafts: the three files of a new recipe, as small as they can be."""
+"""Scaffold: writes the three files of a new recipe."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _RESERVED = ("all", "ungrouped", "localhost")  # Ansible's own
 
 _DATA = """\
-# What is baked. How it is configured: inventory/group_vars/{name}.yml
+# What is baked. Its configuration is in inventory/group_vars/{name}.yml.
 recipe        = "{name}"
 base          = "{base}"
 instance_type = "t3.medium"
 volume_size   = 8 # GiB
 playbook      = "playbooks/{name}.yml"
-boot_budget   = 120 # seconds from launch until a machine serves
+boot_budget   = 120 # seconds within which a machine must serve
 packages      = {{}}
 """
 
@@ -30,10 +30,11 @@ _VARIABLES = """\
 ---
 # The variables of the roles come here.
 
-# These roles verify the machine at rest, before the image is taken, and in service, in a probe.
+# These roles verify the machine: at rest, before the image is made, and in service, when it is probed.
 verify_roles: [{verifying}]
 
-# What the machines offer, which launch and probe look at from outside; nothing as yet. Plain values only, such as
+# What the machines offer: launch and probe look at it from outside. Until now it is nothing.
+# The values are plain, such as
 # bakehouse_service:
 #   unit: {unit}.service
 #   port: 80
@@ -53,20 +54,24 @@ _PLAYBOOK = """\
 
 
 def write(settings: Settings, name: str, roles: str, base: str = "") -> list[Path]:
-    """Write the files of a new recipe and return them: data for Packer, variables, a playbook with these roles.
+    """Write the files of a new recipe and return their paths: data for Packer, variables, and a playbook.
 
-    ``roles`` are names or paths with commas between them; ``base`` is the first one that there is by default.
-    Raises InputError or NotFoundError, with nothing written, when a name is bad or taken, or there is no such role.
+    ``roles`` are the roles of the playbook: names or paths, separated by commas. ``base`` is by default the first base
+    of the checkout. Raises InputError when the name is malformed or taken or no role is given, and NotFoundError when
+    there is no such role or base. Then nothing was written.
     """
     if not _NAME.fullmatch(name) or name in _RESERVED:
-        raise InputError(f"{name!r} can't name a recipe", "small letters, digits, dashes and underscores")
+        raise InputError(
+            f"{name!r} can't be the name of a recipe",
+            "use small letters, digits, dashes and underscores; begin with a letter",
+        )
     bases = recipes.bases(settings.root)
     wanted = recipes.base(settings.root, base or next(iter(bases)))
     files = _filled(settings.root, name, _known(settings.root, roles), wanted.name)
     for file in files:
         if file.exists():
             shown = file.relative_to(settings.root)
-            raise InputError(f"there is {shown} already", "give the new recipe another name")
+            raise InputError(f"{shown} exists already", "give the new recipe another name")
     for file, text in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
@@ -74,21 +79,23 @@ def write(settings: Settings, name: str, roles: str, base: str = "") -> list[Pat
 
 
 def _known(root: Path, typed: str) -> dict[str, Path]:
-    """Return the roles' folders by the names that a playbook has for them."""
+    """Return the folders of the roles, by the names under which a playbook finds them."""
     words = [word.strip() for word in typed.split(",") if word.strip()]
     named = {_from_playbooks(root, word): word for word in words}
     if not named:
-        raise InputError("a recipe needs a role", "--roles NAME,NAME: of roles/, of requirements.yml, or a path")
+        raise InputError(
+            "--roles names no role", "give --roles NAME,NAME: names in roles/ or in requirements.yml, or paths"
+        )
     if missing := roles.get(root, list(named)):
         raise NotFoundError(
             f"there is no role {named[missing[0]]}",
-            f"it is neither in roles/, nor a path, nor from {roles.FILE}",
+            f"name a role in roles/ or one that {roles.FILE} installs, or give a path",
         )
     return {name: roles.find(root, name) or root for name in named}
 
 
 def _from_playbooks(root: Path, word: str) -> str:
-    """Return a role's path as seen from a playbook: relative where it is in the checkout; a name stays."""
+    """Return a role's path as a playbook writes it: relative if it is in the checkout. A name is returned as it is."""
     if "/" not in word:
         return word
     path = Path(normpath(Path(word).expanduser().absolute()))

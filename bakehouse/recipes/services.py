@@ -1,4 +1,4 @@
-"""Services: what a recipe's machines offer, and how that looks from outside, read from the recipe's group_vars."""
+"""Services: what a recipe's machines offer, and how it looks from outside. It is read from the recipe's group_vars."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from bakehouse.errors import InputError, NotFoundError
 from bakehouse.settings import Settings
 
 KEY = "bakehouse_service"
-"""The variable in inventory/group_vars/<recipe>.yml; the kit reads it without Ansible, so it holds plain values."""
+"""The variable in inventory/group_vars/<recipe>.yml. The kit reads it without Ansible, so its values are plain."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Hold what a stranger must get for a path over HTTP: the status, and a header unless its name is empty."""
+    """Hold what somebody who isn't logged in must get for a path: the HTTP status and, if named, a header."""
 
     path: str
     status: int
@@ -26,10 +26,12 @@ class Page:
 class Service:
     """Hold what a recipe's machines offer.
 
-    Attributes: unit, systemd's name for it, empty where there is none; port, where it answers, 0 where nothing does;
-    pages, what a stranger gets there over HTTP, the one first that tells that it is up; password_file, the file on the
-    machine with its first password, empty where it has none; secrets, the files that no two machines may have alike, as
-    shell patterns.
+    Attributes:
+        unit: the name of its systemd unit; empty when there is none.
+        port: the TCP port that it listens on; 0 when there is none.
+        pages: what somebody who isn't logged in gets over HTTP; the first page tells that the service is up.
+        password_file: the path of the file on the machine with the first password; empty when there is none.
+        secrets: shell patterns of the files that must differ between any two machines.
     """
 
     unit: str = ""
@@ -40,11 +42,11 @@ class Service:
 
     @property
     def ports(self) -> list[int]:
-        """Return the ports that it needs to be reached at."""
+        """Return the TCP ports that must be open to its users."""
         return [self.port] if self.port else []
 
     def url(self, address: str, path: str = "") -> str:
-        """Return the URL of the service, or of a path of it, at an address; where it has no pages, what it has."""
+        """Return the URL of the service or of one of its paths; without pages, the address with the port, if any."""
         if not self.pages:
             return f"{address}:{self.port}" if self.port else address
         return f"http://{address}:{self.port}{path}"
@@ -53,38 +55,40 @@ class Service:
 def load(settings: Settings) -> Service:
     """Return what the machines of the settings' recipe offer.
 
-    Raises NotFoundError when the recipe has no group_vars, InputError naming the key that is missing, unknown or wrong.
+    Raises NotFoundError when the recipe has no group_vars, and InputError when a key is missing, unknown or wrong.
     """
     where = f"inventory/group_vars/{settings.recipe}.yml"
     file = settings.root / where
     if not file.is_file():
-        raise NotFoundError(f"recipe {settings.recipe} has no {where}", "it says what machines of the recipe offer")
+        raise NotFoundError(
+            f"recipe {settings.recipe} has no {where}", "write it: it says what machines of the recipe offer"
+        )
     read = documents.read_yaml(file, settings.root)
     return parse(read.get(KEY) if isinstance(read, dict) else None, f"{where}: {KEY}")
 
 
 def password_file(settings: Settings) -> str:
-    """Return the file with the first password on machines of the settings' recipe; raises InputError without one."""
+    """Return the path of the file with the first password on a machine; raises InputError when there is none."""
     path = load(settings).password_file
     if not path:
         raise InputError(
             f"machines of recipe {settings.recipe} have no first password",
-            f"if they do, name its file: password_file in inventory/group_vars/{settings.recipe}.yml: {KEY}",
+            f"if they have one, name its file: password_file of {KEY} in inventory/group_vars/{settings.recipe}.yml",
         )
     return path
 
 
 def parse(read: Any, where: str) -> Service:
-    """Return the service that was read; raises InputError saying where which key is wrong."""
+    """Return the service that the variable describes; raises InputError, which names the place and the wrong key."""
     values = documents.checked(Service, read, where)
     pages = tuple(
         Page(**documents.checked(Page, page, f"{where}: page {number}"))
         for number, page in enumerate(values.get("pages", ()), 1)
     )
     if pages and not values.get("port"):
-        raise InputError(f"{where}: port is missing", "the pages need one")
+        raise InputError(f"{where}: port is missing", "add it: pages need a port")
     secrets = tuple(values.get("secrets", ()))
     for path in secrets:
         if not isinstance(path, str) or not path.startswith("/"):
-            raise InputError(f"{where}: {path!r} of secrets is not a path on a machine", "one begins with /")
+            raise InputError(f"{where}: {path!r} of secrets is not a path on a machine", "a path begins with /")
     return Service(**{**values, "pages": pages, "secrets": secrets})

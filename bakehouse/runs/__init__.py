@@ -1,4 +1,4 @@
-"""Runs: one folder for each bake, proof and trial, which of them still live, how they end when they are to stop."""
+"""Runs: each bake, proof and trial is a run with a folder. Tells which runs still live, and ends them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bakehouse import system
 from bakehouse.accounts import wait
 from bakehouse.errors import BakehouseError, DeadlineError
 from bakehouse.settings import Settings
 
 VARIABLE = "BAKEHOUSE_RUN"
-"""The environment variable by which every process of a run is known, whoever its parent has become."""
+"""The environment variable that marks every process of a run, also when the parent of the process has ended."""
 
 _LASTING = ("packer.log", "packer-debug.log", "manifest.json", "molecule.log")
 
 
 @dataclass(frozen=True)
 class Run:
-    """Hold the ID of one bake, proof or trial and its folder, which no one else can read.
+    """Hold the ID of one bake, proof or trial, and its folder, which only its user can read.
 
-    A run lives while the process that began it holds the lock in the folder: the kernel takes it from a process that
-    was killed, so that no run outlives its process.
+    A run lives while the process that began it holds the lock in the folder. The kernel releases the lock when that
+    process ends, also when it is killed.
     """
 
     id: str
@@ -38,52 +39,52 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """Return the file that holds all that Packer and Ansible said."""
+        """Return the path of the log of Packer and Ansible."""
         return self.folder / "packer.log"
 
     @property
     def manifest(self) -> Path:
-        """Return the file in which Packer says what it made."""
+        """Return the path of the file in which Packer lists what it made."""
         return self.folder / "manifest.json"
 
     @property
     def key(self) -> Path:
-        """Return the file of the run's private key; the public one is beside it."""
+        """Return the path of the run's private key; the public key is beside it."""
         return self.folder / "key"
 
     @property
     def known_hosts(self) -> Path:
-        """Return the file that holds the host key of the run's machine."""
+        """Return the path of the file with the host key of the run's machine."""
         return self.folder / "known_hosts"
 
     @property
     def variables(self) -> Path:
-        """Return the file of the variables that the run gives Ansible beyond the inventory's."""
+        """Return the path of the file with the variables that Ansible gets besides the inventory's."""
         return self.folder / "vars.json"
 
     @property
     def record(self) -> Path:
-        """Return the folder of what is told of the image beside it and in it."""
+        """Return the folder of the image's records: they are kept in the checkout and put into the image."""
         return self.folder / "record"
 
     @property
     def inventory(self) -> Path:
-        """Return the folder in which Packer writes its inventory, beside the checkout's group_vars."""
+        """Return the folder into which Packer writes its inventory; it has a link to the checkout's group_vars."""
         return self.folder / "inventory"
 
     @property
     def scratch(self) -> Path:
-        """Return the folder for temporary files; it's elsewhere, since a socket's path has room for 100 bytes only."""
+        """Return the folder for temporary files. Its path is short, as a socket's path may have 100 bytes only."""
         return (self.folder / "scratch").resolve()
 
     @property
     def alias(self) -> Path:
-        """Return another path of the folder, without the blanks at which Ansible would split it."""
+        """Return a second path of the folder. It has no blanks, at which Ansible would split it."""
         return self.scratch / "run"
 
     @property
     def lives(self) -> bool:
-        """Tell whether the process that began the run is still there."""
+        """Tell whether the process that began the run still runs."""
         try:
             with (self.folder / "lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,11 +105,11 @@ class Run:
         return not (self.folder / "scratch").is_symlink()
 
     def keep(self) -> None:
-        """Leave the run's machine, key and group for a person to look at."""
+        """Mark the run as kept: its machine, key and group stay for a person to look at."""
         (self.folder / "kept").touch()
 
     def wipe(self) -> None:
-        """Delete all but the log and the manifest."""
+        """Delete all files of the run except the logs and the manifest."""
         shutil.rmtree(self.scratch, ignore_errors=True)
         for path in self.folder.iterdir():
             if path.name == "lock" or path.name in _LASTING:
@@ -121,13 +122,12 @@ class Run:
 
 @contextmanager
 def begin(settings: Settings) -> Iterator[Run]:
-    """Make a run with its folder, and hold its lock; of a run that isn't kept only the log and the manifest stay."""
+    """Make a run with its folder, and hold its lock. In the end, unless it is kept, only logs and manifest stay."""
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     run = Run(run_id, _folder(settings) / run_id)
     run.folder.mkdir(mode=0o700, parents=True)
-    with (run.folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with system.alone(run.folder / "lock"):
         (run.folder / "scratch").symlink_to(tempfile.mkdtemp(prefix="bh-"))
         run.alias.symlink_to(run.folder)
         run.inventory.mkdir()
@@ -140,12 +140,12 @@ def begin(settings: Settings) -> Iterator[Run]:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Carry the name of the signal that asks us to stop."""
+    """Say that a signal asked this process to stop; its text is the signal's name."""
 
 
 @contextmanager
 def interruptible(error: Callable[[str], BakehouseError]) -> Iterator[None]:
-    """Raise Interrupted at a signal that asks us to stop, and an error of its name once all is cleared away."""
+    """Raise Interrupted when a signal asks us to stop, and ``error`` of its name after the clearing away."""
 
     def interrupt(number: int, _: object) -> None:
         raise Interrupted(signal.Signals(number).name)
@@ -159,7 +159,7 @@ def interruptible(error: Callable[[str], BakehouseError]) -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let no signal that asks us to stop disturb what is done meanwhile."""
+    """Ignore the signals that ask us to stop, so that the work in this context is completed."""
     with _signals(lambda *_: None):
         yield
 
@@ -170,7 +170,7 @@ def known(settings: Settings) -> dict[str, Run]:
 
 
 def end(run: Run, seconds: float = 60) -> None:
-    """End every process of a run: Packer is asked first, so that it clears away by itself, the rest is killed."""
+    """End every process of a run. Packer gets SIGTERM and ``seconds`` to clear away; then all are killed."""
     for pid, _ in _packers(run):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -182,7 +182,7 @@ def end(run: Run, seconds: float = 60) -> None:
 
 
 def processes(run: Run) -> list[tuple[int, list[str]]]:
-    """Return process ID and command line of every process whose environment names the run (Linux only)."""
+    """Return the process ID and command line of each process whose environment names the run (on Linux only)."""
     wanted = f"{VARIABLE}={run.id}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -195,7 +195,7 @@ def processes(run: Run) -> list[tuple[int, list[str]]]:
 
 @contextmanager
 def _signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Have the signals that ask us to stop call a handler meanwhile; nohup's SIGHUP stays ignored."""
+    """Call ``handler`` for the signals that ask us to stop. A SIGHUP that nohup ignores stays ignored."""
     asking = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         asking.append(signal.SIGHUP)

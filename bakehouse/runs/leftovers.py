@@ -1,4 +1,4 @@
-"""Cleanups: what may go (pure), and making it go."""
+"""Leftovers: finds what dead runs left on the account and on the disk, and deletes it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bakehouse.settings import Settings
 
 _FILES = "private files"
 
-# How each kind goes: operation, its parameter, and the begin of AWS's error code for what is gone already. In this
-# order nothing is still in use when its turn comes.
+# How each kind is deleted: the operation, its parameter, and the beginning of AWS's error code for what is gone.
+# In this order nothing is still in use when its turn comes.
 _DELETIONS = {
     "instance": ("terminate_instances", "InstanceIds", "InvalidInstanceID.NotFound"),
     "image": ("deregister_image", "ImageId", "InvalidAMIID."),
@@ -28,7 +28,7 @@ _DELETIONS = {
 
 @dataclass(frozen=True)
 class Leftover:
-    """Hold one thing that a bake or proof made for itself: its kind, its ID and the run that made it."""
+    """Hold one resource that a bake or proof made for itself: its kind, its ID and the ID of its run."""
 
     kind: str
     id: str
@@ -37,9 +37,12 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """Hold what may go.
+    """Hold what may be deleted.
 
-    Attributes: leftovers; notes, what is left alone and why; runs, those that the leftovers are of.
+    Attributes:
+        leftovers: the things to delete.
+        notes: lines for a person about what is left alone, and why.
+        runs: the runs that made the leftovers, by their IDs.
     """
 
     leftovers: tuple[Leftover, ...] = ()
@@ -48,7 +51,7 @@ class Leftovers:
 
     @property
     def lines(self) -> list[str]:
-        """Return the plan as a person reads it."""
+        """Return the plan as lines for a person."""
         return [
             *(f"delete {one.kind} {one.id}, left by run {one.run}" for one in self.leftovers),
             *self.notes,
@@ -56,10 +59,11 @@ class Leftovers:
 
 
 def decide(found: Iterable[Leftover], ended: Mapping[str, Run], staying: Mapping[str, str]) -> Leftovers:
-    """Say what of the runs' own things may go: what those that have ended left.
+    """Decide which of the things that were found may be deleted: those of runs that have ended.
 
-    ``staying`` maps the other runs of this checkout to why theirs stays, empty for what need not be said. A run in
-    neither is another checkout's: its things are left alone and named.
+    ``ended`` holds these runs by their IDs. ``staying`` maps the ID of each other run of this checkout to why its
+    things stay; with an empty reason they are not mentioned. A run that is in neither belongs to another checkout:
+    its things are left alone, and a note names them.
     """
     things = list(found)
     left: dict[str, list[str]] = {}
@@ -75,7 +79,7 @@ def decide(found: Iterable[Leftover], ended: Mapping[str, Run], staying: Mapping
 
 
 def find(account: Account, settings: Settings, kept: bool = False) -> Leftovers:
-    """Say what runs that were killed, and with ``kept`` those that were kept, have left on the account."""
+    """Return what dead runs have left on the account and on the disk; with ``kept``, also what kept runs have left."""
     ended, staying = {}, {}
     for run in runs.known(settings).values():
         if run.lives:
@@ -89,13 +93,13 @@ def find(account: Account, settings: Settings, kept: bool = False) -> Leftovers:
 
 
 def of_run(account: Account, run: Run) -> Leftovers:
-    """Say what one run has made for itself, be it alive or not."""
+    """Return what one run has made for itself, whether or not the run still lives."""
     files = Leftover(_FILES, str(run.folder), run.id)
     return decide([one for one in (*_made(account), files) if one.run == run.id], {run.id: run}, {})
 
 
 def apply(account: Account, plan: Leftovers) -> None:
-    """Make go what the plan names, the runs' processes and private files included; what is gone already is fine."""
+    """End the runs' processes, and delete what the plan names. It is no error when something is gone already."""
     for run in plan.runs.values():
         runs.end(run)
     for kind in _DELETIONS:
@@ -109,7 +113,7 @@ def apply(account: Account, plan: Leftovers) -> None:
 
 
 def clear(account: Account, settings: Settings) -> None:
-    """Clear away what runs that were killed have left, and say what."""
+    """Delete what dead runs have left, and print what it is."""
     plan = find(account, settings)
     for line in plan.lines:
         console.say(line)
@@ -117,16 +121,16 @@ def clear(account: Account, settings: Settings) -> None:
 
 
 def sweep(account: Account, run: Run) -> None:
-    """Clear away undisturbed what a run made for itself; what can't be now is left to the next bake, and said."""
+    """Delete what a run made for itself, without being interrupted. Errors are printed: the next bake tries again."""
     with runs.undisturbed():
         try:
             apply(account, of_run(account, run))
         except BakehouseError as error:
-            console.say(f"not all of run {run.id} could be cleared away, the next bake tries again: {error.text}")
+            console.say(f"run {run.id} could not be cleared away completely, the next bake tries again: {error.text}")
 
 
 def _made(account: Account) -> list[Leftover]:
-    """Return every resource on the account that a run made for itself: a finished image isn't, a proof's machine is."""
+    """Return every resource that runs made for themselves on the account: also of proofs, but no finished image."""
     ours = filters({f"tag:{TAG}kind": ("bake", "proof", "machine"), "tag-key": f"{TAG}run"})
     found = []
     for reservation in account.ec2.pages("describe_instances", "Reservations", Filters=ours):
@@ -152,7 +156,7 @@ def _there(instance: Mapping[str, Any]) -> bool:
 
 
 def _disks_of(image: Mapping[str, Any]) -> list[Leftover]:
-    """Return the snapshots of a half-made image, which Packer tags last of all."""
+    """Return the snapshots of an unfinished image. They have no tags of their own yet: Packer tags them last."""
     disks = [mapping.get("Ebs", {}).get("SnapshotId") for mapping in image.get("BlockDeviceMappings", ())]
     return [Leftover("snapshot", disk, tags_of(image)[f"{TAG}run"]) for disk in disks if disk]
 
@@ -167,7 +171,7 @@ def _delete(account: Account, kind: str, one: str) -> None:
 
 
 def _wait_for_the_end(account: Account, ids: list[str]) -> None:
-    """Return when instances have let go of their volumes and groups."""
+    """Wait until instances are terminated, so that their volumes and groups are no longer in use."""
     these = filters({"instance-id": ids})
 
     def ended() -> bool | None:

@@ -1,4 +1,4 @@
-"""Programs of a run: started with a log, followed line by line, and ended when the run is to stop."""
+"""Programs: starts a program of a run, follows its log line by line, and ends it when the run stops."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Program:
         self._process, self._log = process, log
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines of the log as they come, until the program has ended."""
+        """Yield each line of the log as it is written, until the program has ended."""
         return system.follow(self._process, self._log)
 
     @property
     def code(self) -> int | None:
-        """Return the exit code, negative for a signal; None while the program runs."""
+        """Return the exit code, which is negative after a signal; None while the program runs."""
         return self._process.poll()
 
 
@@ -32,11 +32,12 @@ class Program:
 def started(
     argv: Sequence[str], *, log: Path, folder: Path, environment: Mapping[str, str], patience: float
 ) -> Iterator[Program]:
-    """Run a program in a session of its own, and see to it that it has ended on leaving.
+    """Run a program in a session of its own; on leaving the context it has ended.
 
-    One that still runs then is asked once to stop (SIGTERM). It is killed, with all of its process group, when it has
-    not ended after ``patience`` seconds, or when somebody asks us to stop again.
-    The program writes to the log itself: it has to outlive us to clear away if we are killed, and a pipe would not.
+    A program that still runs then gets SIGTERM. It is killed with its whole process group when it has not ended after
+    ``patience`` seconds, or when somebody asks us to stop once more.
+    The program writes to the log file itself: if we are killed, it must live on to clear away, and a pipe to us would
+    end with us.
     """
     with log.open("wb") as said:
         process = subprocess.Popen(

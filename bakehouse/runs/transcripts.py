@@ -1,4 +1,4 @@
-"""Transcripts: what Packer and Ansible print, read as steps and as the one reason why they failed."""
+"""Transcripts: reads from the output of Packer and Ansible which steps it tells of, and why a run failed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _DETAILS = ("Instance ID: ", "AMI: ")
 
 @dataclass(frozen=True)
 class Began:
-    """Say that a step began, and with it that the one before has ended."""
+    """Say that a step began; the step before it has ended then."""
 
     step: str
 
 
 @dataclass(frozen=True)
 class Named:
-    """Say the ID of what the present step makes."""
+    """Give the ID of what the present step makes."""
 
     id: str
 
@@ -53,7 +53,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Failed:
-    """Say that the present step failed; ``ignored`` takes it back."""
+    """Say that the present step failed; with ``ignored``, that its failure doesn't count."""
 
     ignored: bool = False
 
@@ -62,12 +62,12 @@ Event = Began | Named | Ended | Skipped | Failed
 
 
 def plain(line: str) -> str:
-    """Return a line of Packer's without its time and the name of the build."""
+    """Return a line of Packer's output without its time and the name of the build."""
     return _PREFIX.sub("", line.rstrip("\r\n"), count=1)
 
 
 def event(line: str) -> Event | None:
-    """Return what a line (without Packer's prefix) says of the steps."""
+    """Return the event that a line tells of, or None; ``line`` is without Packer's prefix."""
     if task := _TASK.match(line):
         return Began(task["name"])
     for start, step in _BEGINNINGS.items():
@@ -86,19 +86,19 @@ def event(line: str) -> Event | None:
 
 
 def failure(lines: Iterable[str]) -> str:
-    """Return in one line why Packer failed: Ansible's task with its message, or Packer's own error."""
+    """Return one line that says why Packer failed: Ansible's task with its message, or Packer's own error."""
     told = [plain(line) for line in lines]
     return _short(_task_failure(told) or _ansible_error(told) or _packer_error(told))
 
 
 def ansible_failure(lines: Iterable[str]) -> str:
-    """Return in one line why a run of Ansible failed: its task with its message; empty when it says no reason."""
+    """Return one line that says why Ansible failed: its task with its message; empty when it gives no reason."""
     told = list(lines)
     return _short(_task_failure(told) or _ansible_error(told))
 
 
 def changes(lines: Iterable[str]) -> list[str]:
-    """Return the tasks that changed something in a run of Ansible, or would in check mode, in their order."""
+    """Return the names of the tasks that changed something, or would have done so in check mode, in their order."""
     task, found = "", []
     for line in lines:
         if named := _TASK.match(line):
@@ -114,7 +114,7 @@ def _short(reason: str) -> str:
 
 
 def _task_failure(told: Sequence[str]) -> str:
-    """Return the last task that failed for good, with its message."""
+    """Return the last task whose failure was neither ignored nor rescued, with its message."""
     task, found = "", ""
     for at, line in enumerate(told):
         if named := _TASK.match(line):
@@ -143,7 +143,7 @@ def _said(result: dict[str, Any]) -> str:
 
 
 def _ansible_error(told: Sequence[str]) -> str:
-    """Return the error for which Ansible never came to a task."""
+    """Return the error that made Ansible stop before its first task."""
     for line, after in pairwise([*told, ""]):
         if line.startswith(("[ERROR]: ", "ERROR! ")):
             where = after.removeprefix("Origin: ") if after.startswith("Origin: ") else ""
@@ -158,11 +158,11 @@ def _packer_error(told: Sequence[str]) -> str:
     for at, line in enumerate(told):
         if line.startswith("Error: "):
             return f"Packer: {_refusal(line.removeprefix('Error: '), told[at + 1 :])}"
-    return f"Packer: {next((line for line in reversed(told) if line.strip()), 'no word')}"
+    return f"Packer: {next((line for line in reversed(told) if line.strip()), 'no message')}"
 
 
 def _refusal(title: str, following: Sequence[str]) -> str:
-    """Return why Packer refuses a template: the points it makes, or the title with its explanation and the place."""
+    """Return why Packer refuses a template: the points it lists, or the error's title, explanation and place."""
     points = [line.removeprefix("* ") for line in following if line.startswith("* ")]
     if points:
         return "; ".join(points)

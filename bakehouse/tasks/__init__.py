@@ -1,6 +1,6 @@
-"""The tasks: each is its name, its help, one call into the package and one print.
+"""Tasks: what a person types. Each task is a name, its help, one call into the package and one print.
 
-The package is imported where it is used, so that listing the tasks costs nothing.
+Each task imports the package when it runs, so that listing the tasks is fast.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ if TYPE_CHECKING:
 
 task = partial(invoke.tasks.task, auto_shortflags=False)
 
-ACCOUNT = {"account": "where: local (the default) or the name of an AWS profile"}
+ACCOUNT = {"account": "the account: local (the default) or the name of an AWS profile"}
 
-WHICH = {"recipe": f"a recipe's name: {RECIPE} (the default) or another file of packer/recipes", **ACCOUNT}
+WHICH = {"recipe": f"the recipe's name: {RECIPE} (the default) or another one in packer/recipes", **ACCOUNT}
 
-MACHINE = {"machine": "a machine's ID; the newest one by default", **WHICH}
+MACHINE = {"machine": "the machine's ID; the newest machine by default", **WHICH}
 
 JSON = {"json": "print JSON instead"}
 
-CHANNEL = {"channel": "the channel's name; stable by default", "why": "the reason, for the history"}
+CHANNEL = {"channel": "the channel's name; stable by default", "why": "the reason, which the history keeps"}
 
-CHANGE = {"dry-run": "only say what would be done", "yes": "don't ask"}
+CHANGE = {"dry-run": "only say what would be done", "yes": "do it without asking"}
 
 
 def load_settings(account: str = "", recipe: str = "") -> Settings:
-    """Return the settings that a task's flags, the environment and the defaults make."""
+    """Return the settings that follow from a task's flags, the environment and the defaults."""
     from bakehouse import settings
 
     return settings.load(account, recipe)
 
 
 def same_recipe(settings: Settings) -> str:
-    """Return the flag by which the next task means the same recipe."""
+    """Return the flag that makes the next task use the same recipe; empty for the default recipe."""
     return "" if settings.recipe == RECIPE else f" --recipe {settings.recipe}"
 
 
 def one_of(flag: str, word: str, *words: str) -> str:
-    """Return the word that a flag was given; raises InputError when it is none of the known words."""
+    """Return the value of a flag; raises InputError when it is none of ``words``."""
     if word not in words:
         raise InputError(f"--{flag} {word} is not known", f"known: {', '.join(words)}")
     return word
 
 
 def agreed(plan: Sequence[str], question: str, *, dry_run: bool, yes: bool) -> bool:
-    """Show a plan and return whether to go on with it, which a dry run never does."""
+    """Show a plan, ask, and return whether to carry it out; always False for a dry run and for an empty plan."""
     from bakehouse import console
 
     if plan and not dry_run:

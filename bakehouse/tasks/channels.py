@@ -1,4 +1,4 @@
-"""What is in service and what must not be: the tasks for channels, and for images that go."""
+"""Tasks for channels, and for taking images out of service."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bakehouse.tasks import ACCOUNT, CHANGE, CHANNEL, JSON, WHICH, agreed, load_
         **WHICH,
         **CHANNEL,
         "image": "the image's ID; the recipe's newest proven image by default",
-        "allow-stand-in": "take an image with a package that stands in; on the local EC2 only, and recorded",
+        "allow-stand-in": "allow an image with a stand-in package, and record it; on the local EC2 only",
     }
 )
 def promote(
@@ -35,7 +35,7 @@ def promote(
     console.say(f"next: ./inv launch --channel {channel}{same_recipe(settings)}")
 
 
-@task(help={**WHICH, **CHANNEL, "to": "the image's ID; the one before the present one by default"})
+@task(help={**WHICH, **CHANNEL, "to": "the image's ID; the channel's previous image by default"})
 def rollback(
     c: Context, channel: str = "stable", to: str = "", why: str = "", recipe: str = "", account: str = ""
 ) -> None:
@@ -75,7 +75,7 @@ def outputs(
     recipe: str = "",
     account: str = "",
 ) -> None:
-    """Print what other tools want to know of a channel's image."""
+    """Print a channel's image in a form that other tools read."""
     from bakehouse import console
     from bakehouse.images import outputs
 
@@ -83,9 +83,9 @@ def outputs(
     console.data(write(outputs.of_channel(load_settings(account, recipe), channel)))
 
 
-@task(help={**WHICH, "image": "the image's ID", "why": "the reason, for whoever wants to use it"})
+@task(help={**WHICH, "image": "the image's ID", "why": "the reason, which whoever tries to use the image is told"})
 def revoke(c: Context, image: str, why: str = "", recipe: str = "", account: str = "") -> None:
-    """Have an image, and all baked upon it, not be used any more."""
+    """Forbid the use of an image and of all images baked upon it."""
     from bakehouse import console
     from bakehouse.images import promotions
 
@@ -96,7 +96,7 @@ def revoke(c: Context, image: str, why: str = "", recipe: str = "", account: str
 
 @task(help={**WHICH, "image": "the image's ID"})
 def restore(c: Context, image: str, recipe: str = "", account: str = "") -> None:
-    """Take back that an image was revoked or deprecated."""
+    """Undo the revocation or deprecation of an image."""
     from bakehouse import console
     from bakehouse.images import promotions
 
@@ -121,12 +121,12 @@ def retire(
 @task(
     help={
         **ACCOUNT,
-        "keep": "how many usable images of each recipe stay in any case; 3 by default",
-        "older-than": "only what is older than so many days goes; 0 by default",
-        "limit": "how many are deprecated, and how many deleted, in one run; 20 by default",
-        "now": "delete what wasn't deprecated in an earlier run too",
-        "leftovers": "instead, what dead bakes, proofs and trials, and failed bakes that were kept, have left",
-        "yes": "do it, instead of only saying so",
+        "keep": "how many of the newest usable images of each recipe stay; 3 by default",
+        "older-than": "only what is older than this many days may go; 0 by default",
+        "limit": "at most this many are deprecated, and as many deleted, in one run; 20 by default",
+        "now": "also delete what no earlier run has deprecated",
+        "leftovers": "instead clear away what dead bakes, proofs and trials and kept failed bakes have left",
+        "yes": "do it; without this flag, cleanup only tells what it would do",
     }
 )
 def cleanup(
@@ -158,4 +158,4 @@ def cleanup(
             retirements.apply(there, plan)
         retirements.insist(plan)
     if not yes:
-        console.say("nothing was done: --yes does it")
+        console.say("nothing was done; add --yes to do it")

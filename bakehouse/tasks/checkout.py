@@ -1,4 +1,4 @@
-"""What keeps this checkout well: the tasks for its recipes, tools, linters and tests."""
+"""Tasks for this checkout: its recipes, tools, linters and tests."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ LINTERS = (
 )
 
 ALL_TESTS = "pytest --numprocesses=2 --no-loadscope-reorder"
-"""Two workers, each with a local EC2 of its own: while one's machines boot the other computes."""
+"""Runs two workers, each with its own local EC2: one computes while the machines of the other boot."""
 
 
 @task(
     name="new-recipe",
     help={
-        "name": "the new recipe's name; its machines are in the Ansible group of this name",
-        "roles": "what is baked, with commas between: names of roles, or paths",
-        "base": "the base to start from; the first of packer/bases.auto.pkrvars.hcl by default",
+        "name": "the new recipe's name, also the Ansible group of its machines",
+        "roles": "the roles to bake, separated by commas: names or paths",
+        "base": "the base to start from; by default the first in packer/bases.auto.pkrvars.hcl",
     },
 )
 def new_recipe(c: Context, name: str, roles: str, base: str = "") -> None:
@@ -45,7 +45,7 @@ def new_recipe(c: Context, name: str, roles: str, base: str = "") -> None:
 
 @task
 def doctor(c: Context) -> None:
-    """Look which programs are here, and how to get the others."""
+    """Show which programs are here, and how to get the others."""
     from bakehouse import console, tools
 
     rows = tools.doctor()
@@ -54,7 +54,7 @@ def doctor(c: Context) -> None:
         [(row.tool, row.found, row.wanted, row.purpose, row.remedy) for row in rows],
     )
     if missing := [row.tool for row in rows if row.blocking]:
-        raise ToolError(f"missing: {', '.join(missing)}", "the last column tells how to get it")
+        raise ToolError(f"missing: {', '.join(missing)}", "the last column says how to get it")
 
 
 @task
@@ -73,12 +73,12 @@ def lint(c: Context) -> None:
             console.say(error.text)
             failed.append(" ".join(command.split()[:2]))
     if failed:
-        raise VerdictError(f"these complain: {', '.join(failed)}")
+        raise VerdictError(f"these linters complain: {', '.join(failed)}")
 
 
 @task(
     help={
-        "only": "run only the tests whose names match this (pytest's -k), and no linter",
+        "only": "run only the tests whose names match (pytest's -k), and no linter",
         "account": "run on this AWS profile only the tests that a real account can be used for; it costs a little",
     }
 )
@@ -91,7 +91,7 @@ def test(c: Context, only: str = "", account: str = "") -> None:  # noqa: PT028,
         command = f"pytest -m aws --account {shlex.quote(account)}"
     elif not only:
         lint(c)
-        tools.ensure("docker")  # before two workers do
+        tools.ensure("docker")  # before two workers try it at once
     with c.cd(str(settings.ROOT)):
         done = c.run(command, warn=True)
     if not done:
@@ -101,10 +101,10 @@ def test(c: Context, only: str = "", account: str = "") -> None:  # noqa: PT028,
 @task(
     name="test-role",
     help={
-        "role": "only the scenarios that apply this role",
-        "scenario": "only this one of the folders in molecule/",
-        "platform": "only on this base",
-        "keep": "leave the machines for a look; ./inv cleanup --leftovers --yes clears them away",
+        "role": "run only the scenarios that apply this role",
+        "scenario": "run only this scenario: a folder in molecule/",
+        "platform": "run only on this base",
+        "keep": "keep the machines; ./inv cleanup --leftovers --yes clears them away",
         "junit": "also write a JUnit report to this file",
     },
 )
@@ -127,7 +127,7 @@ def try_role(
     trials.insist(tried)
 
 
-@task(help={**JSON, "rounds": "how many rounds, each of three bakes; 3 by default"})
+@task(help={**JSON, "rounds": "the number of rounds, of three bakes each; 3 by default"})
 def bench(c: Context, rounds: str = "3", json: bool = False) -> None:
     """Measure a bake against one shell script over SSH."""
     from bakehouse import settings

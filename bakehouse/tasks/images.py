@@ -1,4 +1,4 @@
-"""What is baked, proven, looked at and handed on: the tasks for images."""
+"""Tasks for images: bake, prove, list, show, compare, copy and share them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bakehouse.tasks import JSON, WHICH, load_settings, one_of, same_recipe, tas
         **WHICH,
         **JSON,
         "base": "start from this base of packer/bases.auto.pkrvars.hcl instead of the recipe's own",
-        "arch": "the architecture: x86_64 or arm64; the recipe's, or else the account's own by default",
+        "arch": "x86_64 or arm64; by default the recipe's, else the account's own",
         "type": "the EC2 instance type to bake on; the recipe's by default",
         "jenkins-package": "install this .deb or .rpm instead of one from Jenkins's repository",
-        "force": "bake although there is an image that was baked of the same",
-        "plan": "only say whether a bake is due, and why; print the ID of the image that spares it",
-        "on-failure": "what to do with the machine of a bake that fails: cleanup (the default) or keep",
-        "prove": "prove the image too, as ./inv prove does, unless it is; it stays, whatever the verdict",
-        "debug": "have Packer log everything, and show the traceback of an error",
+        "force": "bake even if an image with the same inputs exists",
+        "plan": "only say whether a bake is due, and why; if not, print the ID of the existing image",
+        "on-failure": "what happens to the machine when the bake fails: cleanup (the default) or keep",
+        "prove": "also prove the image, as ./inv prove does, if it isn't proven; the image stays in any case",
+        "debug": "make Packer log everything, and print the traceback of an error",
     }
 )
 def bake(
@@ -109,7 +109,7 @@ def images_(c: Context, json: bool = False, recipe: str = "", account: str = "")
         console.table(details.ENTRIES, [details.as_entry_row(entry, datetime.now(UTC)) for entry in found])
 
 
-@task(help={**WHICH, **JSON, "image": "the image's ID, or a channel's name"})
+@task(help={**WHICH, **JSON, "image": "an image's ID or a channel's name"})
 def show(c: Context, image: str, json: bool = False, recipe: str = "", account: str = "") -> None:
     """Show all that is known of an image: origin, lineage, contents."""
     from datetime import UTC, datetime
@@ -129,8 +129,8 @@ def show(c: Context, image: str, json: bool = False, recipe: str = "", account: 
     help={
         **WHICH,
         **JSON,
-        "before": "an image's ID, or a channel's name",
-        "after": "another's",
+        "before": "the older image: its ID or a channel's name",
+        "after": "the newer image: its ID or a channel's name",
         "markdown": "print release notes in Markdown instead",
     }
 )
@@ -143,7 +143,7 @@ def diff(
     recipe: str = "",
     account: str = "",
 ) -> None:
-    """Tell how the contents of two images differ."""
+    """Show how the contents of two images differ."""
     from bakehouse import accounts, console
     from bakehouse.images import details
 
@@ -161,7 +161,7 @@ def diff(
     help={
         **WHICH,
         "image": "the image's ID",
-        "region": "the regions to copy it to, with commas between",
+        "region": "the regions to copy it to, separated by commas",
     }
 )
 def copy(c: Context, image: str, region: str, recipe: str = "", account: str = "") -> None:
@@ -177,7 +177,7 @@ def copy(c: Context, image: str, region: str, recipe: str = "", account: str = "
     help={
         **WHICH,
         "image": "the image's ID",
-        "account-id": "the IDs of the accounts to share it with, with commas between",
+        "account-id": "the IDs of the accounts to share it with, separated by commas",
     }
 )
 def share(c: Context, image: str, account_id: str, recipe: str = "", account: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What the embedded EC2 is asked for by hand: the tasks named local.…."""
+"""Tasks for the local EC2, named local.…: start it, stop it, look at it and delete it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from invoke.context import Context
 from bakehouse.tasks import CHANGE, JSON, agreed, load_settings, task
 
 
-@task(help={"base": "the base to make if it isn't there; the recipe's own by default"})
+@task(help={"base": "the base to make if it is missing; the recipe's own by default"})
 def up(c: Context, base: str = "") -> None:
     """Start the local EC2, with a base to bake on, and print its endpoint."""
     from bakehouse import console, local, recipes
@@ -19,7 +19,7 @@ def up(c: Context, base: str = "") -> None:
 
 @task
 def down(c: Context) -> None:
-    """Shut the local machines down and end the local EC2; all is kept."""
+    """Stop the local machines and the local EC2; nothing is deleted."""
     from bakehouse import local
 
     local.down(load_settings("local"))
@@ -27,7 +27,7 @@ def down(c: Context) -> None:
 
 @task(help=JSON)
 def status(c: Context, json: bool = False) -> None:
-    """Print what there is of the local EC2."""
+    """Print the state, bases and machines of the local EC2."""
     from bakehouse import console, local
 
     found = local.status(load_settings("local"))

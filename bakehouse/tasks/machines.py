@@ -1,4 +1,4 @@
-"""What runs: the tasks for machines."""
+"""Tasks for machines: launch, probe, enter, list and terminate them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bakehouse.tasks import CHANGE, JSON, MACHINE, WHICH, agreed, load_settings,
     help={
         **WHICH,
         "image": "the image's ID; the recipe's newest image by default",
-        "channel": "a channel's name, for the image that it points to",
-        "count": "how many machines; 1 by default",
+        "channel": "launch the image that this channel points to",
+        "count": "the number of machines; 1 by default",
         "type": "the EC2 instance type; the recipe's by default",
-        "allow": "who may reach the machines, as a CIDR block; your own address alone by default",
-        "user-data": "a file that cloud-init gets: a cloud-config or a script",
-        "on-failure": "what to do with machines that don't get healthy: keep (the default) or terminate",
+        "allow": "the network that may connect, as a CIDR block; only your own address by default",
+        "user-data": "a file for cloud-init: a cloud-config or a script",
+        "on-failure": "what happens to machines that don't get healthy: keep (the default) or terminate",
     }
 )
 def launch(
@@ -34,7 +34,7 @@ def launch(
     recipe: str = "",
     account: str = "",
 ) -> None:
-    """Launch machines of an image, healthy, and print their IDs and URLs."""
+    """Launch healthy machines of an image, and print their IDs and URLs."""
     from bakehouse import console
     from bakehouse.machines import launches
     from bakehouse.recipes import services
@@ -68,7 +68,7 @@ def launch(
 def probe(
     c: Context, machine: str = "", junit: str = "", json: bool = False, recipe: str = "", account: str = ""
 ) -> None:
-    """Look whether machines are healthy, and print the evidence."""
+    """Check whether machines are healthy, and print the evidence."""
     from bakehouse import accounts, console, machines
     from bakehouse import junit as report
     from bakehouse.machines import probes
@@ -97,7 +97,7 @@ def ssh(c: Context, machine: str = "", recipe: str = "", account: str = "") -> N
 
     settings = load_settings(account, recipe)
     line = shells.line(settings, machines.one(accounts.connect(settings), settings.recipe, machine), c.remainder)
-    os.execvp(line[0], line)  # noqa: S606, SSH's exit code is ours, and the terminal its own
+    os.execvp(line[0], line)  # noqa: S606, so that SSH has the terminal and its exit code is ours
 
 
 @task(help=MACHINE)
@@ -138,7 +138,7 @@ def machines_(c: Context, json: bool = False, recipe: str = "", account: str = "
         console.table(machines.COLUMNS, [machines.as_row(machine) for machine in found])
 
 
-@task(help={**WHICH, **CHANGE, "machine": "the machine's ID", "all": "all machines of the recipe"})
+@task(help={**WHICH, **CHANGE, "machine": "the machine's ID", "all": "terminate all machines of the recipe"})
 def terminate(
     c: Context,
     machine: str = "",
@@ -148,12 +148,12 @@ def terminate(
     recipe: str = "",
     account: str = "",
 ) -> None:
-    """Terminate a machine, or all of the recipe."""
+    """Terminate a machine, or all machines of the recipe."""
     from bakehouse import accounts, machines
     from bakehouse.machines import launches
 
     if bool(machine) == all:
-        raise InputError("terminate which machines?", "./inv terminate --machine ID, or ./inv terminate --all")
+        raise InputError("--machine or --all is missing", "give --machine ID, or --all")
     settings = load_settings(account, recipe)
     there = accounts.connect(settings)
     found = machines.find(there, settings.recipe) if all else machines.some(there, settings.recipe, machine)

@@ -1,4 +1,4 @@
-# For "packer init packer/plugins" with Packer >= 1.7; older ones have these plugins built in and would refuse this block.
+# For "packer init packer/plugins" with Packer 1.7 or later. Older versions contain these plugins, and refuse this block.
 packer {
   required_plugins {
     amazon = {

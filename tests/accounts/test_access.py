@@ -1,4 +1,4 @@
-"""Doors: the key pair that is made once and never lost sight of, and the group whose rules follow the caller."""
+"""Access: the key pair that is made once and never lost sight of, and the group whose rules follow the caller."""
 
 from __future__ import annotations
 

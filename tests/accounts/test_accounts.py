@@ -1,4 +1,4 @@
-"""The there to AWS: each account on its own side, errors that say what to do, waiting with an end."""
+"""Accounts: each account keeps to its own endpoint, errors say what to do, and waiting has an end."""
 
 from __future__ import annotations
 

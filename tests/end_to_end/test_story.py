@@ -194,7 +194,7 @@ cat >override.conf <<'END'
 Environment="JAVA_OPTS=-Xmx256m -Dhudson.model.DirectoryBrowserSupport.CSP=\"default-src 'self';\""
 TimeoutStartSec=600
 END
-systemctl daemon-reload; timeout 100 systemctl start jenkins
+systemctl daemon-reload; timeout 250 systemctl start jenkins
 curl -s -w "\n%{http_code}\n" http://127.0.0.1:8080/login | grep --only-matching '<title>.*</title>\|^200$'
 pgrep --count java; tr '\0' '\n' </proc/$(pgrep java)/cmdline | grep 'CSP\|Xmx'
 systemctl stop jenkins; pgrep --count java; rm override.conf; systemctl daemon-reload; systemctl start jenkins

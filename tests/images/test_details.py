@@ -84,7 +84,7 @@ def test_entries_without_rights(account: Account, capsys: pytest.CaptureFixture[
     assert ["the channels can't be read", "the parameters can't be read"] == [line.partition(":")[0] for line in said]
 
 
-def test_rows_of_a_dossier() -> None:
+def test_rows_of_details() -> None:
     """All of it is there: facts, tags, lineage to what is gone, system, each part of the contents, inputs."""
     one = image("ami-2", recipe="web", base="ami-1", sbom=DIGEST)
     rows = details.as_rows(Details(Entry(one, ("stable",)), (one,), CONTENTS, {}, {"kit": "0.1"}), NOW)
@@ -112,7 +112,7 @@ def test_rows_without_records() -> None:
     }
 
 
-def test_data_of_a_dossier() -> None:
+def test_data_of_details() -> None:
     """A program gets the whole of it, which is plain JSON."""
     one = image("ami-2", recipe="web")
     told = details.as_data(Details(Entry(one), (one,), CONTENTS, {"_type": "x"}, {"kit": "0.1"}))

@@ -1,4 +1,4 @@
-"""Fates: what is in use never goes, the rest goes step by step, in whatever order it is found."""
+"""Retention: what is in use never goes, the rest goes step by step, in whatever order it is found."""
 
 from __future__ import annotations
 

@@ -98,15 +98,18 @@ def test_unknown_base() -> None:
 # With the Docker engine
 
 LABELS = {"bakehouse.kind": "base", "bakehouse.checkout": f"test-{os.getpid()}"}
+MINE: dict[str, Any] = {"label": f"bakehouse.checkout={LABELS['bakehouse.checkout']}"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def engine() -> Iterator[Any]:
-    """Give a client of the Docker engine; what the tests made is removed."""
+    """Give a patient client of the Docker engine; what a test leaves is removed, so that no other one finds it."""
     import docker
 
-    client = docker.from_env()
+    client = docker.from_env(timeout=600)
     yield client
+    for container in client.containers.list(all=True, filters=MINE):
+        container.remove(force=True)
     for image in made(client):
         client.images.remove(image, force=True, noprune=True)
     client.close()
@@ -114,8 +117,7 @@ def engine() -> Iterator[Any]:
 
 def made(engine: Any) -> list[str]:
     """Return the IDs of all images and containers that the tests' label tells."""
-    mine = {"label": f"bakehouse.checkout={LABELS['bakehouse.checkout']}"}
-    things = [*engine.images.list(all=True, filters=mine), *engine.containers.list(all=True, filters=mine)]
+    things = [*engine.images.list(all=True, filters=MINE), *engine.containers.list(all=True, filters=MINE)]
     return [str(thing.id) for thing in things]
 
 
@@ -187,7 +189,7 @@ def test_a_registry_image_is_made_a_base(engine: Any, debian_base: str, monkeypa
     assert "amazon-linux-2023" == shown["bakehouse.base"]
     assert "amazon" == json.loads(shown["bakehouse.image"])["owner_alias"]
     assert [image] == made(engine)
-    engine.images.remove(image, noprune=True)
+    engine.images.remove(image, force=True, noprune=True)  # unforced it would wait for each container of the engine
 
 
 @pytest.mark.docker
@@ -268,7 +270,7 @@ import docker
 from bakehouse import recipes, settings
 from bakehouse.local import bases
 known = recipes.bases(settings.ROOT)["debian-13"]
-bases.make(docker.from_env(), "debian-13", known, {LABELS!r}, lambda line: print(line, flush=True))
+bases.make(docker.from_env(timeout=600), "debian-13", known, {LABELS!r}, lambda line: print(line, flush=True))
 """
 
 

@@ -23,7 +23,7 @@ class Slow:
     def __call__(self) -> None:
         self.runs += 1
         self.begun.set()
-        assert self.go.wait(20)
+        assert self.go.wait(100)
         if self._fault and self.runs == 1:
             raise self._fault
 
@@ -34,13 +34,13 @@ def test_those_who_wait_share_one_run_that_begins_after_they_asked() -> None:
     together = Coalesced(work)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(together)
-        assert work.begun.wait(20)
+        assert work.begun.wait(100)
         others = [pool.submit(together) for _ in range(7)]
         wait(lambda: together._asked == 8)
         assert not any(other.done() for other in others)
         work.go.set()
         for one in (first, *others):
-            one.result(20)
+            one.result(100)
     assert work.runs == 2
 
 
@@ -60,10 +60,10 @@ def test_a_fault_is_its_callers_and_the_next_one_tries_again() -> None:
     together = Coalesced(work)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(together)
-        assert work.begun.wait(20)
+        assert work.begun.wait(100)
         second = pool.submit(together)
         work.go.set()
         with pytest.raises(OSError, match="no space"):
-            first.result(20)
-        second.result(20)
+            first.result(100)
+        second.result(100)
     assert work.runs == 2

@@ -31,7 +31,7 @@ def java(
     local_ec2: LocalEc2, bookworm: tuple[Machines, str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Told]:
     """Apply the role with the stand-in's repository: with another key pinned than its own, with its own, and again."""
-    told = local.ask(local_ec2.endpoint, "stand-in", seconds=300, package="java", family="debian")
+    told = local.ask(local_ec2.endpoint, "stand-in", seconds=900, package="java", family="debian")
     repository = {f"java_repository_{name}": told[name] for name in ("url", "key_url")}
     tasks = [
         chapter("another key"),

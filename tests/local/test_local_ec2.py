@@ -26,6 +26,7 @@ from ec2_fixtures import (
     DockerProxy,
     LocalEc2,
     Machines,
+    another,
     code_of,
     connects,
     describe,
@@ -63,9 +64,10 @@ def test_a_machine_is_pending_until_its_sshd_answers(ec2: Any, machines: Machine
 
 def test_status_is_ok_when_cloud_init_is_done(ec2: Any, machines: Machines) -> None:
     """DescribeInstanceStatus says initializing while cloud-init works, and ok once it's done."""
-    script = "#!/bin/sh\nsleep 6\ntouch /var/tmp/done\n"
+    script = "#!/bin/sh\nuntil [ -e /var/tmp/go ]; do sleep .2; done\ntouch /var/tmp/done\n"
     (one,) = machines.launch(UserData=script)
     assert status_of(ec2, one) == "initializing"
+    machines.ssh(one, "touch /var/tmp/go")
     wait(lambda: status_of(ec2, one) == "ok")
     assert machines.ssh(one, "ls /var/tmp/done") == "/var/tmp/done"
 
@@ -489,6 +491,13 @@ def test_a_lost_state_loses_no_image(ec2: Any, local_ec2: Any, machines: Machine
     ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
 
 
+@pytest.fixture
+def other_ec2(local_ec2: LocalEc2, tmp_path: Path) -> Iterator[LocalEc2]:
+    """Give a second local EC2, for a test that ends it."""
+    with another(local_ec2, tmp_path / "state") as made:
+        yield made
+
+
 def test_two_local_ec2s_do_not_meet(local_ec2: LocalEc2, other_ec2: LocalEc2, machines: Machines) -> None:
     """Two local EC2s on one machine see nothing of each other, and the end of one leaves the other as it was."""
     (one,) = machines.launch()
@@ -506,15 +515,25 @@ def test_two_local_ec2s_do_not_meet(local_ec2: LocalEc2, other_ec2: LocalEc2, ma
     assert machines.ssh(one, "echo still here") == "still here"
 
 
-@pytest.fixture
-def behind_proxy(other_ec2: LocalEc2) -> Iterator[tuple[LocalEc2, DockerProxy]]:
-    """Give a local EC2 that is up, and the proxy through which it talks to the Docker engine."""
-    with tempfile.TemporaryDirectory() as short:
+@pytest.fixture(scope="module")
+def _behind_proxy(
+    local_ec2: LocalEc2, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[LocalEc2, DockerProxy]]:
+    state = tmp_path_factory.mktemp("behind-proxy") / "state"
+    with another(local_ec2, state) as made, tempfile.TemporaryDirectory() as short:
         proxy = DockerProxy(Path(short) / "docker.sock")
-        other_ec2.environ["DOCKER_HOST"] = proxy.host
-        other_ec2.up()
-        yield other_ec2, proxy
+        made.environ["DOCKER_HOST"] = proxy.host
+        yield made, proxy
         proxy.close()
+
+
+@pytest.fixture
+def behind_proxy(_behind_proxy: tuple[LocalEc2, DockerProxy]) -> tuple[LocalEc2, DockerProxy]:
+    """Give a local EC2 that is up, and the proxy through which it talks to the Docker engine, open."""
+    made, proxy = _behind_proxy
+    proxy.let(lambda _: True)
+    made.up()
+    return made, proxy
 
 
 def test_a_docker_engine_that_goes_away(behind_proxy: tuple[LocalEc2, DockerProxy]) -> None:

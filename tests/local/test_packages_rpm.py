@@ -52,7 +52,7 @@ class Amazon:
 @pytest.fixture(scope="module")
 def amazon(local_ec2: LocalEc2, ec2: Any, key: tuple[str, Path], group: str, rpm_base: str) -> Iterator[Amazon]:
     """Give a machine of the base that stands in for Amazon Linux; it has the repository's key, and a stranger's."""
-    repository = local.ask(local_ec2.endpoint, "stand-in", seconds=300, package="jenkins", family="redhat")
+    repository = local.ask(local_ec2.endpoint, "stand-in", seconds=900, package="jenkins", family="redhat")
     machines = Machines(ec2, key[1], key[0], group, rpm_base)
     machines.user = "ec2-user"
     made = Amazon(machines, machines.launch()[0], repository)

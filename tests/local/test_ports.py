@@ -24,7 +24,7 @@ def test_without_nft_a_port_that_is_taken_everywhere_is_refused(tmp_path: Path) 
             env={"PATH": str(tmp_path)},
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=100,
             check=True,
         )
         assert taken([port, machine.getsockname()[1], 1]) == sorted([port, machine.getsockname()[1]])

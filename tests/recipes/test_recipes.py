@@ -82,7 +82,7 @@ REFUSED = {
         InputError,
         "web.pkrvars.hcl: architecture vax is no architecture",
     ),
-    "another's name": ('"web"', '"mail"', InputError, 'web.pkrvars.hcl: it calls itself "mail"'),
+    "another's name": ('"web"', '"mail"', InputError, 'web.pkrvars.hcl: recipe is "mail", not the name of the file'),
     "no playbook": ("playbooks/web.yml", "playbooks/nowhere.yml", NotFoundError, "no playbook playbooks/nowhere.yml"),
 }
 

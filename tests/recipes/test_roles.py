@@ -1,4 +1,4 @@
-"""Requirements: what a recipe uses, where it is found, and the genuine ansible-galaxy where others keep it."""
+"""Roles: what a recipe uses, where it is found, and the genuine ansible-galaxy where others keep it."""
 
 from __future__ import annotations
 

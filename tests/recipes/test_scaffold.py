@@ -1,4 +1,4 @@
-"""Drafts: the files of a new recipe are sound as they are written."""
+"""Scaffold: the files of a new recipe are sound as they are written."""
 
 from __future__ import annotations
 

@@ -81,10 +81,9 @@ def tasks(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", TASKS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_modules_of_ansible_core_are_used(path: Path) -> None:
-    """Every task is one module of ansible.builtin, by its full name, and so is every lookup."""
-    for task in tasks(load(path)):
-        dotted = [key for key in task if "." in key]
-        assert len(dotted) == 1 and dotted[0].startswith("ansible.builtin."), task
+    """No module and no lookup is another collection's; that each has its full name is ansible-lint's affair."""
+    named = [key for task in tasks(load(path)) for key in task if "." in key]
+    assert [] == [name for name in named if not name.startswith("ansible.builtin.")]
     assert [] == re.findall(r"lookup\('(?!ansible\.builtin\.)", path.read_text())
 
 

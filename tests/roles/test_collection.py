@@ -82,11 +82,11 @@ def server(local_ec2: LocalEc2, ec2: Any, key: tuple[str, Path], group: str, bas
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_an_ordinary_server(tarball: Path, server: tuple[str, Path], local_ec2: LocalEc2, tmp_path: Path) -> None:
     """Installed alone, it makes a running Jenkins of a plain machine; the same roles by path change nothing more."""
     address, key = server
-    repository = local.ask(local_ec2.endpoint, "stand-in", seconds=200, package="jenkins")
+    repository = local.ask(local_ec2.endpoint, "stand-in", seconds=900, package="jenkins")
     told = {
         "ansible_user": "admin",
         "ansible_ssh_private_key_file": str(key),
@@ -105,7 +105,7 @@ def test_an_ordinary_server(tarball: Path, server: tuple[str, Path], local_ec2: 
     run("ansible-galaxy", "collection", "install", "--offline", str(tarball), folder=tmp_path, environ=alone)
     run("ansible-playbook", *play, "site.yml", folder=tmp_path, environ=alone)
 
-    with urllib.request.urlopen(f"http://{address}:{PORT}/login", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{address}:{PORT}/login", timeout=60) as answer:
         assert (200, True) == (answer.status, bool(answer.headers["X-Jenkins"]))
     by_path = environ | {"ANSIBLE_ROLES_PATH": str(ROOT / "roles")}
     assert " changed=0 " in run("ansible-playbook", *play, "by_path.yml", folder=tmp_path, environ=by_path)

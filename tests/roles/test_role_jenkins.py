@@ -23,7 +23,7 @@ from bakehouse import local
 from bakehouse.local.packages import apt
 from bakehouse.local.packages.keys import Key
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(2700)]
 
 TASKS = ROOT / "roles/jenkins/tasks"
 DATA = ROOT / "tests/data"
@@ -97,7 +97,7 @@ def ground(
 ) -> Iterator[Ground]:
     """Give a bare machine with Java, two versions of the stand-in, and good and bad repositories of them."""
     folder = tmp_path_factory.mktemp("role")
-    local.ask(local_ec2.endpoint, "stand-in", seconds=300, package="jenkins", family="debian")
+    local.ask(local_ec2.endpoint, "stand-in", seconds=900, package="jenkins", family="debian")
     [deb] = (local_ec2.folder / "packages/served/jenkins-debian").rglob("*.deb")
     machines = Machines(ec2, key[1], key[0], group, base)
     try:
@@ -312,7 +312,7 @@ spoilt=$home/spoilt.properties drop_in=/etc/systemd/system/jenkins.service.d
 field() { cp $status /run; sed -i "/^Package: jenkins$/,/^$/ $1" $status; }
 stray() { cp /bin/sleep /srv/java; systemd-run -qG --unit stray /srv/java 99; }
 override() { printf "[Service]\nEnvironment=$1\n" >$drop_in/override.conf; systemctl daemon-reload; }
-ready() { timeout 30 sh -c "until python3 -c \"import urllib.request as r; r.urlopen('$1')\" 2>&-; do sleep .2; done"; }
+ready() { timeout 99 sh -c "until python3 -c \"import urllib.request as r; r.urlopen('$1')\" 2>&-; do sleep .2; done"; }
 journal() {
     printf "OBJECT_SYSTEMD_UNIT=jenkins.service\nPRIORITY=$1\nMESSAGE=$2\n" | logger --journald; journalctl --sync
 }

@@ -13,7 +13,7 @@ from role_fixtures import NOTHING, SERVED, Host, Task, Told, chapter, role, shel
 from bakehouse import local
 from bakehouse.local.packages.keys import Key
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a wrong fingerprint": ({"jenkins_repository_key_fingerprint": "A" * 40}, (f"but {'A' * 40} is pinned",)),
@@ -46,7 +46,7 @@ def amazon(
 ) -> Iterator[dict[str, Told]]:
     """Apply the role to the machine: bad inputs, a pin, twice, a file, started."""
     folder = tmp_path_factory.mktemp("rpm")
-    about = local.ask(local_ec2.endpoint, "stand-in", seconds=300, package="jenkins", family="redhat")
+    about = local.ask(local_ec2.endpoint, "stand-in", seconds=900, package="jenkins", family="redhat")
     served = local_ec2.folder / "packages/served/jenkins-redhat"
     files = {str(file.relative_to(served)): file.read_bytes() for file in served.rglob("*") if file.is_file()}
     stranger, signature = Key(folder / "stranger"), "repodata/repomd.xml.asc"

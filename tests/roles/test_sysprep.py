@@ -8,7 +8,7 @@ import pytest
 from ec2_fixtures import Machines
 from role_fixtures import Host, Task, Told, chapter, role, shell, survived
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 # What is on the machine, or is planted there, by the concern that has to take it away.
 PLANTED = {

@@ -1,4 +1,4 @@
-"""Cleanups: what dead runs left goes, and nothing else does."""
+"""Leftovers: what dead runs left goes, and nothing else does."""
 
 from __future__ import annotations
 

@@ -8,21 +8,20 @@ leaves the ``.deb`` in the folder it is told; the rpm is made of that. A ``requi
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bakehouse import system
 from bakehouse.errors import BakehouseError, NotFoundError
 from bakehouse.local.folders import digest, packed
 from bakehouse.local.labels import CONTENT, KIND
@@ -116,7 +115,7 @@ def up(
         known = ", ".join(f"{one} ({of})" for one, of in _BUILDERS)
         raise NotFoundError(f"nothing stands in for {package} on a system of the family {family}", f"known: {known}")
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _alone(state):
+    with system.alone(state / "lock"):
         folder = _have(place, package, family)
         _serve(place, folder.name)
         return replace(_about(folder)[0], content=digest(folder))
@@ -131,13 +130,6 @@ def down(docker: DockerClient, *, labels: Mapping[str, str]) -> None:
 def _found(docker: DockerClient, labels: Mapping[str, str]) -> list[Any]:
     wanted = [f"{name}={value}" for name, value in {**labels, KIND: "packages"}.items()]
     return list(docker.containers.list(all=True, filters={"label": wanted}))
-
-
-@contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    with (state / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _have(place: _Place, package: str, family: str) -> Path:

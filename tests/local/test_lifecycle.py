@@ -1,0 +1,317 @@
+"""The local EC2's lock, its turns and its pools, with stand-ins for the machines' bodies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+import stand_in_server
+from ec2_fixtures import ROOT, describe, state_of, status_of, wait, wait_for_state
+
+from bakehouse import local
+from bakehouse.local.lifecycle import Lifecycle
+from bakehouse.local.watch import Watch
+
+
+class Yielding:
+    """Be a lock whose holder lets other threads go first when it lets go, as the machine's own clock may have it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        time.sleep(0)
+
+
+@pytest.fixture
+def lifecycle() -> Lifecycle:
+    """Give a lifecycle without bodies and ports, whose state is kept nowhere."""
+    state: Any = SimpleNamespace(lock=Yielding(), keep=lambda: None)
+    gate: Any = SimpleNamespace(unfenced="", follow=lambda *_: {})
+    bodies: Any = SimpleNamespace(running=dict)
+    return Lifecycle(bodies, gate, state)
+
+
+def _stand_still(until: threading.Event) -> None:
+    assert until.wait(20)
+
+
+def stub(name: str, **more: Any) -> Any:
+    """Return what stands in for a machine or an image."""
+    return SimpleNamespace(id=name, state="pending", state_reason=None, ebs_snapshot=SimpleNamespace(id="snap"), **more)
+
+
+def test_no_turn_is_lost_or_doubled_and_none_overlap(lifecycle: Lifecycle) -> None:
+    """Of 40,000 turns that two threads give one machine each is taken once, in order, and never two at once."""
+    machine, alone = stub("i-1"), threading.Lock()
+    taken: dict[str, list[int]] = {"a": [], "b": []}
+    overlaps = []
+
+    def take(thread: str, number: int) -> None:
+        if not alone.acquire(blocking=False):
+            overlaps.append((thread, number))
+            return
+        taken[thread].append(number)
+        time.sleep(0)
+        alone.release()
+
+    def give(thread: str) -> None:
+        for number in range(20_000):
+            lifecycle.later(machine, lambda number=number: take(thread, number))  # type: ignore[misc]
+            while lifecycle._turns.get("i-1"):  # a turn that comes when the last one ends is the one to be lost
+                time.sleep(0)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(give, taken))
+
+    assert [] == overlaps
+    assert {"a": list(range(20_000)), "b": list(range(20_000))} == taken
+
+
+def test_asking_for_moves_leaves_nothing(lifecycle: Lifecycle) -> None:
+    """Who moves is told of machines and images that are moved, and nothing is kept of the others."""
+    done = threading.Event()
+    lifecycle.later(stub("i-1"), lambda: _stand_still(done))
+
+    told = [lifecycle.moves("i-1"), lifecycle.moves("ami-1", "i-1"), lifecycle.moves("i-2"), lifecycle.moves(None)]
+    done.set()
+    wait(lambda: not lifecycle.moves("i-1"))
+
+    assert [True, True, False, False] == told
+    assert {} == lifecycle._turns
+
+
+def test_a_copy_in_progress_has_not_failed(lifecycle: Lifecycle) -> None:
+    """What nobody makes any more is settled by what Docker has; an image that is being copied comes in its time."""
+    copied = threading.Event()
+    source, copy, lost, made = (stub(name, instance_id=None) for name in ("source", "copy", "lost", "made"))
+    made.ebs_snapshot.id = "snap-made"
+    backend = SimpleNamespace(
+        amis={one.id: one for one in (copy, lost, made)}, all_instances=list, reservations={}, forgetting=()
+    )
+    lifecycle.backends = lambda: [backend]  # type: ignore[method-assign]
+    lifecycle.bodies.has = lambda snapshot_id: snapshot_id == "snap-made"  # type: ignore[method-assign]
+    lifecycle.bodies.copy = lambda *_: _stand_still(copied)  # type: ignore[method-assign]
+
+    lifecycle.copy(source, copy)
+    Watch(lifecycle).adopt()
+    settled = {one.id: one.state for one in (copy, lost, made)}
+    copied.set()
+    wait(lambda: copy.state != "pending")
+
+    assert {"copy": "pending", "lost": "failed", "made": "available"} == settled
+    assert "available" == copy.state
+
+
+class StandIn:
+    """Hold a server without Docker: a client of its EC2, and where the lock was held while Docker was asked."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self._folder = folder
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.ec2 = self.client("ec2")
+        self.base = str(
+            self.ec2.describe_images(Filters=[{"Name": "name", "Values": ["debian*"]}])["Images"][0]["ImageId"]
+        )
+
+    def client(self, service: str) -> Any:
+        """Return a client of one of the services."""
+        session = boto3.Session(aws_access_key_id="a", aws_secret_access_key="a", region_name="us-east-1")
+        return session.client(service, endpoint_url=self.endpoint)
+
+    def launch(self, does: str, number: int = 1) -> list[str]:
+        """Launch machines that do what their user-data says."""
+        made = self.ec2.run_instances(ImageId=self.base, MinCount=number, MaxCount=number, UserData=does)
+        return [str(one["InstanceId"]) for one in made["Instances"]]
+
+    def running(self, does: str, number: int = 1) -> list[str]:
+        """Launch machines, and wait until they run."""
+        made = self.launch(does, number)
+        wait(lambda: {one["State"]["Name"] for one in describe(self.ec2, *made)} == {"running"})
+        return made
+
+    def breaches(self) -> str:
+        """Return where the lock was held while Docker was asked."""
+        noted = self._folder / stand_in_server.BREACHES
+        return noted.read_text() if noted.exists() else ""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Iterator[StandIn]:
+    """Give a server without Docker."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (tmp_path / "log").open("wb") as log:
+        line = [sys.executable, stand_in_server.__file__, str(tmp_path)]
+        process = subprocess.Popen(line, env=environ, stdout=log, stderr=log)
+    told = tmp_path / "server.json"
+    try:
+        wait(lambda: told.exists() or process.poll() is not None)
+        yield StandIn(tmp_path, json.loads(told.read_text())["port"])
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_docker_is_never_asked_with_the_lock_held(stand_in: StandIn) -> None:
+    """Whatever the API does with bodies, who asks Docker for it lets the others ask the API meanwhile."""
+    ec2 = stand_in.ec2
+    for work in (_lives, _images, _by_itself, _of_other_services):
+        work(stand_in)
+    local.ask(stand_in.endpoint, "adopt")
+    local.ask(stand_in.endpoint, "health")
+    states = {one["State"]["Name"] for r in ec2.describe_instances()["Reservations"] for one in r["Instances"]}
+
+    assert {"running", "stopped", "terminated"} == states
+    assert "" == stand_in.breaches()
+
+
+def _lives(stand_in: StandIn) -> None:
+    ec2 = stand_in.ec2
+    (one,) = stand_in.running("")
+    assert f"console of {one}" == ec2.get_console_output(InstanceId=one)["Output"]
+    ec2.reboot_instances(InstanceIds=[one])
+    wait(lambda: status_of(ec2, one) == "ok")
+    for change, state in ((ec2.stop_instances, "stopped"), (ec2.start_instances, "running")):
+        change(InstanceIds=[one])
+        wait_for_state(ec2, one, state)
+    ec2.terminate_instances(InstanceIds=[one])
+    wait_for_state(ec2, one, "terminated")
+
+
+def _images(stand_in: StandIn) -> None:
+    ec2 = stand_in.ec2
+    (one,) = stand_in.running("")
+    images = [ec2.create_image(InstanceId=one, Name=str(reboot), NoReboot=not reboot) for reboot in (True, False)]
+    _available(ec2, *(image["ImageId"] for image in images))
+    copy = ec2.copy_image(SourceImageId=images[0]["ImageId"], SourceRegion="us-east-1", Name="copy")["ImageId"]
+    _available(ec2, copy)
+    ec2.deregister_image(ImageId=copy, DeleteAssociatedSnapshots=True)
+    snapshot = ec2.describe_images(ImageIds=[images[0]["ImageId"]])["Images"][0]["BlockDeviceMappings"][0]["Ebs"]
+    ec2.deregister_image(ImageId=images[0]["ImageId"])
+    ec2.delete_snapshot(SnapshotId=snapshot["SnapshotId"])
+
+
+def _available(ec2: Any, *images: str) -> None:
+    wait(lambda: {one["State"] for one in ec2.describe_images(ImageIds=list(images))["Images"]} == {"available"})
+
+
+def _by_itself(stand_in: StandIn) -> None:
+    (off,) = stand_in.launch("powers off")
+    (again,) = stand_in.launch("reboots")
+    wait_for_state(stand_in.ec2, off, "stopped")
+    wait(lambda: status_of(stand_in.ec2, again) == "ok")
+
+
+def _of_other_services(stand_in: StandIn) -> None:
+    """Let Auto Scaling launch and terminate: it does so without an operation of EC2's."""
+    scaling = stand_in.client("autoscaling")
+    scaling.create_launch_configuration(LaunchConfigurationName="a", ImageId=stand_in.base, InstanceType="t3.small")
+    name = {"AutoScalingGroupName": "a"}
+    scaling.create_auto_scaling_group(
+        **name, LaunchConfigurationName="a", MinSize=0, MaxSize=2, DesiredCapacity=2, AvailabilityZones=["us-east-1a"]
+    )
+    [group] = scaling.describe_auto_scaling_groups()["AutoScalingGroups"]
+    made = [one["InstanceId"] for one in group["Instances"]]
+    assert 2 == len(made)
+    scaling.delete_auto_scaling_group(**name, ForceDelete=True)
+    for one in made:
+        wait_for_state(stand_in.ec2, one, "terminated")
+
+
+@pytest.mark.parametrize("lacks", ["no end", "no sshd"])
+def test_machines_that_never_come_up_keep_none_from_being_stopped(stand_in: StandIn, lacks: str) -> None:
+    """While 40 machines are waited for, for ever, a 41st is stopped within two seconds."""
+    (one,) = stand_in.running("")
+    if lacks == "no end":
+        stand_in.running(lacks, 40)
+    else:
+        stand_in.launch(lacks, 40)
+
+    stand_in.ec2.stop_instances(InstanceIds=[one])
+
+    wait(lambda: state_of(stand_in.ec2, one) == "stopped", seconds=2)
+
+
+def test_health_is_told_while_others_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Which operations each access key has asked for is read while new keys ask."""
+    for name in ("MOTO_EC2_LOAD_DEFAULT_AMIS", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "false")  # the module sets them; they are taken back with this
+    from bakehouse.local.server import Server
+
+    stand_in: Any = SimpleNamespace(
+        lock=threading.RLock(),
+        changing=contextlib.nullcontext,
+        prepare=lambda *_: None,
+        open_ports=lambda: None,
+        unopened={},
+        bodies=SimpleNamespace(checkout="", answers=lambda: True),
+    )
+    server = Server(stand_in, tmp_path)
+    server._moto = lambda _, respond: respond("200 OK", []) or [b""]  # type: ignore[assignment]
+    over = threading.Event()
+
+    def ask() -> None:
+        for number in count():
+            if over.is_set():
+                return
+            asked = {"QUERY_STRING": "", "HTTP_AUTHORIZATION": f"Credential={number % 5000}/", "wsgi.input": _Empty()}
+            if number % 5000 == 0:
+                server._operations = type(server._operations)()
+            server(asked, lambda *_: None)
+
+    with _quick_switches(), ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            for _ in range(300):
+                server._health({})
+        finally:
+            over.set()
+        asking.result()
+
+
+class _Empty:
+    def read(self, _: int) -> bytes:
+        """Return nothing: a request without a body."""
+        return b""
+
+
+@contextlib.contextmanager
+def _quick_switches() -> Iterator[None]:
+    """Let threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_down_stops_machines_side_by_side(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Five machines are being shut down at once: each waits here until all five are."""
+    together = threading.Barrier(5)
+    machine = SimpleNamespace(stop=lambda timeout: together.wait(timeout=20))
+    monkeypatch.setattr(local, "_end", lambda _: None)
+    monkeypatch.setattr(local, "_bodies", lambda _: SimpleNamespace(answers=lambda: True))
+    monkeypatch.setattr(local, "_containers", lambda _: [machine] * 5)
+    settings: Any = SimpleNamespace(state=tmp_path)
+
+    local.down(settings)
+
+    assert not together.broken
