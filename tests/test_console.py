@@ -120,7 +120,7 @@ def test_confirm_without_a_question(capsys: pytest.CaptureFixture[str]) -> None:
 
     with pytest.raises(InputError) as raised:
         console.confirm(["delete ami-1"], "really?")
-    assert "add --yes, or --dry-run to only look" == raised.value.hint
+    assert "add --yes to do it, or --dry-run to only look" == raised.value.hint
 
 
 def test_a_reader_that_has_enough() -> None:

@@ -156,7 +156,7 @@ BAD_INPUT = {
     "a playbook that isn't there": ("bake", _gone("playbooks/jenkins.yml"), "no playbook playbooks/jenkins.yml"),
     "a role that isn't there": ("bake", _gone("roles/java"), "role java"),
     "a playbook for nobody": ("bake", _in_file("playbooks/jenkins.yml", "hosts: jenkins", "hosts: x"), "no play "),
-    "a new recipe that is there": ("new-recipe jenkins --roles nginx", _nothing, f"there is {RECIPE} already"),
+    "a new recipe that is there": ("new-recipe jenkins --roles nginx", _nothing, f"{RECIPE} exists already"),
     "a new recipe of an unknown role": ("new-recipe web --roles nginx,x", _nothing, "there is no role x"),
     "unknown base": ("bake --base nope", _nothing, "there is no base nope"),
     "no Packer": ("bake", _tools(), "packer 1.6.6 or later is needed (it drives the bake): missing"),
@@ -183,8 +183,8 @@ BAD_INPUT = {
     "a channel's name that is none": ("promote --channel x/y", _nothing, "channel name 'x/y' is not valid"),
     "the bakes' own channel": ("rollback --channel candidate", _nothing, "only bakes move channel candidate"),
     "a reason that is too long": (f"promote --why {'x' * 257}", _nothing, "--why has 257 characters"),
-    "terminate what": ("terminate", _nothing, "terminate which machines?"),
-    "terminate one and all": ("terminate --machine i-1 --all", _nothing, "terminate which machines?"),
+    "terminate what": ("terminate", _nothing, "--machine or --all is missing"),
+    "terminate one and all": ("terminate --machine i-1 --all", _nothing, "--machine and --all exclude each other"),
     "revoke why": ("revoke ami-0123456789abcdef0", _nothing, "--why is missing"),
     "a negative number of images": ("cleanup --keep -1", _nothing, "--keep -1 is not a number"),
     "an age that is none": ("cleanup --older-than x", _nothing, "--older-than x is not a number"),
@@ -345,7 +345,7 @@ def test_expired_credentials(place: Place, run_task: Run, expired: str) -> None:
 
     assert (2, "") == (outcome.returncode, outcome.stdout)
     assert "expired" in outcome.stderr.splitlines()[0]
-    assert outcome.stderr.splitlines()[1].startswith("hint: aws sso login")
+    assert outcome.stderr.splitlines()[1].startswith("hint: run aws sso login")
 
 
 def test_list(place: Place) -> None:

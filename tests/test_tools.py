@@ -113,13 +113,13 @@ POLICY = r"""for name; do printf '%s:\n  Installed: (none)\n  Candidate: 1.6.6\n
         (
             0,
             {"apt-get": "exit", "apt-cache": "exit"},
-            "missing, and can't be installed: this distribution has no package packer",
+            "missing, and it can't be installed: this distribution has no package packer",
             "https://developer.hashicorp.com/packer/install",
         ),
         (
             0,
             {"apt-get": "echo E: no mirror; exit 100", "apt-cache": POLICY},
-            "missing, and can't be installed: E: no mirror",
+            "missing, and it can't be installed: E: no mirror",
             "sudo apt-get install packer",
         ),
     ],
@@ -283,7 +283,7 @@ def test_ensure_names_the_log_of_an_engine_that_does_not_start(tmp_path: Path, m
         tools.ensure("docker")
 
     assert raised.value.text.startswith("the Docker engine does not start: Cannot connect")
-    assert "look into /var/log/docker.log" == raised.value.hint
+    assert "look at its log: /var/log/docker.log" == raised.value.hint
 
 
 def test_doctor_where_nothing_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

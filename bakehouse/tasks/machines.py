@@ -152,7 +152,9 @@ def terminate(
     from bakehouse import accounts, machines
     from bakehouse.machines import launches
 
-    if bool(machine) == all:
+    if machine and all:
+        raise InputError("--machine and --all exclude each other", "give one of them")
+    if not machine and not all:
         raise InputError("--machine or --all is missing", "give --machine ID, or --all")
     settings = load_settings(account, recipe)
     there = accounts.connect(settings)

@@ -142,7 +142,7 @@ def test_wait_has_an_end() -> None:
         accounts.wait("the moon", lambda: None, seconds=0)
 
 
-def test_errors_pass_the_door_unchanged() -> None:
+def test_errors_of_the_kit_stay_unchanged() -> None:
     """An error of the kit's own that is raised within a call stays what it is."""
     with pytest.raises(NotFoundError), accounts._translated("anything"):
         raise NotFoundError("no such thing")

@@ -104,8 +104,8 @@ def test_a_paused_gate(ec2: Any, local_ec2: LocalEc2, machines: Machines) -> Non
     (one,) = machines.launch()
     address = describe(ec2, one)[0]["PublicIpAddress"]
     assert connects(address, 22)
-    subprocess.run(["docker", "pause", f"bakehouse-{mark(local_ec2.state)}-gate"], check=True, capture_output=True)
     other = ec2.create_security_group(GroupName="paused", Description="no rule")["GroupId"]
+    subprocess.run(["docker", "pause", f"bakehouse-{mark(local_ec2.state)}-gate"], check=True, capture_output=True)
 
     begun = time.monotonic()
     ec2.modify_instance_attribute(InstanceId=one, Groups=[other])
@@ -113,7 +113,7 @@ def test_a_paused_gate(ec2: Any, local_ec2: LocalEc2, machines: Machines) -> Non
 
     log.info("with a gate that is paused a change of the rules takes %.1f s", took)
     assert not connects(address, 22)
-    assert took < 40
+    assert 15 < took < 60  # else it stood still not at all
     ec2.authorize_security_group_ingress(GroupId=other, IpPermissions=permission(22, "127.0.0.1/32"))
     assert connects(address, 22)
     ec2.modify_instance_attribute(InstanceId=one, Groups=[machines.group])

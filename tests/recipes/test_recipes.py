@@ -80,7 +80,7 @@ REFUSED = {
         "boot_budget ",
         'architecture = "vax"\nboot_budget',
         InputError,
-        "web.pkrvars.hcl: architecture vax is no architecture",
+        "web.pkrvars.hcl: architecture vax is not an architecture",
     ),
     "another's name": ('"web"', '"mail"', InputError, 'web.pkrvars.hcl: recipe is "mail", not the name of the file'),
     "no playbook": ("playbooks/web.yml", "playbooks/nowhere.yml", NotFoundError, "no playbook playbooks/nowhere.yml"),
@@ -113,7 +113,7 @@ def test_playbook_for_nobody(given: Settings, hosts: str) -> None:
     """A playbook with nothing to do on the recipe's machines is refused, for Ansible would bake a bare image."""
     write(given.root / "playbooks/web.yml", f"- hosts: {hosts}\n  roles: [one]\n")
 
-    with pytest.raises(InputError, match=r"^playbooks/web\.yml: no play of it is for hosts: web$"):
+    with pytest.raises(InputError, match=r"^playbooks/web\.yml: no play is for hosts: web$"):
         recipes.load(given)
 
 
@@ -161,7 +161,7 @@ def test_a_place_that_is_not_known(given: Settings) -> None:
     write(file, file.read_text().replace("debian-13-{debian}-*", "debian-13-{arch}-*"))
 
     with pytest.raises(
-        InputError, match=r"base debian-13: image_name 'debian-13-\{arch\}-\*' has a place that is not known"
+        InputError, match=r"base debian-13: image_name 'debian-13-\{arch\}-\*' holds an unknown placeholder"
     ):
         recipes.bases(given.root)
 

@@ -51,11 +51,11 @@ def test_base(given: Settings) -> None:
 
 
 REFUSED = {
-    "capitals": ("Web", "nginx", "", "'Web' can't name a recipe"),
-    "a dot": ("web.1", "nginx", "", "'web.1' can't name a recipe"),
-    "a group of Ansible's own": ("all", "nginx", "", "'all' can't name a recipe"),
-    "a playbook that is there": ("there", "nginx", "", "there is playbooks/there.yml already"),
-    "no role": ("web", ",", "", "a recipe needs a role"),
+    "capitals": ("Web", "nginx", "", "'Web' can't be the name of a recipe"),
+    "a dot": ("web.1", "nginx", "", "'web.1' can't be the name of a recipe"),
+    "a group of Ansible's own": ("all", "nginx", "", "'all' can't be the name of a recipe"),
+    "a playbook that is there": ("there", "nginx", "", "playbooks/there.yml exists already"),
+    "no role": ("web", ",", "", "--roles names no role"),
     "an unknown role": ("web", "nginx,nope", "", "there is no role nope"),
     "an unknown role of a collection": ("web", "some.where.web", "", "there is no role some.where.web"),
     "no role at the path": ("web", "./nope", "", "there is no role ./nope"),

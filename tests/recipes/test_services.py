@@ -94,7 +94,7 @@ def test_no_password(settings: Settings) -> None:
 
     with pytest.raises(InputError, match="machines of recipe jenkins have no first password") as raised:
         services.password_file(settings)
-    assert "name its file: password_file in inventory/group_vars/jenkins.yml" in raised.value.hint
+    assert "password_file of bakehouse_service in inventory/group_vars/jenkins.yml" in raised.value.hint
 
 
 @pytest.mark.parametrize(

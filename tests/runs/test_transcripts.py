@@ -62,7 +62,7 @@ def test_every_recording_is_used() -> None:
 
 def test_failure_without_a_word() -> None:
     """A log without a reason is no reason to fail again."""
-    assert "Packer: no word" == failure([])
+    assert "Packer: no message" == failure([])
 
 
 def test_failure_is_short() -> None:
