@@ -21,6 +21,8 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from bakehouse import system
+
 ROOT = Path(__file__).parent.parent
 
 ANYBODY = "0.0.0.0/0"
@@ -159,6 +161,19 @@ class LocalEc2:
         session = boto3.Session(aws_access_key_id=key, aws_secret_access_key=key, region_name="us-east-1")
         return session.client(service, endpoint_url=self.endpoint)
 
+    def copy_base(self, docker_image: str) -> None:
+        """Make a base of this one's own of what another local EC2's holds; nothing when that has gone by now."""
+        made = subprocess.run(["docker", "create", docker_image, "true"], capture_output=True, text=True, check=False)
+        if made.returncode:
+            return
+        told = json.loads(docker("inspect", "--format", "{{json .Config.Labels}}", docker_image))
+        labels = {**told, "bakehouse.checkout": mark(self.state)}
+        changes = (part for key, value in labels.items() for part in ("--change", f"LABEL {key}={json.dumps(value)}"))
+        with subprocess.Popen(["docker", "export", made.stdout.strip()], stdout=subprocess.PIPE) as exported:
+            subprocess.run(["docker", "import", *changes, "-"], stdin=exported.stdout, check=True, capture_output=True)
+        docker("rm", made.stdout.strip())
+        assert exported.returncode == 0
+
     def borrow_base(self, other: LocalEc2) -> None:
         """Take another local EC2's base for this one's own, which is quicker than making it."""
         label = f"FROM {debian_of(other)}\nLABEL bakehouse.checkout={mark(self.state)}\n"
@@ -252,12 +267,25 @@ def another(local_ec2: LocalEc2, state: Path) -> Iterator[LocalEc2]:
         made.inv("local.reset", "--yes")
 
 
+@contextlib.contextmanager
+def _one_makes_the_base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the file that names the base's Docker image, to one worker at a time: the first makes it, others copy it."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with system.alone(folder / "base.lock"):
+        yield folder / "base"
+
+
 @pytest.fixture(scope="session")
 def local_ec2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEc2]:
     """Give the local EC2 of this test run; nothing is left of it afterwards."""
     started = LocalEc2(tmp_path_factory.mktemp("state"))
     try:
-        started.up()
+        with _one_makes_the_base(tmp_path_factory) as made:
+            if made.exists():
+                started.copy_base(made.read_text())
+            started.up()
+            made.write_text(debian_of(started))
         yield started
     finally:
         started.inv("local.reset", "--yes")
