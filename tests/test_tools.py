@@ -344,7 +344,7 @@ def test_a_bare_debian_gets_its_tools(bare: str) -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         return done.stdout.splitlines()
 
-    no_packer = "packer 1.6.6 or later is needed (it drives the bake): missing, and can't be installed"
+    no_packer = "packer 1.6.6 or later is needed (it drives the bake): missing, and it can't be installed"
     assert ["installing git (it tells which commit was baked) ...", "/usr/bin/git"] == ensure("git")
     assert ["/usr/bin/git"] == ensure("git")
     assert [
