@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def run_task(capfd: pytest.CaptureFixture[str]) -> Run:
             patch.setattr(settings, "load", partial(settings.load, root=folder))
             console.talk.cache_clear()  # the console asks the environment once, for colours and the terminal's width
             try:
-                Program(namespace=tasks.ns).run(["inv", *words])
+                Program(namespace=copy.deepcopy(tasks.ns)).run(["inv", *words])  # Invoke uses up a task's help
                 code = 0
             except SystemExit as ended:
                 code = int(ended.code or 0)
