@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-import invoke.parser.parser
 from invoke.collection import Collection
-from invoke.exceptions import ParseError
-from invoke.parser.context import ParserContext
 
-from bakehouse.errors import InputError
-from bakehouse.tasks import channels, checkout, images, local, machines
+from bakehouse.tasks import channels, checkout, images, local, machines, program
 
-
-class UsageError(ParseError, InputError):
-    """Say that the command line is wrong, and exit with 2; Invoke's own would exit with 1, as a failed verdict does."""
-
-    message = ""  # Invoke prints a ParseError itself; as an Exit it would print it a second time
-
-    def __init__(self, told: str, context: ParserContext | None = None) -> None:
-        name = context.name if context else None
-        InputError.__init__(self, told, f"./inv --help {name}" if name else "./inv --list")
-        self.context = context
-
-    def __str__(self) -> str:
-        return f"error: {self.text}\nhint: {self.hint}"
-
-
-setattr(invoke.parser.parser, "ParseError", UsageError)  # noqa: B010, because mypy refuses the assignment
+program.strict()
 
 ns = Collection(
     *(
@@ -60,3 +41,6 @@ ns = Collection(
     ),
     Collection("local", local.up, local.down, local.status, local.reset),
 )
+
+if __name__ == "__main__":
+    program.CommandLine(ns).run()

@@ -26,8 +26,9 @@ class Settings:
         root: the folder of the checkout.
         state: the folder in which the kit keeps what it makes (``.bakehouse``).
         account: ``local`` or the name of an AWS profile.
-        region: an AWS region; empty for the profile's own.
+        region: an AWS region; empty for the profile's own. The account ``local`` pays no heed to it.
         recipe: the name of a recipe.
+        ssh_config: the file that configures ssh for machines on AWS, such as a bastion's ProxyJump; empty for none.
     """
 
     root: Path
@@ -35,6 +36,7 @@ class Settings:
     account: str
     region: str
     recipe: str
+    ssh_config: str = ""
 
 
 def load(account: str = "", recipe: str = "", root: Path = ROOT) -> Settings:
@@ -42,8 +44,8 @@ def load(account: str = "", recipe: str = "", root: Path = ROOT) -> Settings:
 
     The arguments are a task's flags. An empty one leaves it to the environment (``BAKEHOUSE_ACCOUNT``,
     ``BAKEHOUSE_RECIPE``, ``AWS_REGION``) and then to the defaults. ``BAKEHOUSE_STATE`` names another state folder; each
-    state folder has its own local EC2. Raises InputError when a name is malformed, and when the state folder can't be
-    made or belongs to another user.
+    state folder has its own local EC2. ``BAKEHOUSE_SSH_CONFIG`` names the file that configures ssh. Raises InputError
+    when a name is malformed, when that file is missing, and when the state folder can't be made or is another user's.
     """
     account = account or os.environ.get("BAKEHOUSE_ACCOUNT", "") or "local"
     recipe = recipe or os.environ.get("BAKEHOUSE_RECIPE", "") or RECIPE
@@ -52,7 +54,10 @@ def load(account: str = "", recipe: str = "", root: Path = ROOT) -> Settings:
         if not _NAME.fullmatch(name):
             raise InputError(f"{kind} {name!r} is not a name", "use letters, digits, dots, dashes and underscores")
     state = Path(os.environ.get("BAKEHOUSE_STATE", "") or root / ".bakehouse").absolute()
-    return Settings(root=root, state=_ours(state), account=account, region=region, recipe=recipe)
+    ssh_config = os.environ.get("BAKEHOUSE_SSH_CONFIG", "") if account != "local" else ""
+    if ssh_config and not Path(ssh_config).is_file():
+        raise InputError(f"BAKEHOUSE_SSH_CONFIG is {ssh_config}, which is no file", "name a file, or unset it")
+    return Settings(root, _ours(state), account, region, recipe, os.path.abspath(ssh_config) if ssh_config else "")
 
 
 def _ours(state: Path) -> Path:

@@ -1,4 +1,4 @@
-"""System: runs programs on this system, becomes root, and installs packages."""
+"""System: starts programs on this system in an environment of our choice, becomes root, and installs packages."""
 
 from __future__ import annotations
 
@@ -8,26 +8,103 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+_ALWAYS = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TZ", "TMPDIR")
+
+OUTSIDE = (
+    *(name for proxy in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") for name in (proxy, proxy.upper())),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"),
+    *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "PIP_TRUSTED_HOST", "PIP_PROXY"),
+    *("PIP_CERT", "PIP_CLIENT_CERT", "PIP_KEYRING_PROVIDER", "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES", "PIP_CONFIG_FILE"),
+)
+"""The person's variables for a program that fetches from outside: proxies, trusted certificates, indexes of Python."""
+
+DOCKER = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "XDG_RUNTIME_DIR")
+"""The person's variables for a program that asks Docker: they say where its engine is."""
+
+ANSIBLE = ("ANSIBLE_VAULT_PASSWORD_FILE", "ANSIBLE_VAULT_IDENTITY_LIST")
+"""The person's variables for Ansible: they say where the passwords of vaults are."""
+
+_LONGEST = 40  # bytes: the path of a socket has 107 at most, and what is made there needs 60
 
 
-def run(*command: str, folder: str | None = None, seconds: float | None = 20, uncut: bool = False) -> tuple[int, str]:
+def environment(*passing: str, **ours: str) -> dict[str, str]:
+    """Return the environment of a program that we start: a few variables of the person's, and ours.
+
+    ``passing`` names more variables to pass on: ``*OUTSIDE``, ``*DOCKER``, ``*ANSIBLE`` or single ones. All others stay
+    behind. The programs of the venv are found first, and those in the current folder not at all.
+    """
+    passed = {name: os.environ[name] for name in (*_ALWAYS, *passing) if name in os.environ}
+    venv = str(Path(sys.executable).parent)
+    others = [place for place in passed.get("PATH", os.defpath).split(os.pathsep) if place != venv]
+    path = os.pathsep.join([venv, *(place for place in others if os.path.isabs(place))])
+    return {**passed, "PATH": path, **ours}
+
+
+def call(argv: Sequence[str | Path], environ: Mapping[str, str], **how: Any) -> Any:
+    """Run a program as ``subprocess.run`` does and return its CompletedProcess; its environment is ``environ``."""
+    given: dict[str, Any] = {} if "input" in how else {"stdin": subprocess.DEVNULL}
+    return subprocess.run(argv, env=environ, **given, **how)  # noqa: PLW1510, because the caller says it
+
+
+def start(argv: Sequence[str | Path], environ: Mapping[str, str], **how: Any) -> subprocess.Popen[Any]:
+    """Start a program as ``subprocess.Popen`` does; its environment is ``environ``."""
+    return subprocess.Popen(argv, env=environ, **{"stdin": subprocess.DEVNULL, **how})
+
+
+def become(argv: list[str], environ: Mapping[str, str]) -> NoReturn:
+    """Become another program, which gets our terminal and whose exit code is ours."""
+    os.execvpe(argv[0], argv, environ)  # noqa: S606
+
+
+@contextmanager
+def only(environ: Mapping[str, str]) -> Iterator[None]:
+    """Make ``environ`` this process's own environment in this context, for a library that passes on all of it."""
+    before = dict(os.environ)
+    try:
+        _replace(environ)
+        yield
+    finally:
+        _replace(before)
+
+
+def _replace(environ: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environ)
+
+
+def temporary() -> str:
+    """Return the folder for temporary folders: TMPDIR, or /tmp where TMPDIR is too long for sockets in them."""
+    place = tempfile.gettempdir()
+    return place if len(os.fsencode(place)) <= _LONGEST else "/tmp"
+
+
+def run(
+    *command: str,
+    passing: Sequence[str] = (),
+    folder: str | None = None,
+    seconds: float | None = 20,
+    uncut: bool = False,
+) -> tuple[int, str]:
     """Run a command without input, and return its exit code and its whole output.
 
-    The code is 127 when the command can't be run, or takes longer than ``seconds``. With ``uncut``, Ctrl-C doesn't
-    reach the command: the kit stops after the command has ended.
+    The code is 127 when the command can't be run, or takes longer than ``seconds``. ``passing`` is as for
+    ``environment``. With ``uncut``, Ctrl-C doesn't reach the command: the kit stops after the command has ended.
     """
-    environment = os.environ | {"LC_ALL": "C", "CHECKPOINT_DISABLE": "1"}
+    environ = environment(*passing, LC_ALL="C", CHECKPOINT_DISABLE="1")
     # A file, not a pipe: a daemon that the command leaves behind would hold a pipe open.
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=folder, env=environment,
-                start_new_session=uncut,
-            )  # fmt: skip
+            process = start(command, environ, stdout=said, stderr=said, cwd=folder, start_new_session=uncut)
             try:
                 process.wait(seconds)
             finally:
@@ -72,6 +149,29 @@ def architecture(word: str = "") -> str:
     """Return EC2's word for an architecture, by default for this system's; empty when ``word`` is unknown."""
     word = word or platform.machine()
     return next((name for name, words in ARCHITECTURES.items() if word in words.values()), "")
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether a URL leads to this machine itself."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def open_url(url: str | Request, seconds: float) -> Any:
+    """Open a URL as ``urllib.request.urlopen`` does, but never through a proxy if it leads to a private address."""
+    host = urlsplit(url if isinstance(url, str) else url.full_url).hostname or ""
+    handlers = [ProxyHandler({})] if host == "localhost" or _is_private(host) else []
+    return build_opener(*handlers).open(url, timeout=seconds)
+
+
+def _is_private(host: str) -> bool:
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return False
 
 
 @contextmanager
@@ -145,6 +245,9 @@ def _apt(*arguments: str) -> str:
     root = become_root() or ()
     # Uncut, because Ctrl-C must not leave packages half configured.
     code, told = run(
-        *root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *options, *arguments, seconds=None, uncut=True
+        *(*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *options, *arguments),
+        passing=OUTSIDE,
+        seconds=None,
+        uncut=True,
     )
     return (last_line(told) or f"apt-get ended with {code}") if code else ""

@@ -270,7 +270,7 @@ _SBIN = "/usr/sbin:/sbin"  # an ordinary user's PATH lacks them
 
 def _engine(docker: Path) -> Found:
     """Return the version of the engine that answers this client, or why none does."""
-    code, told = system.run(str(docker), "version", "--format", "{{.Server.Version}}")
+    code, told = system.run(str(docker), "version", "--format", "{{.Server.Version}}", passing=system.DOCKER)
     match = re.search(r"^\d+\.\d+", told, re.MULTILINE)
     if code == 0 and match:
         return Found(docker, _parsed(match[0]))
@@ -314,10 +314,10 @@ def _start_engine() -> str:
     if system.has_systemd():
         system.run(*root, "systemctl", "start", "docker", seconds=60)
         return "journalctl -u docker"
-    if system.run(*root, "service", "docker", "start", seconds=60)[0]:
+    if system.run(*root, "service", "docker", "start", passing=system.OUTSIDE, seconds=60)[0]:
         # Debian's init script fails when it can't raise its limits; the engine itself doesn't need that.
         start = f"setsid {_dockerd()} </dev/null >>{_ENGINE_LOG} 2>&1 &"
-        system.run(*root, "sh", "-c", start)
+        system.run(*root, "sh", "-c", start, passing=system.OUTSIDE)
     return _ENGINE_LOG
 
 

@@ -16,7 +16,7 @@ build {
       "ANSIBLE_CONFIG=${var.root}/ansible.cfg",
       "ANSIBLE_LOCAL_TEMP=${var.scratch}",
       "ANSIBLE_SSH_CONTROL_PATH_DIR=${var.scratch}",
-      "ANSIBLE_SSH_ARGS=-o ControlMaster=auto -o ControlPersist=120s -o PreferredAuthentications=publickey -o UserKnownHostsFile=${var.run_folder}/known_hosts -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR",
+      "ANSIBLE_SSH_ARGS=-F none -o ControlMaster=auto -o ControlPersist=120s -o PreferredAuthentications=publickey -o UserKnownHostsFile=${var.run_folder}/known_hosts -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR",
       "ANSIBLE_HOST_KEY_CHECKING=true",
       "ANSIBLE_PIPELINING=true",
       # bakehouse/runs/transcripts.py reads the output. If skipped tasks were hidden, a task's name would be printed only at its end.

@@ -35,6 +35,9 @@ source "amazon-ebs" "machine" {
     max_attempts  = 3600
   }
 
+  # playbooks/bake.yml looks for it before it changes anything. /run is memory: the image doesn't have it.
+  user_data = "#cloud-config\nwrite_files: [{path: /run/bakehouse/run, content: '${var.run}'}]\n"
+
   tags            = local.tags
   snapshot_tags   = local.tags
   run_tags        = local.tags

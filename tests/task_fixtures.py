@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from invoke.program import Program
 
 import tasks
 from bakehouse import console, settings
+from bakehouse.tasks import program
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def run_task(capfd: pytest.CaptureFixture[str]) -> Run:
             patch.setattr(settings, "load", partial(settings.load, root=folder))
             console.talk.cache_clear()  # the console asks the environment once, for colours and the terminal's width
             try:
-                Program(namespace=copy.deepcopy(tasks.ns)).run(["inv", *words])  # Invoke uses up a task's help
+                program.CommandLine(copy.deepcopy(tasks.ns)).run(["inv", *words])  # Invoke uses up a task's help
                 code = 0
             except SystemExit as ended:
                 code = int(ended.code or 0)

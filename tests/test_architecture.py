@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,45 @@ def test_no_two_records_share_a_name() -> None:
     names = Counter(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
 
     assert {} == {name: number for name, number in names.items() if number > 1 and not name.startswith("_")}
+
+
+STARTS = {
+    "subprocess": ("run", "Popen", "call", "check_call", "check_output", "getoutput", "getstatusoutput"),
+    "os": (
+        "system",
+        "popen",
+        "fork",
+        "forkpty",
+        *(name for name in dir(os) if name.startswith(("exec", "spawn", "posix_s"))),
+    ),
+    "asyncio": ("create_subprocess_exec", "create_subprocess_shell"),
+    "pty": ("spawn",),
+}
+ELSEWHERE = ("records/inspector.py", "local/gate.py")  # they run on a machine, and in a container
+
+
+def test_programs_are_started_in_one_room() -> None:
+    """No module but system.py starts a program or passes on our environment, so that each gets one that was chosen."""
+    found = []
+    for file in sorted((ROOT / "bakehouse").rglob("*.py")):
+        name = str(file.relative_to(ROOT / "bakehouse"))
+        if name != "system.py" and name not in ELSEWHERE:
+            found += [f"{name}: {what}" for what in _started(ast.parse(file.read_text()))]
+
+    assert ["proving/driver.py: os.environ"] == found  # what Molecule gives its playbooks; it is only read
+
+
+def _started(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in STARTS:
+            yield from (f"{node.module}.{one.name}" for one in node.names if one.name in STARTS[node.module])
+        if isinstance(node, ast.Call):
+            module, _, name = ast.unparse(node.func).rpartition(".")
+            if name in STARTS.get(module, ()):
+                yield f"{module}.{name}"
+        if isinstance(node, ast.Call | ast.Dict | ast.BinOp | ast.Assign | ast.Return):
+            whole = [one for one in ast.iter_child_nodes(node) if ast.unparse(one).strip("*") == "os.environ"]
+            yield from ("os.environ" for _ in whole)
 
 
 BREAKS = {

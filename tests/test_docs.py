@@ -15,6 +15,7 @@ from invoke.tasks import Task
 
 import tasks
 from bakehouse.settings import ROOT
+from bakehouse.tasks import SHORT
 
 TASKS = sorted(tasks.ns.task_names)
 
@@ -36,11 +37,12 @@ def test_a_task_says_what_it_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_explains_its_flags(name: str) -> None:
-    """Each flag has its help, and none has a short name that would have to stay for ever."""
+    """Each flag has its help, and only the most used have a short form: it would have to stay for ever."""
     arguments = task(name).get_arguments()
 
     assert [] == [argument.name for argument in arguments if not argument.help]
-    assert [] == [argument.nicknames for argument in arguments if argument.nicknames]
+    short = {argument.names[0]: argument.nicknames for argument in arguments if argument.nicknames}
+    assert {name: (letter,) for name, letter in SHORT.items() if name in short} == short
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pty
 import re
 import shutil
 import signal
@@ -18,22 +19,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hostile import VARIABLES, home
 
 ROOT = Path(__file__).parent.parent
 
 PYTHON = """\
 #!/bin/sh
-# As much of a Python as inv asks for: it makes a venv with the same in it, whose pip installs an invoke.
+# As much of a Python as inv asks for: it makes a venv with the same in it, has a pip, and runs the tasks.
 case "$*" in
     --version) echo Python 3.12.1 ;;
     "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
     "-m pip install "*--require-hashes*)
-        sleep "${PIP_TAKES:-0}"
-        printf '#!/bin/sh\\necho "$PWD" "$@"\\n' >"${0%/*}/invoke" && chmod +x "${0%/*}/invoke" ;;
+        sleep "${INSTALL_TAKES:-0}" ;;
+    */tasks.py*) echo "$PWD" "$@" ;;
 esac
 """
 
-PROGRAMS = "sh cat chmod cmp cp dirname env flock grep id ln mkdir mv readlink rm sleep tail touch true"
+MAKING = "making .venv from requirements.lock (once, about half a minute; longer on a slow host) ..."
+
+PROGRAMS = "sh cat chmod cmp cp dirname env flock grep id ln mkdir mv readlink rm sed sleep tail touch tr true"
 
 
 class Checkout:
@@ -66,8 +70,8 @@ class Checkout:
         )
 
     def called(self, *arguments: str, cwd: Path | None = None) -> str:
-        """Return what Invoke's double says when it was called as it should be."""
-        return f"{' '.join([str(cwd or self.folder), '--search-root', str(self.folder), *arguments])}\n"
+        """Return what Python's double says when it was called as it should be."""
+        return f"{' '.join([str(cwd or self.folder), str(self.folder / 'tasks.py'), *arguments])}\n"
 
 
 @pytest.fixture
@@ -81,7 +85,9 @@ def test_the_first_run_makes_the_venv_and_says_so(checkout: Checkout) -> None:
     first = checkout.run("bake", "--recipe", "a")
 
     assert (0, checkout.called("bake", "--recipe", "a")) == (first.returncode, first.stdout)
-    assert "making .venv from requirements.lock (once, about half a minute) ...\n" == first.stderr
+    assert (
+        "making .venv from requirements.lock (once, about half a minute; longer on a slow host) ...\n" == first.stderr
+    )
 
 
 def test_the_next_run_is_quiet_and_uses_what_is_there(checkout: Checkout) -> None:
@@ -149,7 +155,7 @@ def test_a_stale_or_half_made_venv_is_made_anew(checkout: Checkout, change: Call
 def test_killed_in_the_middle(checkout: Checkout) -> None:
     """What a killed first run leaves is no obstacle to the next."""
     command = [str(checkout.folder / "inv")]
-    with subprocess.Popen(command, env=checkout.environ(PIP_TAKES="60"), start_new_session=True) as first:
+    with subprocess.Popen(command, env=checkout.environ(INSTALL_TAKES="60"), start_new_session=True) as first:
         deadline = time.monotonic() + 100
         while not (checkout.venv / "pip.log").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -162,7 +168,7 @@ def test_killed_in_the_middle(checkout: Checkout) -> None:
 def test_two_first_runs_at_once(checkout: Checkout) -> None:
     """The second waits for the first, and both run their task."""
     with ThreadPoolExecutor() as pool:
-        both = list(pool.map(lambda _: checkout.run(PIP_TAKES="1"), range(2)))
+        both = list(pool.map(lambda _: checkout.run(INSTALL_TAKES="1"), range(2)))
 
     assert [checkout.called()] * 2 == [one.stdout for one in both]
     assert 1 == "".join(one.stderr for one in both).count("making .venv")
@@ -228,19 +234,21 @@ def test_a_venv_that_can_not_be_made(tmp_path: Path) -> None:
     done = checkout.run()
 
     assert (2, "") == (done.returncode, done.stdout)
-    assert done.stderr.endswith(f"error: {checkout.venv} can't be made\nhint: make the checkout writable for you\n")
+    hint = "make the checkout writable for you, and see that the disk isn't full"
+    assert done.stderr.endswith(f"error: {checkout.venv} can't be made\nhint: {hint}\n")
 
 
 # With a real Python and a real pip
 
 
 def _lock(folder: Path) -> dict[str, str]:
-    """Lock a package made beside the folder and return what lets pip find it, and nothing else."""
+    """Lock a package made beside the folder, which tasks.py runs; return what lets pip find it, and nothing else."""
+    (folder / "tasks.py").write_text("import invoke\n\ninvoke.main()\n")
     index = folder.with_name("index")
     index.mkdir()
     wheel = index / "invoke-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("invoke.py", "import os, sys\ndef main():\n    print(os.getcwd(), *sys.argv[1:])\n")
+        archive.writestr("invoke.py", "import os, sys\ndef main():\n    print(os.getcwd(), *sys.argv)\n")
         archive.writestr("invoke-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: invoke\nVersion: 1.0\n")
         archive.writestr("invoke-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr("invoke-1.0.dist-info/entry_points.txt", "[console_scripts]\ninvoke = invoke:main\n")
@@ -270,6 +278,63 @@ def test_a_real_venv_has_what_is_locked_and_nothing_else(tmp_path: Path) -> None
 
     assert (0, checkout.called("bake")) == (done.returncode, done.stdout)
     assert 1 == len(list(checkout.venv.rglob("invoke*.pyc")))
+
+
+def test_pip_takes_from_the_person_where_packages_come_from_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file or variable of pip's or Python's breaks the venv, and a package index of the person's is asked."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    checkout = Checkout(tmp_path / "a checkout", python3=f'exec {sys.executable} "$@"')
+    index = _lock(checkout.folder)["PIP_FIND_LINKS"]
+    pip_conf = home(tmp_path / "home") / ".config/pip/pip.conf"
+    pip_conf.write_text(f"{pip_conf.read_text()}no-index = true\nfind-links =\n    {index}\n    /nowhere\n")
+    hostile = {name: value for name, value in VARIABLES.items() if name.startswith(("PIP_", "PYTHON", "INVOKE_"))}
+
+    done = checkout.run("bake", **hostile, HOME=str(tmp_path / "home"))
+
+    assert (0, checkout.called("bake")) == (done.returncode, done.stdout), done.stderr
+    assert ["invoke.py"] == [path.name for path in checkout.venv.rglob("invoke.py")]
+
+
+def test_a_venv_of_another_user_is_used_or_left(checkout: Checkout) -> None:
+    """Where the venv is what the lock says, another user takes it; where it isn't, they are told, and it stays."""
+    checkout.run()
+    os.chown(checkout.venv, 12345, 12345) if os.geteuid() == 0 else pytest.skip("only root can give a folder away")
+
+    assert checkout.called("bake") == checkout.run("bake").stdout
+    (checkout.folder / "requirements.lock").write_text("another\n")
+    refused = checkout.run("bake")
+
+    told = f"error: {checkout.venv} is another user's, and is not what requirements.lock says\n"
+    assert (2, "", f"{told}hint: work in a clone of your own\n") == (refused.returncode, refused.stdout, refused.stderr)
+    assert (checkout.venv / "stamp").exists()
+
+
+def test_progress_is_told(checkout: Checkout) -> None:
+    """On a terminal a line says how far pip is, while it runs; a second ./inv says for what it waits."""
+    environ = checkout.environ(INSTALL_TAKES="4", TERM="xterm")
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([checkout.folder / "inv"], env=environ, stdout=subprocess.DEVNULL, stderr=theirs) as first:
+        os.close(theirs)
+        told = b""
+        while b"0 of 1 packages collected, 1 s" not in told:
+            told += os.read(ours, 1000)
+        second = checkout.run("bake")
+        assert first.wait(100) == 0
+    os.close(ours)
+
+    assert "waiting for another ./inv, which makes .venv ...\n" == second.stderr
+    assert checkout.called("bake") == second.stdout
+
+
+def test_completion_makes_no_venv(checkout: Checkout) -> None:
+    """A shell that completes a line gets no word rather than minutes of waiting."""
+    done = checkout.run("--complete", "--", "inv", "ba")
+
+    assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
+    assert not checkout.venv.exists()
 
 
 @pytest.fixture

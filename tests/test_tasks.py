@@ -145,10 +145,10 @@ RECIPE = "packer/recipes/jenkins.pkrvars.hcl"
 VARS = "inventory/group_vars/jenkins.yml"
 
 BAD_INPUT = {
-    "unknown flag": ("launch --nonsense", _nothing, "No idea what '--nonsense' is!"),
-    "unknown task": ("lunch", _nothing, "No idea what 'lunch' is!"),
+    "unknown flag": ("launch --nonsense", _nothing, "launch has no flag --nonsense"),
+    "unknown task": ("lunch", _nothing, "there is no task lunch"),
     "a flag without its value": ("launch --count", _nothing, "count"),
-    "a task without its image": ("retire", _nothing, "image"),
+    "a task without its image": ("retire", _nothing, "retire needs IMAGE"),
     "unknown recipe": ("bake --recipe nope", _nothing, "there is no recipe nope"),
     "a recipe's name that is none": ("bake --recipe ../x", _nothing, "recipe '../x' is not a name"),
     "a recipe with a syntax error": ("bake", _in_file(RECIPE, "recipe ", "recipe = = "), f"{RECIPE}:2: syntax error"),

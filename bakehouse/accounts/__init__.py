@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 from bakehouse import recipes, system
 from bakehouse.console import step
@@ -26,6 +25,9 @@ TAG = "bakehouse:"
 
 PAGED = {"PageSize": 500}
 """The page size to ask for: without one EC2 returns everything in one answer, or times out."""
+
+LOCAL_REGION = "us-east-1"
+"""The region of the account ``local``, whatever the person has set."""
 
 _FAKE = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 _STAND_IN_SECONDS = 600
@@ -77,7 +79,8 @@ class Account:
         """Return the client of a service; ``service`` is boto3's name for it."""
         from botocore.config import Config
 
-        config = Config(retries={"mode": "standard"}, connect_timeout=10, read_timeout=60)
+        proxies: dict[str, Any] = {"proxies": {}} if self.endpoint else {}  # on AWS the person's
+        config = Config(retries={"mode": "standard"}, connect_timeout=10, read_timeout=60, **proxies)
         with _translated(service):
             client = self.session.client(service, self.region, endpoint_url=self.endpoint or None, config=config)
         return Client(client)
@@ -111,10 +114,13 @@ class Account:
         there = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region}
         return replace(self, region=region, variables={**self.variables, **there})
 
-    def environ(self) -> dict[str, str]:
-        """Return the environment for a program that we start. Its only AWS_* variables are those of this account."""
-        others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        return {**others, **self.variables}
+    def environ(self, *passing: str) -> dict[str, str]:
+        """Return the environment for a program that works on the account; ``passing`` is as for system.environment.
+
+        Its only AWS_* variables are those of this account. Only on AWS it has the person's proxies.
+        """
+        outside = () if self.endpoint else system.OUTSIDE
+        return system.environment(*outside, *passing, **self.variables)
 
     def stand_in(self, package: str, family: str, url: str) -> dict[str, str] | None:
         """Return a repository that stands in for a package's own repository at ``url``.
@@ -135,7 +141,7 @@ class Account:
         """Return the caller's address as the account's machines see it, as a CIDR block (/32)."""
         url = f"{self.endpoint}/checkip" if self.endpoint else _CHECKIP
         try:
-            with urlopen(url, timeout=10) as answer:
+            with system.open_url(url, 10) as answer:
                 return f"{ipaddress.IPv4Address(answer.read().decode().strip())}/32"
         except (OSError, ValueError) as error:
             raise CloudError(
@@ -154,7 +160,7 @@ def connect(settings: Settings, base: str = "") -> Account:
         from bakehouse import local
 
         known = recipes.bases(settings.root) if base else {}
-        return _local(local.up(settings, base, known).endpoint, settings.region or "us-east-1")
+        return _local(local.up(settings, base, known).endpoint, LOCAL_REGION)
     return _aws(settings)
 
 
@@ -169,7 +175,7 @@ def connected(settings: Settings) -> Account | None:
 
 
 def _local(endpoint: str, region: str) -> Account:
-    if not _is_loopback(endpoint):
+    if not system.is_loopback(endpoint):
         raise AccountError(f"account local has the endpoint {endpoint}, which is not this machine", "./inv local.down")
     import boto3
     import botocore.session
@@ -184,35 +190,77 @@ def _local(endpoint: str, region: str) -> Account:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
-    # Keep the person's own profile and files out of it.
-    names = {"config_file": os.devnull, "credentials_file": os.devnull, "profile": None}
-    alone = botocore.session.Session({name: (None, None, value, None) for name, value in names.items()})
+    # Nothing that the person has set, in a file or a variable, decides here.
+    ours = {"config_file": os.devnull, "credentials_file": os.devnull}
+    known = botocore.session.Session.SESSION_VARIABLES.items()
+    alone = botocore.session.Session(
+        {name: (None, None, ours.get(name, default), convert) for name, (_, _, default, convert) in known}
+    )
     keys = _FAKE["AWS_ACCESS_KEY_ID"], _FAKE["AWS_SECRET_ACCESS_KEY"]
     session = boto3.Session(*keys, region_name=region, botocore_session=alone)
     return Account("local", region, endpoint, variables, session)
 
 
 def _aws(settings: Settings) -> Account:
-    _refuse_loopback(settings.account)
-    import boto3
-    from botocore.exceptions import ProfileNotFound
+    name = settings.account
+    _refuse_loopback(name)
+    with _configured(name):
+        import boto3
+        from botocore.exceptions import ProfileNotFound
 
-    # "default" means AWS's own search: the environment, the default profile, the role of the machine
-    profile = None if settings.account == "default" else settings.account
-    try:
-        session = boto3.Session(profile_name=profile, region_name=settings.region or None)
-    except ProfileNotFound as error:
-        known = ", ".join(["local", *boto3.Session().available_profiles])
-        raise AccountError(f"there is no account {settings.account}", f"known: {known}") from error
-    if not session.region_name:
-        raise AccountError(f"account {settings.account} has no region", "set AWS_REGION, or the region in the profile")
-    with _translated("credentials"):
+        # "default" means AWS's own search: the environment, the default profile, the role of the machine
+        profile = None if name == "default" else name
+        try:
+            session = boto3.Session(profile_name=profile, region_name=settings.region or None)
+        except ProfileNotFound as error:
+            known = ", ".join(["local", *boto3.Session().available_profiles])
+            raise AccountError(f"there is no account {name}", f"known: {known}") from error
+        region = session.region_name
+        if not region:
+            raise AccountError(f"account {name} has no region", "set AWS_REGION, or the region in the profile")
         found = session.get_credentials()
-    if found is None:
-        raise AccountError(f"account {settings.account} has no credentials", "run aws configure, or aws sso login")
-    account = Account(settings.account, session.region_name, "", _aws_variables(profile, session.region_name), session)
-    account.client("sts").get_caller_identity()
+        if found is None:
+            raise AccountError(f"account {name} has no credentials", "run aws configure, or aws sso login")
+        found.get_frozen_credentials()
+        account = Account(name, region, "", _aws_variables(profile, region), session)
+        for service in ("ec2", "ssm"):
+            endpoint = session.client(service, region).meta.endpoint_url
+            if system.is_loopback(endpoint):
+                raise AccountError(
+                    f"account {name} is AWS, but the profile's endpoint for {service} is {endpoint}",
+                    "take endpoint_url out of the profile, or use --account local",
+                )
+        try:
+            account.client("sts").get_caller_identity()
+        except CloudError as error:
+            partitions = session.get_available_partitions()
+            if any(region in session.get_available_regions("ec2", partition) for partition in partitions):
+                raise
+            raise AccountError(
+                f"account {name}: {region} is no known region of AWS, and does not answer",
+                "AWS_REGION, or the region in the profile, names it",
+            ) from error
     return account
+
+
+@contextmanager
+def _configured(account: str) -> Iterator[None]:
+    """Raise all that can be wrong in the person's configuration as AccountError, which names the profile and files."""
+    try:
+        yield
+    except BakehouseError:
+        raise
+    except Exception as error:  # botocore passes on what its parsers, the helpers and the terminal raise
+        from botocore import exceptions
+
+        places = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+        config, credentials = (os.environ.get(variable, "") or usual for variable, usual in places.items())
+        expired = isinstance(error, exceptions.SSOError | exceptions.TokenRetrievalError)
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise AccountError(
+            f"account {account} can't be used: {told}",
+            "run aws sso login" if expired else f"look at profile {account} in {config} and {credentials}",
+        ) from error
 
 
 def _aws_variables(profile: str | None, region: str) -> dict[str, str]:
@@ -226,7 +274,7 @@ def _aws_variables(profile: str | None, region: str) -> dict[str, str]:
 
 def _refuse_loopback(account: str) -> None:
     for name, value in os.environ.items():
-        if name.startswith("AWS_ENDPOINT_URL") and _is_loopback(value):
+        if name.startswith("AWS_ENDPOINT_URL") and system.is_loopback(value):
             raise AccountError(
                 f"account {account} is AWS, but {name} is {value}", f"unset {name}, or use --account local"
             )
@@ -269,20 +317,12 @@ def tag_specifications(tags: Mapping[str, str], *kinds: str) -> list[dict[str, A
 
 def _answers(url: str) -> bool:
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=5):
+        with system.open_url(Request(url, method="HEAD"), 5):
             return True
     except HTTPError:
         return True  # an error is an answer too
     except OSError:
         return False
-
-
-def _is_loopback(endpoint: str) -> bool:
-    host = urlsplit(endpoint).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 @contextmanager

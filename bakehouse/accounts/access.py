@@ -6,13 +6,12 @@ import base64
 import binascii
 import hashlib
 import os
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bakehouse import tools
+from bakehouse import system, tools
 from bakehouse.accounts import TAG, Account, filters, tag_specifications, wait
 from bakehouse.settings import Settings
 
@@ -77,7 +76,8 @@ def key_pair(account: Account, settings: Settings, recipe: str) -> str:
 
 def make_key(file: Path) -> None:
     """Make an ed25519 key without a passphrase, and beside it its public half, with the suffix ``.pub``."""
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(file)], check=True)
+    argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(file)]
+    system.call(argv, system.environment(), check=True)
 
 
 def import_key(account: Account, name: str, private: Path, tags: Mapping[str, str]) -> None:
@@ -145,9 +145,8 @@ def _new_key(folder: Path, prefix: str) -> str:
 
 def _public(private: Path) -> str:
     """Return the public half of a private key; empty when the file holds none."""
-    answer = subprocess.run(
-        ["ssh-keygen", "-y", "-P", "", "-f", str(private)], capture_output=True, text=True, check=False
-    )
+    argv = ["ssh-keygen", "-y", "-P", "", "-f", str(private)]
+    answer = system.call(argv, system.environment(), capture_output=True, text=True, check=False)
     return answer.stdout.strip() if answer.returncode == 0 else ""
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -90,8 +88,9 @@ def environment(of_account: Mapping[str, str], run: Run, debug: bool) -> dict[st
     """Return the environment of Packer: the account's, with all temporary files in the run's scratch folder."""
     here = {
         runs.VARIABLE: run.id,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), of_account.get("PATH", os.defpath)]),
+        "ANSIBLE_HOME": str(run.scratch),
         "TMPDIR": str(run.scratch),
+        "PACKER_CONFIG": str(run.scratch / "none.json"),  # not the person's ~/.packerconfig, which could change steps
         "PACKER_TMP_DIR": str(run.scratch),
         "PACKER_CACHE_DIR": str(run.scratch / "cache"),
         "CHECKPOINT_DISABLE": "1",
@@ -113,7 +112,7 @@ def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool
     try:
         group = _make_key_and_group(account, order, run)
         argv = command(settings, account, order, run, group, on_error="abort" if keep else "cleanup")
-        code = _drive(account, argv, environment(account.environ(), run, debug), run, settings.root)
+        code = _drive(account, argv, environment(account.environ(*system.ANSIBLE), run, debug), run, settings.root)
         if code != 0:
             raise _error(code, run)
         return _finish(settings, plan, run)
@@ -231,7 +230,9 @@ def _keep(account: Account, order: Order, run: Run) -> None:
             there = f"{order.base.user}@{machine.get('PublicIpAddress') or machine['PrivateIpAddress']}"
             hosts = ["-o", f"UserKnownHostsFile={run.known_hosts}", "-o", "StrictHostKeyChecking=accept-new"]
             console.say(f"machine {machine['InstanceId']} is kept; to enter it:")
-            console.say(f"  {shlex.join(['ssh', '-i', str(run.key), '-o', 'IdentitiesOnly=yes', *hosts, there])}")
+            console.say(
+                f"  {shlex.join(['ssh', '-F', 'none', '-i', str(run.key), '-o', 'IdentitiesOnly=yes', *hosts, there])}"
+            )
             console.say("delete it when you are done: ./inv cleanup --leftovers --yes")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from bakehouse import __version__, console, images, recipes, tools
+from bakehouse import __version__, console, images, recipes, system, tools
 from bakehouse.accounts import TAG, Account
 from bakehouse.errors import InputError
 from bakehouse.images import Image
@@ -143,19 +143,35 @@ def inputs_of(root: Path, order: Order, roles: Mapping[str, Path], collections: 
     }
 
 
-def commit_of(root: Path) -> str:
-    """Return the checkout's git commit, followed by ``-dirty`` when files differ from it; ``none`` outside of git."""
+def commit_of(root: Path) -> tuple[str, str]:
+    """Return the git commit that holds the checkout, and a remark for the person, empty where none is needed.
+
+    The commit is followed by ``-dirty`` when files of the checkout differ from it, or are in no commit. It is ``none``
+    when there is no commit, or git can't tell it; the remark says why.
+    """
 
     def git(*arguments: str) -> str:
-        told = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-        return told.stdout.strip()
+        # The files may belong to somebody else, and the person's configuration may hide files.
+        argv = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(root), *arguments]
+        environ = system.environment(GIT_OPTIONAL_LOCKS="0", LC_ALL="C")
+        told = system.call(argv, environ, capture_output=True, text=True, check=True)
+        return str(told.stdout.strip())
 
+    untold = "the image will not tell which commit it was baked of"
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
-            return "none"
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "none"
+        top = Path(git("rev-parse", "--show-toplevel")).resolve()
+        if not git("ls-files", "--", "."):
+            return "none", f"the git repository {top} holds no file of this checkout: {untold}"
+        dirty = "-dirty" if git("status", "--porcelain", "--untracked-files=normal", "--", ".") else ""
+        commit = git("rev-parse", "HEAD") + dirty
+    except FileNotFoundError:
+        return "none", f"git is missing: {untold}"
+    except subprocess.CalledProcessError as error:
+        said = system.last_line(error.stderr)
+        outside = "this checkout is in no git repository" if "not a git repository" in said else f"git says: {said}"
+        return "none", f"{outside}: {untold}"
+    within = f"this checkout is a folder of the git repository {top}: its commit is {commit}"
+    return commit, "" if top == root.resolve() else within
 
 
 def _checked(recipe: Recipe, base: Base, package: str, file: Path) -> Path:

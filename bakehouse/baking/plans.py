@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
-from urllib.request import urlopen
 
-from bakehouse import console, images, recipes, tools
+from bakehouse import console, images, recipes, system, tools
 from bakehouse.accounts import TAG, Account, connect
 from bakehouse.baking import orders
 from bakehouse.baking.orders import Order
@@ -74,7 +73,10 @@ def draw(
     found = images.find(account, recipe.name)
     offered = states({index for image in found for index in image.repositories})
     image, reasons = decide(found, now, offered, lambda one: store.inputs(settings, one.id))
-    return Plan(account, order, orders.commit_of(settings.root), now, image, tuple(reasons))
+    commit, remark = orders.commit_of(settings.root)
+    if remark:
+        console.say(remark)
+    return Plan(account, order, commit, now, image, tuple(reasons))
 
 
 def tell(plan: Plan, *, force: bool = False) -> None:
@@ -146,7 +148,7 @@ def _unfit(image: Image) -> str:
 
 def _state(index: str) -> str:
     try:
-        with urlopen(index, timeout=_INDEX_SECONDS) as answer:
+        with system.open_url(index, _INDEX_SECONDS) as answer:
             return inspector.offered(answer.read())
     except (OSError, ValueError, HTTPException):
         return UNREACHABLE

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import Request
 
 from bakehouse import console, system, tools
 from bakehouse.errors import ToolError
@@ -157,7 +156,7 @@ def ask(endpoint: str, question: str, seconds: float = 10, **query: str) -> dict
     """Ask the server one of the kit's own questions (under /bakehouse); raises ToolError when it says no."""
     request = Request(f"{endpoint}/bakehouse/{question}?{urlencode(query)}")
     try:
-        with build_opener(ProxyHandler({})).open(request, timeout=seconds) as answer:
+        with system.open_url(request, seconds) as answer:
             told: dict[str, Any] = json.load(answer)
             return told
     except HTTPError as error:
@@ -180,10 +179,10 @@ def _have_base(settings: Settings, name: str, known: Mapping[str, Described], se
 def _start(settings: Settings) -> Endpoint:
     folder = _folder(settings)
     with open(folder / _LOG, "ab") as log:
-        process = subprocess.Popen(
+        process = system.start(
             [sys.executable, "-m", "bakehouse.local.server", str(folder), checkout(settings)],
+            system.environment(*system.DOCKER, *system.OUTSIDE),
             cwd=settings.root,
-            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,

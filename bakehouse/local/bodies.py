@@ -76,6 +76,16 @@ def _docker_errors(what: str) -> Iterator[None]:
         raise BodyError(f"{what}: the Docker engine does not answer ({error})") from error
 
 
+class _Api(docker.APIClient):
+    # requests would take the person's proxies for an engine that is met over TCP.
+    trust_env = property(lambda _: False, lambda *_: None)
+
+
+class _Client(docker.DockerClient):
+    def __init__(self, **how: Any) -> None:
+        self.api = _Api(**how)
+
+
 class Bodies:
     """Make, move and remove the containers and Docker images that carry one checkout's label."""
 
@@ -89,11 +99,11 @@ class Bodies:
     @cached_property
     def docker(self) -> Any:
         """Return the client; to make it is to ask the Docker engine for its version."""
-        return docker.from_env(timeout=300)
+        return _Client.from_env(timeout=300)
 
     @cached_property
     def _impatient(self) -> Any:
-        return docker.from_env(timeout=5)
+        return _Client.from_env(timeout=5)
 
     def labels(self, kind: str, **more: str) -> dict[str, str]:
         """Return the labels of a thing of ours."""

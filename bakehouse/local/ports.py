@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Lock, Timer
 from typing import IO, Any
 
+from bakehouse import system
 from bakehouse.local.gate import LISTEN
 
 log = logging.getLogger(__name__)
@@ -196,8 +197,9 @@ class GateDriver:
     def _start(self, image: str) -> None:
         self._drop()
         self._remove()
-        self._process = subprocess.Popen(
+        self._process = system.start(
             self._command(image),
+            system.environment(*system.DOCKER),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -209,7 +211,8 @@ class GateDriver:
         """Remove the gate's container: what is left of an earlier gate, or one that hangs."""
         line = ["docker", "rm", "-f", self._name]
         try:
-            subprocess.run(line, capture_output=True, check=False, timeout=self.start_seconds)
+            environ = system.environment(*system.DOCKER)
+            system.call(line, environ, capture_output=True, check=False, timeout=self.start_seconds)
         except subprocess.TimeoutExpired as error:
             raise GateError(f"Docker did not remove the gate within {self.start_seconds:g} s") from error
 

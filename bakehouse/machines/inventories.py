@@ -28,9 +28,19 @@ def inventory(settings: Settings, found: Sequence[Machine]) -> dict[str, Any]:
     return {**groups, "_meta": {"hostvars": {machine.id: variables(settings, machine) for machine in found}}}
 
 
+def static(settings: Settings, found: Sequence[Machine]) -> dict[str, Any]:
+    """Return these machines as ``inventory`` does, but in the form of an inventory file of Ansible."""
+    groups: dict[str, Any] = {}
+    for machine in found:
+        hosts = groups.setdefault(machine.recipe, {"hosts": {}})["hosts"]
+        hosts[machine.id] = variables(settings, machine)
+    return groups
+
+
 def variables(settings: Settings, machine: Machine) -> dict[str, Any]:
     """Return the variables with which Ansible connects to a machine."""
     return {
+        "ansible_connection": "ssh",
         "ansible_host": machine.address,
         "ansible_user": machine.user,
         "ansible_ssh_args": shlex.join([*_ONE_CONNECTION, *shells.options(settings, machine)]),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bakehouse import console, machines
+from bakehouse import console, machines, system
 from bakehouse.accounts import Account
 from bakehouse.errors import InputError, VerdictError
 from bakehouse.junit import Case, Suite
-from bakehouse.machines import Machine, shells
+from bakehouse.machines import Machine, inventories, shells
 from bakehouse.recipes.services import Page, Service
 from bakehouse.settings import Settings
 
@@ -155,14 +153,13 @@ def verify(settings: Settings, found: Sequence[Machine]) -> dict[str, list[Findi
     begun = time.monotonic()
     with (
         console.step(f"{' '.join(machine.id for machine in found)} verified from within"),
-        tempfile.TemporaryDirectory(dir=settings.state, prefix="verify-") as scratch,
+        tempfile.TemporaryDirectory(prefix="bh-", dir=system.temporary()) as scratch,
+        system.only(_environment(settings, scratch)),  # the runner writes its environment to the disk
     ):
         run = ansible_runner.run(
             private_data_dir=scratch,
             playbook=str(settings.root / VERIFY),
-            inventory=str(settings.root / "inventory"),
-            limit=",".join(machine.id for machine in found),
-            envvars=_environment(settings),
+            inventory=str(_inventory(settings, found, Path(scratch))),
             event_handler=see,
             cancel_callback=lambda: False,  # without it the runner replaces our handlers of SIGINT and SIGTERM for good
             quiet=True,
@@ -278,16 +275,24 @@ def as_suites(verdicts: Sequence[Verdict]) -> list[Suite]:
     ]
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    return {
+def _environment(settings: Settings, scratch: str) -> dict[str, str]:
+    """Return the environment of Ansible. It holds no key of an account: the inventory needs none."""
+    ours = {
         "ANSIBLE_CONFIG": str(settings.root / "ansible.cfg"),
+        "ANSIBLE_HOME": scratch,
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": scratch,
         "ANSIBLE_NOCOLOR": "1",
-        "BAKEHOUSE_ACCOUNT": settings.account,
-        "BAKEHOUSE_RECIPE": settings.recipe,
-        "BAKEHOUSE_STATE": str(settings.state),
-        # The inventory script and Ansible must run with the Python of this environment.
-        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
     }
+    return system.environment(*system.ANSIBLE, **ours)
+
+
+def _inventory(settings: Settings, found: Sequence[Machine], scratch: Path) -> Path:
+    """Write the inventory of these machines, with the checkout's variables of groups, and return its folder."""
+    folder = scratch / "inventory"
+    folder.mkdir()
+    (folder / "machines.json").write_text(json.dumps(inventories.static(settings, found)))
+    (folder / "group_vars").symlink_to(settings.root / "inventory" / "group_vars")
+    return folder
 
 
 def _printable(line: str) -> str:

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from bakehouse import console, machines
+from bakehouse import console, machines, system
 from bakehouse.accounts import access, wait
 from bakehouse.errors import CloudError, InputError
 from bakehouse.machines import Machine
@@ -17,12 +17,13 @@ from bakehouse.settings import Settings
 
 
 def options(settings: Settings, machine: Machine) -> list[str]:
-    """Return the options of ``ssh`` for a machine."""
+    """Return the options of ``ssh`` for a machine. The person's own configuration of ssh stays out of it."""
     hosts = access.known_hosts(settings, machine.id)
     hosts.parent.mkdir(mode=0o700, exist_ok=True)
     told = {
         "IdentityFile": _path(access.keys(settings) / machine.key),
         "IdentitiesOnly": "yes",
+        "AddKeysToAgent": "no",
         "HostKeyAlias": machine.id,
         "UserKnownHostsFile": _path(hosts),
         "StrictHostKeyChecking": "accept-new",
@@ -30,7 +31,11 @@ def options(settings: Settings, machine: Machine) -> list[str]:
         "ConnectTimeout": "10",
         "LogLevel": "ERROR",
     }
-    return [part for name, value in told.items() for part in ("-o", f"{name}={value}")]
+    return [
+        "-F",
+        settings.ssh_config or "none",
+        *(part for name, value in told.items() for part in ("-o", f"{name}={value}")),
+    ]
 
 
 def line(settings: Settings, machine: Machine, command: str = "") -> list[str]:
@@ -52,11 +57,12 @@ def enter(settings: Settings, machine: Machine, command: str, seconds: float = 6
     """Run a shell command on a machine and return its result; the exit code is 255 when SSH itself failed."""
     argv = line(settings, machine, command)
     try:
-        return subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
+        answer: subprocess.CompletedProcess[str] = system.call(
+            argv, system.environment(), capture_output=True, text=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(argv, 255, "", f"no answer in {seconds:.0f} s")
+    return answer
 
 
 def read(settings: Settings, machine: Machine, path: str) -> str:

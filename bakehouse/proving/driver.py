@@ -107,6 +107,7 @@ def _launch(account: Account, settings: Settings, within: Run, grounds: Sequence
     return [
         {
             "instance": ground.name,
+            "connection": "ssh",
             "address": machine.address,
             "user": machine.user,
             "port": "22",

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bakehouse import documents
+from bakehouse import documents, system
 from bakehouse.console import Step
 from bakehouse.errors import ToolError
 from bakehouse.machines.probes import Finding
@@ -144,14 +144,14 @@ def photograph(url: str) -> bytes:
     browser = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
         raise ToolError("there is no Chromium on this computer")
-    with tempfile.TemporaryDirectory(prefix="bh-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="bh-", dir=system.temporary()) as scratch:
         picture = Path(scratch) / _PICTURE
         flags = [f"--user-data-dir={scratch}/profile", f"--screenshot={picture}", f"--window-size={_WINDOW}"]
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium has no sandbox for root
         line = [browser, "--headless", "--disable-gpu", "--hide-scrollbars", *sandbox, *flags, url]
         try:
-            answer = subprocess.run(
-                line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PICTURE_SECONDS, check=False
+            answer = system.call(
+                line, system.environment(), capture_output=True, text=True, timeout=_PICTURE_SECONDS, check=False
             )
         except subprocess.TimeoutExpired as error:
             raise ToolError(f"{browser} made no picture in {_PICTURE_SECONDS} s") from error

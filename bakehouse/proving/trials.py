@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bakehouse import console, machines, recipes, runs, tools
+from bakehouse import console, machines, recipes, runs, system, tools
 from bakehouse.accounts import Account, connect
 from bakehouse.errors import RegistryError, VerdictError
 from bakehouse.junit import Case, Suite
@@ -209,12 +208,12 @@ def _carry_out(
 def _environment(account: Account, settings: Settings, platform: str, within: Run, folder: Path) -> dict[str, str]:
     scratch = str(within.scratch)
     return {
-        **account.environ(),
+        # The driver, which Molecule starts, asks the local EC2 and Docker.
+        **account.environ(*system.ANSIBLE, *system.DOCKER),
         runs.VARIABLE: within.id,
         "BAKEHOUSE_STATE": str(settings.state),
         "BAKEHOUSE_PLATFORM": platform,
         "MOLECULE_EPHEMERAL_DIRECTORY": str(folder),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
         "NO_COLOR": "1",
         # transcripts.py reads this format.
@@ -222,6 +221,7 @@ def _environment(account: Account, settings: Settings, platform: str, within: Ru
         "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
         "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "true",
         "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_HOME": scratch,
         "ANSIBLE_LOCAL_TEMP": scratch,
         "ANSIBLE_SSH_CONTROL_PATH_DIR": scratch,
     }

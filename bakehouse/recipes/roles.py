@@ -233,15 +233,22 @@ def _install(root: Path, wanted: Mapping[str, list[Any]]) -> None:
 def _run_galaxy(root: Path, kind: str, into: Path) -> None:
     """Run ansible-galaxy so that it sees only what it installs itself, and never asks for a password."""
     call = [kind, "install", "--role-file" if kind == "role" else "--requirements-file", FILE]
-    paths = {f"ANSIBLE_{kind.upper()}S_PATH": str(into), "ANSIBLE_CONFIG": str(root / "ansible.cfg")}
-    environment = {**os.environ, **paths, "ANSIBLE_NOCOLOR": "1", "GIT_TERMINAL_PROMPT": "0"}
-    program = Path(sys.executable).with_name("ansible-galaxy")
+    ours = {
+        f"ANSIBLE_{kind.upper()}S_PATH": str(into),
+        "ANSIBLE_CONFIG": str(root / "ansible.cfg"),
+        "ANSIBLE_HOME": str(into.parent.parent / "home"),
+        "ANSIBLE_NOCOLOR": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+    }
+    if (token := Path.home() / ".ansible/galaxy_token").is_file():
+        ours["ANSIBLE_GALAXY_TOKEN_PATH"] = str(token)
+    servers = [name for name in os.environ if name.startswith("ANSIBLE_GALAXY_SERVER")]
+    environ = system.environment(*system.OUTSIDE, *servers, "SSH_AUTH_SOCK", "GIT_SSH_COMMAND", **ours)
     try:
-        done = subprocess.run(
-            [program, *call],
+        done = system.call(
+            [Path(sys.executable).with_name("ansible-galaxy"), *call],
+            environ,
             cwd=root,
-            env=environment,
-            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=_SECONDS,

@@ -128,7 +128,7 @@ def begin(settings: Settings) -> Iterator[Run]:
     run = Run(run_id, _folder(settings) / run_id)
     run.folder.mkdir(mode=0o700, parents=True)
     with system.alone(run.folder / "lock"):
-        (run.folder / "scratch").symlink_to(tempfile.mkdtemp(prefix="bh-"))
+        (run.folder / "scratch").symlink_to(tempfile.mkdtemp(prefix="bh-", dir=system.temporary()))
         run.alias.symlink_to(run.folder)
         run.inventory.mkdir()
         (run.inventory / "group_vars").symlink_to(settings.root / "inventory" / "group_vars")

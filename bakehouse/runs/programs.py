@@ -40,15 +40,7 @@ def started(
     end with us.
     """
     with log.open("wb") as said:
-        process = subprocess.Popen(
-            argv,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
+        process = system.start(argv, environment, cwd=folder, stdout=said, stderr=said, start_new_session=True)
     try:
         yield Program(process, log)
     finally:

@@ -5,9 +5,9 @@ Each task imports the package when it runs, so that listing the tasks is fast.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import invoke.tasks
 
@@ -17,7 +17,25 @@ from bakehouse.settings import RECIPE
 if TYPE_CHECKING:
     from bakehouse.settings import Settings
 
-task = partial(invoke.tasks.task, auto_shortflags=False)
+SHORT = {"account": "a", "dry-run": "n", "recipe": "r", "yes": "y"}
+"""The short form of each flag that has one."""
+
+
+class KitTask(invoke.tasks.Task[Any]):
+    """Hold a task of ours: one of Invoke's, with examples (what may stand behind its name) and our short flags."""
+
+    def __init__(self, body: Callable[..., Any], examples: Sequence[str] = ("",), **how: Any) -> None:
+        super().__init__(body, auto_shortflags=False, **how)
+        self.examples = examples
+
+    def arg_opts(self, name: str, default: Any, taken_names: set[str]) -> dict[str, Any]:
+        """Return how Invoke reads the argument of this name."""
+        told = super().arg_opts(name, default, taken_names)
+        flag = told["names"][0]
+        return {**told, "names": [flag, SHORT[flag]]} if flag in SHORT else told
+
+
+task = partial(invoke.tasks.task, klass=KitTask)
 
 ACCOUNT = {"account": "the account: local (the default) or the name of an AWS profile"}
 

@@ -13,7 +13,8 @@ from bakehouse.tasks import ACCOUNT, CHANGE, CHANNEL, JSON, WHICH, agreed, load_
         **CHANNEL,
         "image": "the image's ID; the recipe's newest proven image by default",
         "allow-stand-in": "allow an image with a stand-in package, and record it; on the local EC2 only",
-    }
+    },
+    examples=("", "--allow-stand-in", '--image ami-0a1b2c3d4e5f60718 --why "new kernel" --account production'),
 )
 def promote(
     c: Context,
@@ -35,7 +36,10 @@ def promote(
     console.say(f"next: ./inv launch --channel {channel}{same_recipe(settings)}")
 
 
-@task(help={**WHICH, **CHANNEL, "to": "the image's ID; the channel's previous image by default"})
+@task(
+    help={**WHICH, **CHANNEL, "to": "the image's ID; the channel's previous image by default"},
+    examples=("", '--why "the new one is slow"', "--to ami-0a1b2c3d4e5f60718"),
+)
 def rollback(
     c: Context, channel: str = "stable", to: str = "", why: str = "", recipe: str = "", account: str = ""
 ) -> None:
@@ -47,7 +51,7 @@ def rollback(
     console.data(promotions.roll_back(settings, channel=channel, to=to, why=why).image)
 
 
-@task(name="channels", help={**WHICH, **JSON})
+@task(name="channels", help={**WHICH, **JSON}, examples=("", "--recipe nginx --json"))
 def channels_(c: Context, json: bool = False, recipe: str = "", account: str = "") -> None:
     """List the channels of the recipe with their history, newest first."""
     from bakehouse import accounts, console
@@ -66,7 +70,8 @@ def channels_(c: Context, json: bool = False, recipe: str = "", account: str = "
         **WHICH,
         "channel": "the channel's name; stable by default",
         "format": "json (the default), tfvars, env or github",
-    }
+    },
+    examples=("", "--format tfvars", "--channel candidate --format env"),
 )
 def outputs(
     c: Context,
@@ -83,7 +88,10 @@ def outputs(
     console.data(write(outputs.of_channel(load_settings(account, recipe), channel)))
 
 
-@task(help={**WHICH, "image": "the image's ID", "why": "the reason, which whoever tries to use the image is told"})
+@task(
+    help={**WHICH, "image": "the image's ID", "why": "the reason, which whoever tries to use the image is told"},
+    examples=('ami-0a1b2c3d4e5f60718 --why "holds a vulnerable library"',),
+)
 def revoke(c: Context, image: str, why: str = "", recipe: str = "", account: str = "") -> None:
     """Forbid the use of an image and of all images baked upon it."""
     from bakehouse import console
@@ -94,7 +102,7 @@ def revoke(c: Context, image: str, why: str = "", recipe: str = "", account: str
     console.say(f"next: ./inv restore {image}{same_recipe(settings)} takes it back")
 
 
-@task(help={**WHICH, "image": "the image's ID"})
+@task(help={**WHICH, "image": "the image's ID"}, examples=("ami-0a1b2c3d4e5f60718",))
 def restore(c: Context, image: str, recipe: str = "", account: str = "") -> None:
     """Undo the revocation or deprecation of an image."""
     from bakehouse import console
@@ -103,7 +111,10 @@ def restore(c: Context, image: str, recipe: str = "", account: str = "") -> None
     console.data(promotions.restore(load_settings(account, recipe), image).id)
 
 
-@task(help={**WHICH, **CHANGE, "image": "the image's ID"})
+@task(
+    help={**WHICH, **CHANGE, "image": "the image's ID"},
+    examples=("ami-0a1b2c3d4e5f60718 --dry-run", "ami-0a1b2c3d4e5f60718 --yes"),
+)
 def retire(
     c: Context, image: str, dry_run: bool = False, yes: bool = False, recipe: str = "", account: str = ""
 ) -> None:
@@ -127,7 +138,8 @@ def retire(
         "now": "also delete what no earlier run has deprecated",
         "leftovers": "instead clear away what dead bakes, proofs and trials and kept failed bakes have left",
         "yes": "do it; without this flag, cleanup only tells what it would do",
-    }
+    },
+    examples=("", "--keep 5 --older-than 30 --yes", "--leftovers --yes"),
 )
 def cleanup(
     c: Context,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 
 from invoke.context import Context
 from invoke.exceptions import Exit
 
+from bakehouse import system
 from bakehouse.errors import ToolError, VerdictError
 from bakehouse.tasks import JSON, load_settings, task
+
+_OF_TESTS = ("CI", "PYTEST_ADDOPTS")
 
 LINTERS = (
     "ruff check",
@@ -32,6 +36,7 @@ ALL_TESTS = "pytest --numprocesses=2 --no-loadscope-reorder"
         "roles": "the roles to bake, separated by commas: names or paths",
         "base": "the base to start from; by default the first in packer/bases.auto.pkrvars.hcl",
     },
+    examples=("web nginx", "web roles/web,nginx --base debian-12"),
 )
 def new_recipe(c: Context, name: str, roles: str, base: str = "") -> None:
     """Write the three files of a new recipe, and print their names."""
@@ -80,7 +85,8 @@ def lint(c: Context) -> None:
     help={
         "only": "run only the tests whose names match (pytest's -k), and no linter",
         "account": "run on this AWS profile only the tests that a real account can be used for; it costs a little",
-    }
+    },
+    examples=("", "--only channels"),
 )
 def test(c: Context, only: str = "", account: str = "") -> None:  # noqa: PT028, a task and no test
     """Run the linters and all tests: what CI runs."""
@@ -93,7 +99,7 @@ def test(c: Context, only: str = "", account: str = "") -> None:  # noqa: PT028,
         lint(c)
         tools.ensure("docker")  # before two workers try it at once
     with c.cd(str(settings.ROOT)):
-        done = c.run(command, warn=True)
+        done = c.run(command, warn=True, env=_environment(account), replace_env=True)
     if not done:
         raise VerdictError("the tests fail")
 
@@ -107,6 +113,7 @@ def test(c: Context, only: str = "", account: str = "") -> None:  # noqa: PT028,
         "keep": "keep the machines; ./inv cleanup --leftovers --yes clears them away",
         "junit": "also write a JUnit report to this file",
     },
+    examples=("", "--role java --platform debian-12", "--scenario alternative --keep"),
 )
 def try_role(
     c: Context, role: str = "", scenario: str = "", platform: str = "", keep: bool = False, junit: str = ""
@@ -127,18 +134,28 @@ def try_role(
     trials.insist(tried)
 
 
-@task(help={**JSON, "rounds": "the number of rounds, of three bakes each; 3 by default"})
+@task(
+    help={**JSON, "rounds": "the number of rounds, of three bakes each; 3 by default"},
+    examples=("", "--rounds 5 --json"),
+)
 def bench(c: Context, rounds: str = "3", json: bool = False) -> None:
     """Measure a bake against one shell script over SSH."""
     from bakehouse import settings
 
     with c.cd(str(settings.ROOT)):
-        outcome = c.run(f"python -m tests.bench --rounds {shlex.quote(rounds)}{' --json' if json else ''}", warn=True)
+        command = f"python -m tests.bench --rounds {shlex.quote(rounds)}{' --json' if json else ''}"
+        outcome = c.run(command, warn=True, env=_environment(), replace_env=True)
     if not outcome:
         raise Exit(code=outcome.exited)
 
 
+def _environment(account: str = "") -> dict[str, str]:
+    """Return the environment of linters and tests; only those on a real account get the person's AWS_* variables."""
+    aws = [name for name in os.environ if name.startswith("AWS_")] if account else []
+    return system.environment(*system.OUTSIDE, *system.DOCKER, *_OF_TESTS, *aws)
+
+
 def _run(c: Context, command: str) -> None:
-    outcome = c.run(command, hide=True, warn=True)
+    outcome = c.run(command, hide=True, warn=True, env=_environment(), replace_env=True)
     if not outcome:
         raise VerdictError(f"{outcome.stdout}{outcome.stderr}".strip())

@@ -22,7 +22,8 @@ from bakehouse.tasks import JSON, WHICH, load_settings, one_of, same_recipe, tas
         "on-failure": "what happens to the machine when the bake fails: cleanup (the default) or keep",
         "prove": "also prove the image, as ./inv prove does, if it isn't proven; the image stays in any case",
         "debug": "make Packer log everything, and print the traceback of an error",
-    }
+    },
+    examples=("", "--recipe nginx --prove", "--plan", "--base debian-12 --force"),
 )
 def bake(
     c: Context,
@@ -75,7 +76,10 @@ def bake(
     console.say(f"next: ./inv launch{same_recipe(settings)}")
 
 
-@task(help={**WHICH, **JSON, "image": "the image's ID; the recipe's newest image by default"})
+@task(
+    help={**WHICH, **JSON, "image": "the image's ID; the recipe's newest image by default"},
+    examples=("", "--image ami-0a1b2c3d4e5f60718", "--recipe nginx --json"),
+)
 def prove(c: Context, image: str = "", json: bool = False, recipe: str = "", account: str = "") -> None:
     """Prove that an image is fit, on two machines of it."""
     from bakehouse import console
@@ -92,7 +96,7 @@ def prove(c: Context, image: str = "", json: bool = False, recipe: str = "", acc
     proofs.insist(settings, proof)
 
 
-@task(name="images", help={**WHICH, **JSON})
+@task(name="images", help={**WHICH, **JSON}, examples=("", "--recipe nginx", "--json"))
 def images_(c: Context, json: bool = False, recipe: str = "", account: str = "") -> None:
     """List the images of the recipe, newest first, with what uses them."""
     from datetime import UTC, datetime
@@ -109,7 +113,10 @@ def images_(c: Context, json: bool = False, recipe: str = "", account: str = "")
         console.table(details.ENTRIES, [details.as_entry_row(entry, datetime.now(UTC)) for entry in found])
 
 
-@task(help={**WHICH, **JSON, "image": "an image's ID or a channel's name"})
+@task(
+    help={**WHICH, **JSON, "image": "an image's ID or a channel's name"},
+    examples=("stable", "ami-0a1b2c3d4e5f60718 --json"),
+)
 def show(c: Context, image: str, json: bool = False, recipe: str = "", account: str = "") -> None:
     """Show all that is known of an image: origin, lineage, contents."""
     from datetime import UTC, datetime
@@ -132,7 +139,8 @@ def show(c: Context, image: str, json: bool = False, recipe: str = "", account: 
         "before": "the older image: its ID or a channel's name",
         "after": "the newer image: its ID or a channel's name",
         "markdown": "print release notes in Markdown instead",
-    }
+    },
+    examples=("stable candidate", "stable candidate --markdown"),
 )
 def diff(
     c: Context,
@@ -162,7 +170,8 @@ def diff(
         **WHICH,
         "image": "the image's ID",
         "region": "the regions to copy it to, separated by commas",
-    }
+    },
+    examples=("ami-0a1b2c3d4e5f60718 eu-west-1,eu-central-1 --account production",),
 )
 def copy(c: Context, image: str, region: str, recipe: str = "", account: str = "") -> None:
     """Copy an image to other regions, and print the copies' IDs."""
@@ -178,7 +187,8 @@ def copy(c: Context, image: str, region: str, recipe: str = "", account: str = "
         **WHICH,
         "image": "the image's ID",
         "account-id": "the IDs of the accounts to share it with, separated by commas",
-    }
+    },
+    examples=("ami-0a1b2c3d4e5f60718 123456789012 --account production",),
 )
 def share(c: Context, image: str, account_id: str, recipe: str = "", account: str = "") -> None:
     """Let other accounts launch an image, and print its ID."""

@@ -7,7 +7,9 @@ from invoke.context import Context
 from bakehouse.tasks import CHANGE, JSON, agreed, load_settings, task
 
 
-@task(help={"base": "the base to make if it is missing; the recipe's own by default"})
+@task(
+    help={"base": "the base to make if it is missing; the recipe's own by default"}, examples=("", "--base debian-12")
+)
 def up(c: Context, base: str = "") -> None:
     """Start the local EC2, with a base to bake on, and print its endpoint."""
     from bakehouse import console, local, recipes
@@ -25,7 +27,7 @@ def down(c: Context) -> None:
     local.down(load_settings("local"))
 
 
-@task(help=JSON)
+@task(help=JSON, examples=("", "--json"))
 def status(c: Context, json: bool = False) -> None:
     """Print the state, bases and machines of the local EC2."""
     from bakehouse import console, local
@@ -37,7 +39,7 @@ def status(c: Context, json: bool = False) -> None:
         console.table(local.COLUMNS, local.as_rows(found))
 
 
-@task(help=CHANGE)
+@task(help=CHANGE, examples=("--dry-run", "--yes"))
 def reset(c: Context, dry_run: bool = False, yes: bool = False) -> None:
     """Delete all that this checkout's local EC2 has made."""
     from bakehouse import local

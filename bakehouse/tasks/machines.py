@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from invoke.context import Context
 
 from bakehouse.errors import InputError
@@ -20,7 +18,8 @@ from bakehouse.tasks import CHANGE, JSON, MACHINE, WHICH, agreed, load_settings,
         "allow": "the network that may connect, as a CIDR block; only your own address by default",
         "user-data": "a file for cloud-init: a cloud-config or a script",
         "on-failure": "what happens to machines that don't get healthy: keep (the default) or terminate",
-    }
+    },
+    examples=("", "--channel stable --count 2", "--recipe nginx --on-failure terminate", "--user-data FILE"),
 )
 def launch(
     c: Context,
@@ -63,7 +62,8 @@ def launch(
         **JSON,
         "machine": "a machine's ID; all machines of the recipe by default",
         "junit": "also write a JUnit report to this file",
-    }
+    },
+    examples=("", "--machine i-0a1b2c3d4e5f60718", "--junit probe.xml"),
 )
 def probe(
     c: Context, machine: str = "", junit: str = "", json: bool = False, recipe: str = "", account: str = ""
@@ -89,18 +89,18 @@ def probe(
     probes.insist(verdicts)
 
 
-@task(help=MACHINE)
+@task(help=MACHINE, examples=("", "-- systemctl --failed", "--machine i-0a1b2c3d4e5f60718"))
 def ssh(c: Context, machine: str = "", recipe: str = "", account: str = "") -> None:
     """Enter a machine, or run a command there: ./inv ssh -- COMMAND."""
-    from bakehouse import accounts, machines
+    from bakehouse import accounts, machines, system
     from bakehouse.machines import shells
 
     settings = load_settings(account, recipe)
     line = shells.line(settings, machines.one(accounts.connect(settings), settings.recipe, machine), c.remainder)
-    os.execvp(line[0], line)  # noqa: S606, so that SSH has the terminal and its exit code is ours
+    system.become(line, system.environment())  # SSH has the terminal, and its exit code is ours
 
 
-@task(help=MACHINE)
+@task(help=MACHINE, examples=("", "--machine i-0a1b2c3d4e5f60718"))
 def password(c: Context, machine: str = "", recipe: str = "", account: str = "") -> None:
     """Print the first admin password of a machine's service."""
     from bakehouse import accounts, console, machines
@@ -113,7 +113,7 @@ def password(c: Context, machine: str = "", recipe: str = "", account: str = "")
     console.data(shells.read(settings, found, path))
 
 
-@task(name="open", help=MACHINE)
+@task(name="open", help=MACHINE, examples=("", "--machine i-0a1b2c3d4e5f60718"))
 def open_(c: Context, machine: str = "", recipe: str = "", account: str = "") -> None:
     """Print the URL of a machine's service."""
     from bakehouse import accounts, console, machines
@@ -125,7 +125,7 @@ def open_(c: Context, machine: str = "", recipe: str = "", account: str = "") ->
     console.data(service.url(machines.address(found)))
 
 
-@task(name="machines", help={**WHICH, **JSON})
+@task(name="machines", help={**WHICH, **JSON}, examples=("", "--recipe nginx --json"))
 def machines_(c: Context, json: bool = False, recipe: str = "", account: str = "") -> None:
     """List the machines of the recipe, newest first."""
     from bakehouse import accounts, console, machines
@@ -138,7 +138,10 @@ def machines_(c: Context, json: bool = False, recipe: str = "", account: str = "
         console.table(machines.COLUMNS, [machines.as_row(machine) for machine in found])
 
 
-@task(help={**WHICH, **CHANGE, "machine": "the machine's ID", "all": "terminate all machines of the recipe"})
+@task(
+    help={**WHICH, **CHANGE, "machine": "the machine's ID", "all": "terminate all machines of the recipe"},
+    examples=("--machine i-0a1b2c3d4e5f60718", "--all --dry-run", "--all --yes"),
+)
 def terminate(
     c: Context,
     machine: str = "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -50,7 +51,6 @@ def test_local_has_nobodys_credentials(tmp_path: Path, monkeypatch: pytest.Monke
     assert environ["AWS_ACCESS_KEY_ID"] == environ["AWS_SECRET_ACCESS_KEY"] == "local"
     assert environ["AWS_ENDPOINT_URL_EC2"] == environ["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9"
     assert environ["AWS_CONFIG_FILE"] == environ["AWS_SHARED_CREDENTIALS_FILE"] == os.devnull
-    assert environ["PATH"] == os.environ["PATH"]
 
 
 @pytest.mark.usefixtures("profile")
@@ -61,6 +61,78 @@ def test_aws_is_never_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv(variable, endpoint)
     with pytest.raises(AccountError, match=variable):
         accounts.connect(settings(tmp_path, "mine"))
+
+
+WRONG = {
+    "no profile": ("[profile another]\nregion = eu-west-1\n", {}, "there is no account mine"),
+    "no region": ("[profile mine]\naws_access_key_id = A\naws_secret_access_key = B\n", {}, "has no region"),
+    "no credentials": ("[profile mine]\nregion = eu-west-1\n", {"AWS_EC2_METADATA_DISABLED": "true"}, "no credentials"),
+    "no ini file": ("nonsense\n", {}, "Unable to parse config file"),
+    "half a section": ("[profile mine\nregion = eu-west-1\n", {}, "Unable to parse config file"),
+    "no such program": ("{}credential_process = /nowhere/program\n", {}, "/nowhere/program"),
+    "a program that fails": ("{}credential_process = false\n", {}, "Error when retrieving credentials"),
+    "a program that prints no JSON": ("{}credential_process = echo nonsense\n", {}, "Expecting value"),
+    "a program that prints half": ("{}credential_process = echo '{{\"Version\": 1}}'\n", {}, "AccessKeyId"),
+    "a quote left open": ("{}credential_process = 'program\n", {}, "No closing quotation"),
+    "half a pair of keys": ("{}aws_access_key_id = A\n", {}, "Partial credentials"),
+    "a role without its source": ("{}role_arn = arn:aws:iam::1:role/r\n", {}, "source_profile"),
+    "a role of a profile that isn't there": (
+        "{}role_arn = arn:aws:iam::1:role/r\nsource_profile = nobody\n",
+        {},
+        "nobody",
+    ),
+    "a role that needs a code": (
+        "{}role_arn = arn:aws:iam::1:role/r\nsource_profile = keys\nmfa_serial = me\n[profile keys]\n{}",
+        {},
+        "can't be used: ",
+    ),
+    "no token file": (
+        "{}role_arn = arn:aws:iam::1:role/r\nweb_identity_token_file = /nowhere/token\n",
+        {},
+        "/nowhere/token",
+    ),
+    "an SSO session that isn't there": (
+        "{}sso_session = nobody\nsso_account_id = 1\nsso_role_name = r\n",
+        {},
+        "nobody",
+    ),
+    "SSO without a login": (
+        "{}sso_start_url = https://nobody.example\nsso_region = eu-west-1\nsso_account_id = 1\nsso_role_name = r\n",
+        {},
+        "can't be used: ",
+    ),
+    "an endpoint at home": ("{}{}endpoint_url = http://127.0.0.1:9\n", {}, "endpoint for ec2 is http://127.0.0.1:9"),
+    "a region with blanks": ("[profile mine]\nregion = eu west\n{}", {}, "eu west"),
+    "words for retries": ("{}{}retry_mode = sometimes\n", {}, "sometimes"),
+    "words for attempts": ("{}{}max_attempts = many\n", {}, "many"),
+    "a variable for retries": ("{}{}", {"AWS_RETRY_MODE": "sometimes"}, "sometimes"),
+    "a variable for attempts": ("{}{}", {"AWS_MAX_ATTEMPTS": "many"}, "many"),
+    "a region that AWS doesn't have": (
+        "[profile mine]\nregion = eu-nowhere-1\n{}",
+        {},
+        "eu-nowhere-1 is no known region",
+    ),
+}
+_MINE = "[profile mine]\nregion = eu-west-1\n"
+_KEYS = "aws_access_key_id = A\naws_secret_access_key = B\n"
+
+
+@pytest.mark.parametrize(("config", "variables", "reason"), WRONG.values(), ids=WRONG)
+def test_whatever_is_wrong_in_the_configuration_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, variables: dict[str, str], reason: str
+) -> None:
+    """What boto3 can't use is an AccountError, which names the account and why; nothing is asked of AWS."""
+    file = tmp_path / "config"
+    file.write_text(config.format(_MINE if config.startswith("{}") else _KEYS, _KEYS))
+    for name, value in {"AWS_CONFIG_FILE": str(file), "AWS_SHARED_CREDENTIALS_FILE": os.devnull, **variables}.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(AccountError, match=re.escape(reason)) as refused:
+        accounts.connect(settings(tmp_path, "mine"))
+
+    assert 2 == refused.value.code
+    assert "mine" in refused.value.text
+    assert "\n" not in refused.value.text
 
 
 class Sts(BaseHTTPRequestHandler):

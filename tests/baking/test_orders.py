@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from bakehouse import __version__, images, tools
+from bakehouse import __version__, images, system, tools
 from bakehouse.accounts import Account
 from bakehouse.baking import orders
 from bakehouse.baking.orders import Order
@@ -119,22 +120,61 @@ def test_refused_files(tmp_path: Path, package: str, content: bytes | None, mess
         orders.check_files(RECIPE, BASE, {package: file})
 
 
-def test_commit_of(tmp_path: Path) -> None:
-    """The commit is told with whether files differ from it; a folder inside another's checkout has none."""
+@pytest.fixture
+def git(tmp_path: Path) -> Callable[..., str]:
+    """Give what runs git in a folder."""
 
-    def git(*arguments: str) -> str:
+    def run(*arguments: str) -> str:
         line = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
         return subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
 
-    assert "none" == orders.commit_of(tmp_path)
+    return run
+
+
+UNTOLD = "the image will not tell which commit it was baked of"
+
+
+def test_commit_of(tmp_path: Path, git: Callable[..., str]) -> None:
+    """The commit is told with whether files differ from it; where there is none, it is said why."""
+    assert ("none", f"this checkout is in no git repository: {UNTOLD}") == orders.commit_of(tmp_path)
     git("init", "-q")
-    assert "none" == orders.commit_of(tmp_path)
-    git("commit", "-q", "--allow-empty", "-m", "first")
-    assert git("rev-parse", "HEAD") == orders.commit_of(tmp_path)
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / "file").touch()
-    assert f"{git('rev-parse', 'HEAD')}-dirty" == orders.commit_of(tmp_path)
-    assert "none" == orders.commit_of(tmp_path / "inner")
+    empty = f"the git repository {tmp_path} holds no file of this checkout: {UNTOLD}"
+    assert ("none", empty) == orders.commit_of(tmp_path)
+    (tmp_path / "tasks.py").touch()
+    git("add", ".")
+    commit, remark = orders.commit_of(tmp_path)
+    assert ("none", True) == (commit, remark.startswith("git says: "))
+    git("commit", "-q", "-m", "first")
+    assert (git("rev-parse", "HEAD"), "") == orders.commit_of(tmp_path)
+    git("config", "status.showUntrackedFiles", "no")
+    (tmp_path / "roles").mkdir()
+    (tmp_path / "roles" / "new.yml").touch()
+    assert (f"{git('rev-parse', 'HEAD')}-dirty", "") == orders.commit_of(tmp_path)
+
+
+def test_commit_of_a_folder_of_a_larger_repository(tmp_path: Path, git: Callable[..., str]) -> None:
+    """Its commit is the repository's, and only its own files count; one that the repository doesn't hold has none."""
+    for folder in ("images", "vendor"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tasks.py").touch()
+    git("init", "-q")
+    git("add", "images")
+    git("commit", "-q", "-m", "first")
+    commit = git("rev-parse", "HEAD")
+
+    told = f"this checkout is a folder of the git repository {tmp_path}: its commit is {commit}"
+    assert (commit, told) == orders.commit_of(tmp_path / "images")
+    (tmp_path / "images" / "new").touch()
+    assert (f"{commit}-dirty", f"{told}-dirty") == orders.commit_of(tmp_path / "images")
+    untold = f"the git repository {tmp_path} holds no file of this checkout: {UNTOLD}"
+    assert ("none", untold) == orders.commit_of(tmp_path / "vendor")
+
+
+def test_commit_of_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where git is missing, that is said."""
+    monkeypatch.setattr(system, "environment", lambda **_: {"PATH": "/nowhere"})
+
+    assert ("none", f"git is missing: {UNTOLD}") == orders.commit_of(tmp_path)
 
 
 @pytest.mark.local

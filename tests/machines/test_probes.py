@@ -15,7 +15,7 @@ from samples import MACHINE
 
 from bakehouse.errors import VerdictError
 from bakehouse.junit import Case, Suite
-from bakehouse.machines import Machine, probes
+from bakehouse.machines import Machine, inventories, probes
 from bakehouse.machines.probes import Finding, Probe, Unhealthy, Verdict
 from bakehouse.recipes.services import Page, Service
 from bakehouse.settings import ROOT, Settings
@@ -181,18 +181,24 @@ PLAY = """
 BROKEN = PLAY.replace("[{name: Bad, ok: false}, {name: Good, ok: true}]", "[{name: Good, ok: true}]")
 
 
-def _checkout(folder: Path, hosts: str) -> None:
-    """Make a checkout of PLAY and an inventory."""
+def _checkout(folder: Path) -> None:
+    """Make a checkout of PLAY."""
     for name in ("playbooks", "inventory"):
         (folder / name).mkdir()
     (folder / "ansible.cfg").write_text("[defaults]\ninterpreter_python = /usr/bin/python3\n")
     (folder / "playbooks" / "verify.yml").write_text(PLAY)
-    (folder / "inventory" / "hosts.ini").write_text(hosts)
 
 
+@pytest.fixture
+def on_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Ansible look at this host in place of a machine."""
+    monkeypatch.setattr(inventories, "variables", lambda *_: {"ansible_connection": "local"})
+
+
+@pytest.mark.usefixtures("on_this_host")
 def test_verify(settings: Settings) -> None:
     """A real run of Ansible: each assertion and each item of one is a finding, a look is none."""
-    _checkout(settings.root, f"{MACHINE.id} ansible_connection=local\nother ansible_connection=local\n")
+    _checkout(settings.root)
 
     findings = probes.verify(settings, [MACHINE])
 
@@ -205,9 +211,10 @@ def test_verify(settings: Settings) -> None:
     assert [] == [left.name for left in settings.state.iterdir()]
 
 
+@pytest.mark.usefixtures("on_this_host")
 def test_verify_what_breaks(settings: Settings) -> None:
     """A task that breaks is a bad finding too, with what was said."""
-    _checkout(settings.root, f"{MACHINE.id} ansible_connection=local\n")
+    _checkout(settings.root)
     (settings.root / "playbooks" / "verify.yml").write_text(BROKEN)
 
     findings = probes.verify(settings, [MACHINE])[MACHINE.id]
@@ -216,9 +223,10 @@ def test_verify_what_breaks(settings: Settings) -> None:
     assert findings[-1].evidence.startswith("non-zero return code ls: ")
 
 
-def test_verify_a_machine_that_ansible_does_not_see(settings: Settings) -> None:
+def test_verify_a_machine_that_ansible_does_not_see(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that isn't in the inventory, so that nothing was found, is not healthy; what Ansible said is told."""
-    _checkout(settings.root, "other ansible_connection=local\n")
+    _checkout(settings.root)
+    monkeypatch.setattr(inventories, "static", lambda *_: {})
 
     [finding] = probes.verify(settings, [MACHINE])[MACHINE.id]
 

@@ -85,12 +85,12 @@ def _running(command: Sequence[str], given: str, say: Say) -> Iterator[Iterator[
         file.seek(0)
         # In a session of its own: when it fails or is told to stop it hangs up on its whole process group. What it says
         # goes to a file: a pipe that nobody reads any more would kill it before it has cleared away.
-        process = subprocess.Popen(
+        process = system.start(
             system.with_us("sh", "-c", _AS_ONE, "sh", *command),
+            system.environment(*system.OUTSIDE, TMPDIR=scratch()),
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=told,
-            env=os.environ | {"TMPDIR": scratch()},
             start_new_session=True,
         )
         assert process.stdout

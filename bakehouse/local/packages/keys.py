@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bakehouse import system
 from bakehouse.errors import BakehouseError, ToolError
 
 OWNER = "Bakehouse's stand-ins"
@@ -55,7 +56,9 @@ class _Gpg:
     def __call__(self, *arguments: str, given: bytes = b"") -> bytes:
         command = ["gpg", "--homedir", self._home, "--batch", "--no-tty", "--quiet", *arguments]
         try:
-            done = subprocess.run(command, input=given, capture_output=True, timeout=60, check=True)
+            done: subprocess.CompletedProcess[bytes] = system.call(
+                command, system.environment(), input=given, capture_output=True, timeout=60, check=True
+            )
         except FileNotFoundError as error:
             raise ToolError("gpg is missing: it signs the stand-ins", "install gnupg") from error
         except subprocess.CalledProcessError as error:
@@ -68,13 +71,14 @@ class _Gpg:
     def leave(self) -> None:
         """End the agent that gpg has started, and drop its sockets, wherever they are."""
         for order in (["--kill", "gpg-agent"], ["--remove-socketdir"]):
-            subprocess.run(["gpgconf", "--homedir", self._home, *order], capture_output=True, check=False)
+            argv = ["gpgconf", "--homedir", self._home, *order]
+            system.call(argv, system.environment(), capture_output=True, check=False)
 
 
 @contextmanager
 def _gpg(home: Path) -> Iterator[_Gpg]:
     # the agent's socket is in gpg's home, and a socket's path has 108 bytes at most: a short link leads there
-    with tempfile.TemporaryDirectory(prefix="bh-gpg-") as short:
+    with tempfile.TemporaryDirectory(prefix="bh-", dir=system.temporary()) as short:
         link = os.path.join(short, "gpg")
         os.symlink(home, link)
         gpg = _Gpg(link)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bakehouse import system
 from bakehouse.errors import ToolError
 
 REQUIREMENTS = "requirements.txt"
@@ -24,7 +25,8 @@ def fetch(folder: Path, architecture: str) -> None:
     where = [f"--platform=manylinux_2_17_{architecture}", f"--dest={folder}"]
     argv = [sys.executable, "-m", "pip", "download", *how, *what, *where]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        environ = system.environment(*system.OUTSIDE)
+        done = system.call(argv, environ, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise ToolError(f"pip download did not end in {_SECONDS} s", _HINT) from error
     if done.returncode:
