@@ -38,6 +38,10 @@ class Settings:
     recipe: str
     ssh_config: str = ""
 
+    def kept(self, kind: str) -> Path:
+        """Return the folder of what is kept of the account: its ``keys``, ``known_hosts``, ``images`` or ``proofs``."""
+        return self.state / kind / self.account
+
 
 def load(account: str = "", recipe: str = "", root: Path = ROOT) -> Settings:
     """Return the settings, and make the state folder.

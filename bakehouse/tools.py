@@ -315,8 +315,11 @@ def _start_engine() -> str:
         system.run(*root, "systemctl", "start", "docker", seconds=60)
         return "journalctl -u docker"
     if system.run(*root, "service", "docker", "start", passing=system.OUTSIDE, seconds=60)[0]:
-        # Debian's init script fails when it can't raise its limits; the engine itself doesn't need that.
-        start = f"setsid {_dockerd()} </dev/null >>{_ENGINE_LOG} 2>&1 &"
+        # Debian's init script fails when it can't raise its limits; the engine itself doesn't need that. After a host
+        # was reset, the engine's file may name a process that is another program by now: then it would not start.
+        pid = "/var/run/docker.pid"
+        stale = f'[ "$(cat /proc/$(cat {pid})/comm 2>/dev/null)" = dockerd ] || rm -f {pid}'
+        start = f"[ ! -e {pid} ] || {stale}; setsid {_dockerd()} </dev/null >>{_ENGINE_LOG} 2>&1 &"
         system.run(*root, "sh", "-c", start, passing=system.OUTSIDE)
     return _ENGINE_LOG
 

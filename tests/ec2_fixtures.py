@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from bakehouse import system
+from bakehouse.local import checkouts
 
 ROOT = Path(__file__).parent.parent
 
@@ -288,9 +288,11 @@ def local_ec2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEc2]:
             made.write_text(debian_of(started))
         yield started
     finally:
+        ours = f"label=bakehouse.checkout={mark(started.state)}"
         started.inv("local.reset", "--yes")
-        assert docker("ps", "--all", "--quiet", "--filter", "label=bakehouse.checkout=" + mark(started.state)) == ""
-        assert docker("images", "--all", "--quiet", "--filter", "label=bakehouse.checkout=" + mark(started.state)) == ""
+        assert docker("ps", "--all", "--quiet", "--filter", ours) == ""
+        assert docker("images", "--all", "--quiet", "--filter", ours) == ""
+        assert docker("volume", "ls", "--quiet", "--filter", ours) == ""
 
 
 @pytest.fixture(scope="session")
@@ -300,8 +302,9 @@ def baked(local_ec2: LocalEc2) -> subprocess.CompletedProcess[str]:
 
 
 def mark(state: Path) -> str:
-    """Return the label's value that tells the things of one local EC2."""
-    return hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:12]
+    """Return the label's value that tells the things of one local EC2; before its start it gets one."""
+    (state / "local").mkdir(exist_ok=True)
+    return checkouts.own((state / "local").resolve())
 
 
 def docker(*arguments: str) -> str:

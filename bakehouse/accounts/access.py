@@ -114,12 +114,12 @@ def public_key(settings: Settings, name: str) -> str:
 
 def keys(settings: Settings) -> Path:
     """Return the folder of the account's private keys."""
-    return settings.state / "keys" / settings.account
+    return settings.kept("keys")
 
 
 def known_hosts(settings: Settings, machine_id: str) -> Path:
     """Return the file that holds the host key of one machine, named after its ID."""
-    return settings.state / "known_hosts" / machine_id
+    return settings.kept("known_hosts") / machine_id
 
 
 def _single(permission: Permission, kind: str, source: Mapping[str, Any]) -> Permission:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,9 @@ from bakehouse.local.labels import BASE, CHECKOUT, IMAGE, KIND
 from bakehouse.settings import Settings
 
 if TYPE_CHECKING:
+    from bakehouse.local import checkouts
     from bakehouse.local.bases import Described
+    from bakehouse.local.bodies import Bodies
 
 COLUMNS = ("what", "state")
 
@@ -41,7 +42,7 @@ class Endpoint:
 
     Attributes:
         pid: the server's process.
-        code: the digest of what the server was started from.
+        code: the digest of what the server was started from, and its folder.
         endpoint: the server's URL.
         set_aside: the state file that the server could not read, empty when there was none.
         docker: whether the Docker engine answers the server.
@@ -59,17 +60,22 @@ def up(settings: Settings, base: str = "", known: Mapping[str, Described] | None
 
     Raises ToolError when Docker can't be had, and what ``bases.make`` raises.
     """
+    from bakehouse.local import checkouts
+
     with _alone(settings):
         server = _find(settings)
-        if server is not None and server.code != digest(Path(__file__).parent):
-            console.say("the local EC2 was started by another version of the kit: it starts anew")
+        if server is None:
+            tools.ensure("docker")
+        if server is not None and server.code != f"{digest(Path(__file__).parent)} {_folder(settings).resolve()}":
+            console.say("the local EC2 was started by another version of the kit, or in another folder: it starts anew")
             _end(settings)
             server = None
-        if server is None or not server.docker:
+        if server is not None and not server.docker:
             tools.ensure("docker")
         if server is None:
             with console.step("start the local EC2"):
                 server = _start(settings)
+            checkouts.register(_bodies(settings).docker, checkout(settings), _folder(settings).resolve())
             if server.set_aside:
                 console.say(f"the local EC2's state could not be read and was set aside: {server.set_aside}")
         if base:
@@ -85,7 +91,7 @@ def down(settings: Settings) -> None:
         _end(settings)
         if _bodies(settings).answers():
             with ThreadPoolExecutor(_STOPS_AT_ONCE) as pool:  # a machine may take its 30 s
-                list(pool.map(_stop, _containers(settings)))
+                list(pool.map(_stop, _containers(_bodies(settings))))
 
 
 def _stop(container: Any) -> None:
@@ -101,8 +107,13 @@ def reset(settings: Settings) -> None:
         _end(settings)
         if (_folder(settings) / _LOG).exists():
             tools.ensure("docker")  # what was made on it can't go without it
-            _remove_all(settings)
-        shutil.rmtree(_folder(settings), ignore_errors=False)
+        bodies = _bodies(settings)
+        if bodies.answers():
+            _remove_all(bodies)
+        shutil.rmtree(_folder(settings))
+        for kind in ("keys", "known_hosts", "images", "proofs"):
+            with suppress(FileNotFoundError):
+                shutil.rmtree(settings.kept(kind))
 
 
 def status(settings: Settings) -> dict[str, Any]:
@@ -138,7 +149,7 @@ def plan_of_reset(found: Mapping[str, Any]) -> list[str]:
         *(f"delete machine {machine} ({state})" for machine, state in found["machines"].items()),
         *([f"delete images of bakes: {found['images']}"] if found["images"] else []),
         *(f"delete base {base['base']}" for base in found["bases"] if base["image"]),
-        "delete its groups, key pairs, tags and log",
+        "delete its groups, key pairs, tags and log, and the keys, records, proofs and logs of its images",
     ]
 
 
@@ -231,44 +242,66 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def _remove_all(settings: Settings) -> None:
+def everywhere() -> list[checkouts.Checkout]:
+    """Return what all checkouts have on the Docker engine; raises ToolError when it doesn't answer."""
+    from bakehouse.local import bodies, checkouts
+
+    tools.ensure("docker")
+    with closing(bodies.client(60)) as docker:
+        return checkouts.everywhere(docker)
+
+
+def reset_gone(found: Sequence[checkouts.Checkout]) -> None:
+    """Delete what checkouts have on Docker whose folders are gone."""
+    from bakehouse.local.bodies import Bodies
+
+    for one in found:
+        with console.step(f"delete what {one.folder} has left"):
+            _remove_all(Bodies(one.id))
+
+
+def _remove_all(bodies: Bodies) -> None:
+    """Delete everything that carries a checkout's label on Docker."""
     import docker.errors
 
-    bodies = _bodies(settings)
-    for container in _containers(settings):
+    for container in _containers(bodies):
         try:
             container.remove(force=True, v=True)
         except docker.errors.APIError as error:
             if error.status_code not in (404, 409):  # the gate goes by itself
                 raise
     deadline = time.monotonic() + _STOP_SECONDS
-    while left := _containers(settings):  # while there is one its Docker image would lose but its name
+    while left := _containers(bodies):  # while there is one its Docker image would lose but its name
         if time.monotonic() > deadline:
             raise ToolError(f"Docker does not remove {', '.join(one.name for one in left)}", "./inv local.reset again")
         time.sleep(0.1)
     for docker_id, _, tags in bodies.images():
         for name in tags or [docker_id]:
             bodies.docker.images.remove(name, force=True)
-    bodies.docker.networks.prune({"label": [f"{CHECKOUT}={bodies.checkout}"]})
+    ours = {"label": [f"{CHECKOUT}={bodies.checkout}"]}
+    bodies.docker.networks.prune(ours)
+    for volume in bodies.docker.volumes.list(filters=ours):
+        volume.remove()
 
 
-def _containers(settings: Settings) -> list[Any]:
-    bodies = _bodies(settings)
+def _containers(bodies: Bodies) -> list[Any]:
     found: list[Any] = bodies.docker.containers.list(
         all=True, filters={"label": [f"{CHECKOUT}={bodies.checkout}"]}, ignore_removed=True
     )
     return found
 
 
-def _bodies(settings: Settings) -> Any:
+def _bodies(settings: Settings) -> Bodies:
     from bakehouse.local.bodies import Bodies
 
     return Bodies(checkout(settings))
 
 
 def checkout(settings: Settings) -> str:
-    """Return what keeps two checkouts on one machine apart: 12 hexadecimal digits of the state folder's path."""
-    return hashlib.sha256(os.fsencode(settings.state.resolve())).hexdigest()[:12]
+    """Return the ID that keeps the checkouts on one engine apart, as ``checkouts.own`` does."""
+    from bakehouse.local import checkouts
+
+    return checkouts.own(_folder(settings).resolve())
 
 
 def _folder(settings: Settings) -> Path:

@@ -67,7 +67,8 @@ class Birth:
 
 
 @contextmanager
-def _docker_errors(what: str) -> Iterator[None]:
+def docker_errors(what: str) -> Iterator[None]:
+    """Raise what Docker's client raises as a BodyError, which names ``what``."""
     try:
         yield
     except docker.errors.APIError as error:
@@ -86,6 +87,11 @@ class _Client(docker.DockerClient):
         self.api = _Api(**how)
 
 
+def client(seconds: int) -> Any:
+    """Return a client of the Docker engine that waits so long for an answer; to make it is to ask for its version."""
+    return _Client.from_env(timeout=seconds)
+
+
 class Bodies:
     """Make, move and remove the containers and Docker images that carry one checkout's label."""
 
@@ -99,11 +105,11 @@ class Bodies:
     @cached_property
     def docker(self) -> Any:
         """Return the client; to make it is to ask the Docker engine for its version."""
-        return _Client.from_env(timeout=300)
+        return client(300)
 
     @cached_property
     def _impatient(self) -> Any:
-        return _Client.from_env(timeout=5)
+        return client(5)
 
     def labels(self, kind: str, **more: str) -> dict[str, str]:
         """Return the labels of a thing of ours."""
@@ -111,7 +117,7 @@ class Bodies:
 
     def ping(self) -> None:
         """Raise BodyError unless the Docker engine answers within 5 s."""
-        with _docker_errors("Docker"):
+        with docker_errors("Docker"):
             self._impatient.ping()
 
     def answers(self) -> bool:
@@ -124,7 +130,7 @@ class Bodies:
 
     def network(self) -> Any:
         """Return the checkout's Docker network, made if missing, with a subnet that Docker found free."""
-        with self._networking, _docker_errors(f"network {self._network}"):  # Docker would make two of one name
+        with self._networking, docker_errors(f"network {self._network}"):  # Docker would make two of one name
             found = self.docker.networks.list(names=[f"^{self._network}$"])
             if not found:
                 self._make_network()
@@ -153,7 +159,7 @@ class Bodies:
 
     def birth(self, birth: Birth) -> None:
         """Create a machine and switch it on."""
-        with _docker_errors(f"machine {birth.instance_id}"):
+        with docker_errors(f"machine {birth.instance_id}"):
             api = self.docker.api
             limits = api.create_host_config(
                 cap_add=list(_CAPABILITIES),
@@ -179,17 +185,17 @@ class Bodies:
 
     def start(self, instance_id: str) -> None:
         """Switch a stopped machine on."""
-        with _docker_errors(f"machine {instance_id}"):
+        with docker_errors(f"machine {instance_id}"):
             self._container(instance_id).start()
 
     def stop(self, instance_id: str) -> None:
         """Shut a machine down as its power button does, and by force when it is still on after 30 s."""
-        with _docker_errors(f"machine {instance_id}"):
+        with docker_errors(f"machine {instance_id}"):
             self._container(instance_id).stop(timeout=_STOP_SECONDS)
 
     def remove(self, instance_id: str) -> None:
         """Remove a machine with its disk; do nothing when it is gone."""
-        with _docker_errors(f"machine {instance_id}"):
+        with docker_errors(f"machine {instance_id}"):
             try:
                 container = self._container(instance_id)
             except docker.errors.NotFound:
@@ -201,7 +207,7 @@ class Bodies:
     def commit(self, instance_id: str, snapshot_id: str, record: Mapping[str, Any]) -> None:
         """Copy a machine's disk into a snapshot; a running machine stands still. ``record`` describes the image."""
         labels = self.labels("image", **{SNAPSHOT: snapshot_id, IMAGE: json.dumps(record), INSTANCE: "", BASE: ""})
-        with _docker_errors(f"snapshot {snapshot_id}"):
+        with docker_errors(f"snapshot {snapshot_id}"):
             self._container(instance_id).commit(
                 repository=self.repository, tag=snapshot_id, pause=True, conf={"Labels": labels}
             )
@@ -212,12 +218,12 @@ class Bodies:
 
     def tag(self, docker_image: str, snapshot_id: str) -> None:
         """Let a Docker image be a snapshot's content."""
-        with _docker_errors(f"snapshot {snapshot_id}"):
+        with docker_errors(f"snapshot {snapshot_id}"):
             self.docker.images.get(docker_image).tag(self.repository, snapshot_id)
 
     def forget(self, snapshot_id: str) -> None:
         """Remove a snapshot's content, as soon as no machine stands on it; do nothing when it is gone."""
-        with _docker_errors(f"snapshot {snapshot_id}"):
+        with docker_errors(f"snapshot {snapshot_id}"):
             try:
                 self.docker.images.remove(self.reference(snapshot_id), force=True)
             except docker.errors.ImageNotFound:
@@ -225,7 +231,7 @@ class Bodies:
 
     def has(self, snapshot_id: str) -> bool:
         """Tell whether a snapshot's content is there."""
-        with _docker_errors(f"snapshot {snapshot_id}"):
+        with docker_errors(f"snapshot {snapshot_id}"):
             try:
                 self.docker.images.get(self.reference(snapshot_id))
             except docker.errors.ImageNotFound:
@@ -234,20 +240,20 @@ class Bodies:
 
     def images(self) -> list[tuple[str, dict[str, str], list[str]]]:
         """Return (Docker image ID, labels, tags) of each image that carries the checkout's label."""
-        with _docker_errors("images"):
+        with docker_errors("images"):
             found = self.docker.images.list(filters={"label": [f"{CHECKOUT}={self.checkout}"]})
             return [(image.id, image.labels, image.tags) for image in found]
 
     def running(self) -> dict[str, int]:
         """Return each machine's instance ID with its init's process ID on the host, 0 when it's off."""
-        with _docker_errors("machines"):
+        with docker_errors("machines"):
             filters = {"label": [f"{CHECKOUT}={self.checkout}", f"{KIND}=machine"]}
             rows = self.docker.containers.list(all=True, filters=filters, ignore_removed=True)
             return {row.labels[INSTANCE]: row.attrs["State"]["Pid"] for row in rows}
 
     def pid(self, instance_id: str) -> int:
         """Return the process ID on the host of a machine's init, 0 when it's off or gone."""
-        with _docker_errors(f"machine {instance_id}"):
+        with docker_errors(f"machine {instance_id}"):
             try:
                 pid: int = self._container(instance_id).attrs["State"]["Pid"]
             except docker.errors.NotFound:
@@ -256,7 +262,7 @@ class Bodies:
 
     def console(self, instance_id: str) -> bytes:
         """Return the last 64 KiB that the machine wrote to its console."""
-        with _docker_errors(f"machine {instance_id}"):
+        with docker_errors(f"machine {instance_id}"):
             try:
                 text: bytes = self._container(instance_id).logs(tail=2000)
             except docker.errors.NotFound:
@@ -279,14 +285,14 @@ class Bodies:
     def wait_for_cloud_init(self, instance_id: str) -> bool:
         """Wait until cloud-init has written its result; return False when the machine went off or time ran out."""
         command = ["sh", "-c", _CLOUD_INIT_DONE.format(n=BOOT_SECONDS * 5)]
-        with _docker_errors(f"machine {instance_id}"):
+        with docker_errors(f"machine {instance_id}"):
             code: int | None = self._container(instance_id).exec_run(command).exit_code
             return code == 0
 
     def deaths(self) -> Iterator[tuple[str, bool]]:
         """Yield (instance ID, whether it asked for a reboot) whenever a machine goes off."""
         filters = {"type": "container", "event": "die", "label": [f"{CHECKOUT}={self.checkout}", f"{KIND}=machine"]}
-        with _docker_errors("events"):
+        with docker_errors("events"):
             for event in self.docker.events(decode=True, filters=filters):
                 told = event["Actor"]["Attributes"]
                 yield told[INSTANCE], told.get("exitCode") == str(_REBOOTED)

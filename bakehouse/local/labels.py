@@ -1,6 +1,8 @@
 """Name the labels that say of a thing on Docker which checkout it belongs to and what it is."""
 
 CHECKOUT = "bakehouse.checkout"
+PATH = "bakehouse.path"  # of the folder of its local EC2
+HOST = "bakehouse.host"  # on which that folder is
 KIND = "bakehouse.kind"
 INSTANCE = "bakehouse.instance"
 IMAGE = "bakehouse.image"

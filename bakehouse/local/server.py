@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ from bakehouse.local.state import State  # noqa: E402
 from bakehouse.local.watch import Watch  # noqa: E402
 
 log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1  # between two looks whether the folder is still there
 
 _READS = re.compile(r"(Describe|Get|List|Search|Lookup|Head|Select|Preview|Validate|Estimate|Decode)[A-Z]")
 
@@ -81,7 +84,7 @@ class Server:
         self.lifecycle = lifecycle
         self.folder = folder
         self.set_aside: Path | None = None
-        self._code = digest(Path(__file__).parent)
+        self._code = f"{digest(Path(__file__).parent)} {folder}"
         self._operations = Operations()
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._own: dict[str, Callable[[Environ], Any]] = {
@@ -222,12 +225,28 @@ def main(folder: Path, checkout: str) -> None:
     adoption.restore(lifecycle, lost=not state.path.exists())
     listener = _listen(server, folder)
     threading.Thread(target=Watch(lifecycle).watch, daemon=True, name="watch").start()
+    threading.Thread(target=_end_with, args=(folder, listener), daemon=True, name="folder").start()
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=listener.shutdown).start())
     documents.replace(
         folder / "server.json", json.dumps({"pid": os.getpid(), "port": listener.server_address[1]}).encode()
     )
     listener.serve_forever(poll_interval=1)
     gate.close()
+
+
+def _end_with(folder: Path, listener: Any) -> None:
+    """End the server when its folder is gone: nothing could be kept any more."""
+    began = os.stat(folder).st_ino
+    while True:
+        time.sleep(_LOOK_SECONDS)
+        try:
+            there = os.stat(folder).st_ino == began
+        except OSError:
+            there = False
+        if not there:
+            log.warning("the folder %s is gone: the local EC2 ends", folder)
+            listener.shutdown()
+            return
 
 
 def _listen(server: Server, folder: Path) -> Any:

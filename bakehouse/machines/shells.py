@@ -19,7 +19,7 @@ from bakehouse.settings import Settings
 def options(settings: Settings, machine: Machine) -> list[str]:
     """Return the options of ``ssh`` for a machine. The person's own configuration of ssh stays out of it."""
     hosts = access.known_hosts(settings, machine.id)
-    hosts.parent.mkdir(mode=0o700, exist_ok=True)
+    hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     told = {
         "IdentityFile": _path(access.keys(settings) / machine.key),
         "IdentitiesOnly": "yes",

@@ -56,7 +56,7 @@ def ensure(settings: Settings, image: Image) -> None:
 
 def page(settings: Settings, proof: Proof) -> Path:
     """Return the path of a proof's page; its folder holds all files of the proof."""
-    return settings.state / "proofs" / proof.image / reports.PAGE
+    return settings.kept("proofs") / proof.image / reports.PAGE
 
 
 def insist(settings: Settings, proof: Proof) -> None:

@@ -37,7 +37,7 @@ def keep(settings: Settings, image_id: str, files: Mapping[str, str]) -> None:
 
 def place(settings: Settings, image_id: str) -> Path:
     """Return the folder in which an image's records are kept."""
-    return settings.state / "images" / image_id
+    return settings.kept("images") / image_id
 
 
 def inputs(settings: Settings, image_id: str) -> dict[str, str] | None:

@@ -23,7 +23,8 @@ from bakehouse.settings import Settings
 VARIABLE = "BAKEHOUSE_RUN"
 """The environment variable that marks every process of a run, also when the parent of the process has ended."""
 
-_LASTING = ("packer.log", "packer-debug.log", "manifest.json", "molecule.log")
+_ACCOUNT = "account"
+_LASTING = ("packer.log", "packer-debug.log", "manifest.json", "molecule.log", _ACCOUNT)
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def begin(settings: Settings) -> Iterator[Run]:
     run = Run(run_id, _folder(settings) / run_id)
     run.folder.mkdir(mode=0o700, parents=True)
     with system.alone(run.folder / "lock"):
+        (run.folder / _ACCOUNT).write_text(settings.account)
         (run.folder / "scratch").symlink_to(tempfile.mkdtemp(prefix="bh-", dir=system.temporary()))
         run.alias.symlink_to(run.folder)
         run.inventory.mkdir()
@@ -167,6 +169,15 @@ def undisturbed() -> Iterator[None]:
 def known(settings: Settings) -> dict[str, Run]:
     """Return the checkout's runs by their IDs."""
     return {path.parent.name: Run(path.parent.name, path.parent) for path in sorted(_folder(settings).glob("*/lock"))}
+
+
+def forget(settings: Settings) -> None:
+    """Delete the folders, with their logs, of all runs on the account that have ended."""
+    for run in known(settings).values():
+        file = run.folder / _ACCOUNT
+        if file.is_file() and file.read_text() == settings.account and not run.lives:
+            run.wipe()
+            shutil.rmtree(run.folder)
 
 
 def end(run: Run, seconds: float = 60) -> None:

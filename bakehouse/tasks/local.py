@@ -27,11 +27,24 @@ def down(c: Context) -> None:
     local.down(load_settings("local"))
 
 
-@task(help=JSON, examples=("", "--json"))
-def status(c: Context, json: bool = False) -> None:
+@task(
+    help={**JSON, "everywhere": "tell instead what all checkouts have on this Docker engine, vanished ones too"},
+    examples=("", "--json", "--everywhere"),
+)
+def status(c: Context, everywhere: bool = False, json: bool = False) -> None:
     """Print the state, bases and machines of the local EC2."""
-    from bakehouse import console, local
+    from dataclasses import asdict
 
+    from bakehouse import console, local
+    from bakehouse.local import checkouts
+
+    if everywhere:
+        all_ = local.everywhere()
+        if json:
+            console.data_json([asdict(one) for one in all_])
+        else:
+            console.table(checkouts.COLUMNS, checkouts.as_rows(all_))
+        return
     found = local.status(load_settings("local"))
     if json:
         console.data_json(found)
@@ -39,12 +52,22 @@ def status(c: Context, json: bool = False) -> None:
         console.table(local.COLUMNS, local.as_rows(found))
 
 
-@task(help=CHANGE, examples=("--dry-run", "--yes"))
-def reset(c: Context, dry_run: bool = False, yes: bool = False) -> None:
+@task(
+    help={**CHANGE, "gone": "delete instead what checkouts have left on this Docker engine whose folders are gone"},
+    examples=("--dry-run", "--yes", "--gone"),
+)
+def reset(c: Context, gone: bool = False, dry_run: bool = False, yes: bool = False) -> None:
     """Delete all that this checkout's local EC2 has made."""
-    from bakehouse import local
+    from bakehouse import local, runs
+    from bakehouse.local import checkouts
 
+    if gone:
+        left = [one for one in local.everywhere() if one.state == "gone"]
+        if agreed(checkouts.plan(left), "Delete what they have left?", dry_run=dry_run, yes=yes):
+            local.reset_gone(left)
+        return
     settings = load_settings("local")
     plan = local.plan_of_reset(local.status(settings))
     if agreed(plan, "Delete all of the local EC2?", dry_run=dry_run, yes=yes):
         local.reset(settings)
+        runs.forget(settings)

@@ -81,7 +81,7 @@ def image(baked: subprocess.CompletedProcess[str]) -> str:
 @pytest.fixture(scope="module")
 def good(local_ec2: LocalEc2, baked: subprocess.CompletedProcess[str], image: str) -> Proven:
     """Give the proof of the good image, which its bake asked for."""
-    told = json.loads((local_ec2.state / "proofs" / image / "proof.json").read_text())
+    told = json.loads((local_ec2.state / "proofs/local" / image / "proof.json").read_text())
     return Proven(baked.returncode, told, baked.stderr)
 
 
@@ -133,7 +133,7 @@ def _ended(process: subprocess.Popen[str]) -> Proven:
 def test_a_good_image_passes(local_ec2: LocalEc2, ec2: Any, image: str, good: Proven) -> None:
     """A good image passes: its tag says so with the digest of the proof, and tells what stands in for the real."""
     tags = tags_of(ec2.describe_images(ImageIds=[image])["Images"][0])
-    folder = local_ec2.state / "proofs" / image
+    folder = local_ec2.state / "proofs/local" / image
     data = (folder / "proof.json").read_bytes()
 
     assert (0, "pass", []) == (good.code, good.told["verdict"], [one for one in good.told["findings"] if not one["ok"]])
@@ -167,7 +167,7 @@ def test_what_a_good_image_is_proven_of(good: Proven) -> None:
 
 def test_the_machines_words_are_kept_without_secrets(local_ec2: LocalEc2, image: str, good: Proven) -> None:
     """Console and journal of both machines are kept; the password that the first start tells the journal isn't."""
-    folder = local_ec2.state / "proofs" / image
+    folder = local_ec2.state / "proofs/local" / image
     for machine in good.told["machines"]:
         assert "Debian" in (folder / f"{machine}-console.txt").read_text()
         journal = (folder / f"{machine}-journal-first-boot.txt").read_text()

@@ -261,7 +261,7 @@ def test_the_examples_playbook_verifies_them(kit: LocalEc2, collections: Path) -
         "ANSIBLE_COLLECTIONS_PATH": str(collections),
     }
     [key] = (kit.state / "keys/local").glob("bakehouse-jenkins-*")
-    known_hosts = f"-o UserKnownHostsFile={kit.state}/known_hosts/{{{{ inventory_hostname }}}}"
+    known_hosts = f"-o UserKnownHostsFile={kit.state}/known_hosts/local/{{{{ inventory_hostname }}}}"
     private = json.dumps({"ansible_ssh_private_key_file": str(key), "ansible_ssh_args": known_hosts})
     call = ["ansible-playbook", "-i", "inventory/aws_ec2.yml", "examples/verify.yml", "-e", private]
     done = subprocess.run(call, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)

@@ -128,7 +128,7 @@ def test_launch_and_live(account: Account, settings: Settings, capfd: pytest.Cap
     said = capfd.readouterr().err
     assert all(word in said for word in ("running", "SSH", "cloud-init", f"serves {service.url(machine.address)}"))
     assert "secret" == shells.read(settings, machine, service.password_file)
-    known = (settings.state / "known_hosts" / machine.id).read_text()
+    known = (settings.state / "known_hosts/local" / machine.id).read_text()
 
     before = shells.boot(settings, machine)
     machines.reboot(account, machine)
@@ -144,7 +144,7 @@ def test_launch_and_live(account: Account, settings: Settings, capfd: pytest.Cap
     assert ["port 22", "SSH", "cloud-init", "port 8000", "GET /", "GET /none", "The unit is active"] == [
         finding.name for finding in verdict.findings
     ]
-    assert known == (settings.state / "known_hosts" / machine.id).read_text()
+    assert known == (settings.state / "known_hosts/local" / machine.id).read_text()
     assert "Debian" in machines.console_output(account, machine)
 
 

@@ -211,7 +211,7 @@ def test_stop_start_terminate(account: Account, settings: Settings, image: Image
     """Each returns when it is true, and termination takes what SSH knew of the machine."""
     [machine] = launch(account, settings, image)
     known = access.known_hosts(settings, machine.id)
-    known.parent.mkdir()
+    known.parent.mkdir(parents=True)
     known.write_text("a host key")
 
     machines.stop(account, machine)

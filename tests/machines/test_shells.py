@@ -31,7 +31,7 @@ def test_a_machine_is_known_by_its_id(settings: Settings, tmp_path: Path, folder
         "user": "admin",
         "hostname": "127.4.5.6",
         "hostkeyalias": "i-0a1b2c3d4e5f60718",
-        "userknownhostsfile": str(here.state / "known_hosts" / "i-0a1b2c3d4e5f60718"),
+        "userknownhostsfile": str(here.state / "known_hosts/local/i-0a1b2c3d4e5f60718"),
         "stricthostkeychecking": "accept-new",
         "batchmode": "yes",
         "identitiesonly": "yes",

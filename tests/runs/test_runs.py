@@ -77,7 +77,7 @@ def test_wiped(given: Settings) -> None:
         assert not run.wiped
         raise KeyboardInterrupt
 
-    assert ["lock", "manifest.json", "packer.log"] == sorted(path.name for path in run.folder.iterdir())
+    assert ["account", "lock", "manifest.json", "packer.log"] == sorted(path.name for path in run.folder.iterdir())
     assert (False, True) == (scratch.exists(), run.wiped)
     run.wipe()
 
