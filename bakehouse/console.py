@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from rich.console import Console
-from rich.status import Status
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bakehouse.errors import InputError
@@ -32,10 +32,26 @@ class Step:
 _recorders: list[list[Step]] = []
 
 
+_NO_TERMINALS = ("", "dumb", "unknown")
+
+
 @cache
 def talk() -> Console:
-    """Return the console on stderr. It honours NO_COLOR, and knows whether stderr is a terminal."""
+    """Return the console on stderr. It honours NO_COLOR and FORCE_COLOR, and knows whether stderr is a terminal."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def is_live() -> bool:
+    """Tell whether a line on stderr can be redrawn: only where a person looks, whatever the colours are."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "") not in _NO_TERMINALS and not os.environ.get("CI")
+
+
+def _shown(name: str) -> Progress:
+    """Return what shows that a step is going on, with its time so far."""
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    shown = Progress(*columns, console=talk(), transient=True)
+    shown.add_task(name, total=None)
+    return shown
 
 
 def say(line: str) -> None:
@@ -61,8 +77,8 @@ def step(name: str) -> Iterator[None]:
     """Show that a step is going on, live on a terminal, and print a line with its time when it has ended."""
     begun = time.monotonic()
     try:
-        if talk().is_terminal:
-            with talk().status(name):
+        if is_live():
+            with _shown(name):
                 yield
         else:
             yield
@@ -79,15 +95,15 @@ class Steps:
         self._name = ""
         self._ok = True
         self._begun = 0.0
-        self._status: Status | None = None
+        self._shown: Progress | None = None
 
     def begin(self, name: str) -> None:
         """End the present step, and begin a new one."""
         self.end()
         self._name, self._ok, self._begun = name, True, time.monotonic()
-        self._status = talk().status(name)
-        if talk().is_terminal:
-            self._status.start()
+        if is_live():
+            self._shown = _shown(name)
+            self._shown.start()
 
     def name(self, more: str) -> None:
         """Append ``more`` to the present step's name, such as the ID of what it made."""
@@ -103,11 +119,11 @@ class Steps:
 
     def end(self, ok: bool = True) -> None:
         """End the present step, if there is one, and print its time."""
-        if self._status:
-            self._status.stop()
+        if self._shown:
+            self._shown.stop()
         if self._name:
             finished(self._name, time.monotonic() - self._begun, ok and self._ok)
-        self._name, self._status = "", None
+        self._name, self._shown = "", None
 
 
 @contextmanager

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import grp
 import os
 import platform
+import pwd
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -64,6 +68,25 @@ def start(argv: Sequence[str | Path], environ: Mapping[str, str], **how: Any) ->
 def become(argv: list[str], environ: Mapping[str, str]) -> NoReturn:
     """Become another program, which gets our terminal and whose exit code is ours."""
     os.execvpe(argv[0], argv, environ)  # noqa: S606
+
+
+def join(group: str, say: Callable[[str], None]) -> None:
+    """Begin this program anew as a member of a group, without a new login; return when that isn't ours to do.
+
+    A person who is no member yet becomes one, if they may become root without a password. ``say`` tells the person.
+    """
+    try:
+        name, told = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrnam(group)
+    except KeyError:
+        return
+    if told.gr_gid in (os.getegid(), *os.getgroups()) or not shutil.which("sg"):
+        return
+    if name not in told.gr_mem:
+        root = become_root()
+        if root is None or run(*root, "usermod", "--append", "--groups", group, name)[0]:
+            return
+        say(f"{name} is a member of the group {group} from now on")
+    become(["sg", group, "-c", shlex.join([sys.executable, *sys.orig_argv[1:]])], dict(os.environ))
 
 
 @contextmanager
@@ -175,11 +198,37 @@ def _is_private(host: str) -> bool:
 
 
 @contextmanager
-def alone(file: Path) -> Iterator[None]:
-    """Wait for the lock on a file, and hold it. The file is made if it is missing."""
-    with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def alone(file: Path, waiting: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Wait for the lock on a file, and hold it. The file is made if it is missing.
+
+    If that takes longer than a second, ``waiting`` is called with who holds the lock, such as "bake (process 4711)".
+    """
+    with file.open("a+") as lock:
+        if not _locked(lock, 1):
+            lock.seek(0)
+            waiting(lock.read().strip() or "another task")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        lock.write(f"{(*sys.argv, '', '')[1]} (process {os.getpid()})")
+        lock.flush()
+        try:
+            yield
+        finally:
+            lock.truncate(0)
+
+
+def _locked(lock: IO[str], seconds: float) -> bool:
+    """Try for so long to get a lock, and return whether we have it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
 
 
 def last_line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -282,14 +284,36 @@ def _engine_remedy(trouble: str) -> str:
     if not trouble:
         return ""
     if trouble == "permission denied":
-        return "sudo usermod -aG docker $USER, then log in again"
+        return "sudo usermod -aG docker $USER, then: sg docker ./inv ..., or log in again"
     if host := os.environ.get("DOCKER_HOST"):
         return f"DOCKER_HOST is {host}: start the engine there, or unset DOCKER_HOST"
+    if name := docker_context():
+        return f"Docker's context is {name}: start its engine, or take another: docker context use default"
     if not _dockerd():  # a client alone
         return "" if _obtainable(TOOLS["docker"]) else _remedy(TOOLS["docker"])
     if system.become_root() is None:
         return "sudo systemctl start docker" if system.has_systemd() else "sudo service docker start"
     return ""
+
+
+def docker_context() -> str:
+    """Return the name of the context that Docker's command line uses; empty for its default, and with DOCKER_HOST."""
+    if os.environ.get("DOCKER_HOST"):
+        return ""
+    name = os.environ.get("DOCKER_CONTEXT", "")
+    if not name:
+        config = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+        with suppress(OSError, ValueError, AttributeError):
+            name = json.loads(config.read_text()).get("currentContext", "")
+    return "" if name == "default" else name
+
+
+def engine_place() -> str:
+    """Return the words that say which Docker engine is meant."""
+    if host := os.environ.get("DOCKER_HOST"):
+        return f"the Docker engine at {host} (DOCKER_HOST)"
+    name = docker_context()
+    return f"the Docker engine of context {name}" if name else "the Docker engine"
 
 
 def _ensure_engine(docker: Path) -> None:
@@ -304,8 +328,10 @@ def _ensure_engine(docker: Path) -> None:
             if time.monotonic() > deadline:
                 raise ToolError(f"the Docker engine does not start: {trouble}", f"look at its log: {log}")
             time.sleep(0.2)
+    if trouble == "permission denied" and not os.environ.get("DOCKER_HOST") and not docker_context():
+        system.join("docker", say)
     if trouble:
-        raise ToolError(f"the Docker engine does not answer: {trouble}", _engine_remedy(trouble))
+        raise ToolError(f"{engine_place()} does not answer: {trouble}", _engine_remedy(trouble))
 
 
 def _start_engine() -> str:

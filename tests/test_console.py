@@ -133,3 +133,38 @@ def test_a_reader_that_has_enough() -> None:
         told = process.stderr.read()
 
     assert (0, "") == (process.returncode, told)
+
+
+@pytest.mark.parametrize(
+    ("environ", "live", "coloured"),
+    [
+        ({}, True, True),
+        ({"NO_COLOR": "1"}, True, False),
+        ({"TERM": "dumb"}, False, False),
+        ({"CI": "true"}, False, True),
+    ],
+)
+def test_what_is_animated_and_coloured(environ: dict[str, str], live: bool, coloured: bool) -> None:
+    """On a terminal a step shows its time while it runs; not in CI, nor on a dumb terminal."""
+    seen = on_a_terminal("import time\nwith console.step('make it'): time.sleep(1.3)", **environ)
+
+    assert live == ("0:00:01" in seen)
+    assert coloured == ("\x1b[32m" in seen)
+    assert "make it  1." in seen
+
+
+def test_forced_colour_is_not_animated() -> None:
+    """FORCE_COLOR colours what is written to a file, and draws each step once."""
+    script = "from bakehouse import console\nimport time\nwith console.step('make it'): time.sleep(0.5)"
+    environ = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "CI")}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**environ, "FORCE_COLOR": "1", "TERM": "xterm"},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+
+    assert 1 == done.stderr.count("make it")
+    assert "\x1b[32m" in done.stderr

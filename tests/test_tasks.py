@@ -162,7 +162,7 @@ BAD_INPUT = {
     "no Packer": ("bake", _tools(), "packer 1.6.6 or later is needed (it drives the bake): missing"),
     "a Packer that is too old": ("bake", _tools(packer="Packer v1.5.4"), "packer is 1.5.4"),
     "a packer that isn't HashiCorp's": ("bake", _tools(packer="cracklib"), "packer is another program"),
-    "no Docker engine": ("images", _set(DOCKER_HOST="unix:///no/docker.sock"), "the Docker engine does not answer"),
+    "no Docker engine": ("images", _set(DOCKER_HOST="unix:///no/docker.sock"), "(DOCKER_HOST) does not answer"),
     "unknown account": ("images --account nope", _nothing, "there is no account nope"),
     "an account without credentials": ("images --account mine", _account("region = eu-west-1"), "has no credentials"),
     "an account without a region": ("images --account mine", _account(*_KEYS), "mine has no region"),
@@ -384,5 +384,6 @@ def test_a_local_ec2_without_its_engine_can_be_looked_at(place: Place, tmp_path:
 
     told = json.loads(place.inv("local.status", "--json").stdout)
 
-    assert ("", [], 0, {}) == (told["endpoint"], told["bases"], told["images"], told["machines"])
+    assert ("", None, None, None) == (told["endpoint"], told["bases"], told["images"], told["machines"])
+    assert f"the Docker engine at unix://{tmp_path}/docker.sock (DOCKER_HOST) does not answer" == told["docker"]
     assert 0 == place.inv("local.down").returncode

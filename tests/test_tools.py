@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -162,6 +163,7 @@ DOWN = (
 )
 FORBIDDEN = "echo permission denied while trying to connect to the Docker daemon socket >&2; exit 1"
 UP = "echo 26.1.5"
+JOIN = "sudo usermod -aG docker $USER, then: sg docker ./inv ..., or log in again"
 APT = {"apt-get": "exit", "apt-cache": POLICY}
 
 
@@ -169,7 +171,7 @@ APT = {"apt-get": "exit", "apt-cache": POLICY}
     ("answer", "user", "host", "programs", "trouble", "remedy"),
     [
         (UP, 1000, "", {}, "26.1", ""),
-        (FORBIDDEN, 0, "", {}, "permission denied", "sudo usermod -aG docker $USER, then log in again"),
+        (FORBIDDEN, 0, "", {}, "permission denied", JOIN),
         (
             "echo no route to host >&2; exit 1",
             0,
@@ -212,8 +214,44 @@ def test_doctor_on_the_engine(
     if row.blocking:
         with pytest.raises(ToolError) as raised:
             tools.ensure("docker")
-        assert f"the Docker engine does not answer: {row.found}" == raised.value.text
+        place = f" at {host} (DOCKER_HOST)" if host else ""
+        assert f"the Docker engine{place} does not answer: {row.found}" == raised.value.text
         assert remedy == raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("variables", "config", "place", "remedy"),
+    [
+        ({"DOCKER_HOST": "tcp://far:1"}, '{"currentContext": "far"}', "at tcp://far:1 (DOCKER_HOST)", "DOCKER_HOST"),
+        ({"DOCKER_CONTEXT": "near"}, '{"currentContext": "far"}', "of context near", "Docker's context is near"),
+        ({}, '{"currentContext": "far"}', "of context far", "Docker's context is far"),
+    ],
+)
+def test_the_engine_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], config: str, place: str, remedy: str
+) -> None:
+    """An engine that is meant by DOCKER_HOST or a context, and doesn't answer, is named so, and no other is started."""
+    have(tmp_path, monkeypatch, {"docker": CLIENT.format(answer=DOWN), "dockerd": "exit"})
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text(config)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(ToolError, match=re.escape(f"the Docker engine {place} does not answer")) as raised:
+        tools.ensure("docker")
+
+    assert raised.value.hint.startswith(remedy)
+
+
+@pytest.mark.parametrize("config", ["", "nonsense", "[]", "{}", '{"currentContext": "default"}'])
+def test_no_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str) -> None:
+    """Docker's default context, and a configuration that can't be read, are no context."""
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text(config)
+
+    assert "" == tools.docker_context()
 
 
 @pytest.mark.parametrize("way", ["systemd", "service", "dockerd"])
@@ -355,8 +393,12 @@ def test_a_bare_debian_gets_its_tools(bare: str) -> None:
     assert [
         "installing docker (it gives local machines their bodies) ...",
         "starting the Docker engine ...",
-        "error: the Docker engine does not answer: permission denied",
-        "hint: sudo usermod -aG docker $USER, then log in again",
+        "user is a member of the group docker from now on",
+        "/usr/bin/docker",
     ] == ensure("docker")
-    docker("exec", bare, "usermod", "-aG", "docker", "user")
-    assert ["/usr/bin/docker"] == ensure("docker")
+    assert "docker" in docker("exec", bare, "id", "--name", "--groups", "user").split()
+    docker("exec", bare, "sh", "-c", "gpasswd --delete user docker; rm /etc/sudoers.d/user")
+    assert [
+        "error: the Docker engine does not answer: permission denied",
+        f"hint: {JOIN}",
+    ] == ensure("docker")

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,20 +78,25 @@ def up(settings: Settings, base: str = "", known: Mapping[str, Described] | None
             checkouts.register(_bodies(settings).docker, checkout(settings), _folder(settings).resolve())
             if server.set_aside:
                 console.say(f"the local EC2's state could not be read and was set aside: {server.set_aside}")
-        if base:
+    if base:  # under a lock of its own: who only reads doesn't wait for a base
+        with _alone_with_bases(settings):
             _have_base(settings, base, known or {}, server)
-        return server
+    return server
 
 
 def down(settings: Settings) -> None:
     """Shut the machines down side by side and end the server; everything is kept."""
     from concurrent.futures import ThreadPoolExecutor
 
-    with _alone(settings):
+    with _alone_with_bases(settings), _alone(settings):
         _end(settings)
-        if _bodies(settings).answers():
-            with ThreadPoolExecutor(_STOPS_AT_ONCE) as pool:  # a machine may take its 30 s
-                list(pool.map(_stop, _containers(_bodies(settings))))
+        bodies = _bodies(settings)
+        if not (_folder(settings) / _LOG).exists():
+            return  # nothing was ever started
+        if not bodies.answers():
+            raise ToolError(f"{tools.engine_place()} does not answer: the machines are not shut down", "./inv doctor")
+        with ThreadPoolExecutor(_STOPS_AT_ONCE) as pool:  # a machine may take its 30 s
+            list(pool.map(_stop, _containers(bodies)))
 
 
 def _stop(container: Any) -> None:
@@ -103,7 +108,7 @@ def _stop(container: Any) -> None:
 
 def reset(settings: Settings) -> None:
     """Delete every container, image and file that the checkout's local EC2 has made, and nothing else."""
-    with _alone(settings):
+    with _alone_with_bases(settings), _alone(settings):
         _end(settings)
         if (_folder(settings) / _LOG).exists():
             tools.ensure("docker")  # what was made on it can't go without it
@@ -117,23 +122,28 @@ def reset(settings: Settings) -> None:
 
 
 def status(settings: Settings) -> dict[str, Any]:
-    """Return what is there: endpoint and pid (empty, 0 when it's down), log, bases, images, machines."""
+    """Return what is there: endpoint and pid (empty, 0 when it's down), log, docker, bases, images, machines.
+
+    ``docker`` is empty, or says that the engine doesn't answer: then bases, images and machines are None, not known.
+    """
     server = _find(settings)
     found: dict[str, Any] = {
         "endpoint": server.endpoint if server else "",
         "pid": server.pid if server else 0,
         "log": str(_folder(settings) / _LOG),
-        "bases": [],
-        "images": 0,
-        "machines": {},
+        "docker": "",
+        "bases": None,
+        "images": None,
+        "machines": None,
     }
-    if not _bodies(settings).answers():
-        return found
+    bodies = _bodies(settings)
+    if not bodies.answers():
+        return {**found, "docker": f"{tools.engine_place()} does not answer"}
     from bakehouse.local.bases import MAKINGS
 
-    bodies = _bodies(settings)
     images = bodies.images()
     made = {labels[BASE]: labels for _, labels, _ in images if labels.get(KIND) == "base"}
+    found["bases"] = []
     for name in MAKINGS:
         told = json.loads(made[name][IMAGE]) if name in made else {}
         how = told.get("how", "not made yet")
@@ -145,6 +155,8 @@ def status(settings: Settings) -> dict[str, Any]:
 
 def plan_of_reset(found: Mapping[str, Any]) -> list[str]:
     """Say what ``reset`` deletes of what ``status`` returned, a line each."""
+    if found["docker"]:
+        return [f"delete the files of the local EC2; {found['docker']}: what is there can't be told"]
     return [
         *(f"delete machine {machine} ({state})" for machine, state in found["machines"].items()),
         *([f"delete images of bakes: {found['images']}"] if found["images"] else []),
@@ -155,8 +167,11 @@ def plan_of_reset(found: Mapping[str, Any]) -> list[str]:
 
 def as_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what ``status`` returned as the rows of a table, under ``COLUMNS``."""
+    rows = [(what, str(found[what] or "none")) for what in ("endpoint", "pid", "log")]
+    if found["docker"]:
+        return [*rows, ("bases, images, machines", f"not known: {found['docker']}")]
     return [
-        *((what, str(found[what] or "none")) for what in ("endpoint", "pid", "log")),
+        *rows,
         *((f"base {base['base']}", f"{base['image']} ({base['how']})".strip()) for base in found["bases"]),
         ("images", str(found["images"])),
         *((f"machine {machine}", state) for machine, state in found["machines"].items()),
@@ -313,5 +328,16 @@ def _folder(settings: Settings) -> Path:
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
     """Let one task at a time start or end the server."""
-    with system.alone(settings.state / "local.lock"):
+    with system.alone(settings.state / "local.lock", _waiting("starts or ends the local EC2")):
         yield
+
+
+@contextmanager
+def _alone_with_bases(settings: Settings) -> Iterator[None]:
+    """Let one task at a time make bases; who needs both locks takes this one first."""
+    with system.alone(settings.state / "bases.lock", _waiting("makes a base")):
+        yield
+
+
+def _waiting(what: str) -> Callable[[str], None]:
+    return lambda holder: console.say(f"waiting for {holder}, which {what} ...")

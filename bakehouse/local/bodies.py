@@ -11,13 +11,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 import docker.errors
 import requests.exceptions
+from docker.context import ContextAPI
+from docker.utils import kwargs_from_env
 
+from bakehouse import tools
 from bakehouse.local.labels import BASE, CHECKOUT, IMAGE, INSTANCE, KIND, SNAPSHOT
 
 BOOT_SECONDS = 180
@@ -89,7 +94,25 @@ class _Client(docker.DockerClient):
 
 def client(seconds: int) -> Any:
     """Return a client of the Docker engine that waits so long for an answer; to make it is to ask for its version."""
-    return _Client.from_env(timeout=seconds)
+    return _Client(timeout=seconds, **_place())
+
+
+def socket_file() -> Path | None:
+    """Return the file of the socket on which the engine listens; None when it is met in another way."""
+    url = urlsplit(_place().get("base_url") or "unix:///var/run/docker.sock")
+    return Path(url.path) if url.scheme in ("unix", "http+unix") else None
+
+
+def _place() -> dict[str, Any]:
+    """Return where the engine is: where DOCKER_HOST says, else where the context of Docker's command line does."""
+    how: dict[str, Any] = {**kwargs_from_env()}
+    name = tools.docker_context()
+    if not name:
+        return how
+    context = ContextAPI.get_context(name)
+    if context is None:
+        raise docker.errors.DockerException(f"there is no Docker context {name}")
+    return {"base_url": context.Host, "tls": context.TLSConfig or False}
 
 
 class Bodies:

@@ -17,7 +17,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from bakehouse import documents, system
 from bakehouse.local.labels import CHECKOUT, HOST, KIND, PATH
@@ -141,11 +140,12 @@ def _known(folder: Path) -> str:
     """Return the ID of the checkout that Docker says is in this folder; empty when it says none, or doesn't answer."""
     from bakehouse.local import bodies
 
-    place = urlsplit(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
-    if place.scheme == "unix" and not Path(place.path).exists():
-        return ""
     filters = {"label": [CHECKOUT, f"{PATH}={folder}", f"{HOST}={platform.node()}"]}
     try:
+        with bodies.docker_errors("Docker"):
+            file = bodies.socket_file()
+        if file and not file.exists():
+            return ""
         with bodies.docker_errors("Docker"), closing(bodies.client(5)) as docker:
             found = docker.api.volumes(filters=filters)["Volumes"] or []
     except bodies.BodyError:

@@ -211,7 +211,8 @@ def _alone(root: Path) -> Iterator[None]:
     """Hold a lock, so that only one bake at a time installs."""
     folder = (root / _FOLDER).parent
     folder.mkdir(mode=0o700, exist_ok=True)
-    with system.alone(folder / "galaxy.lock"):
+    waiting = f"waiting for {{}}, which installs what {FILE} names ..."
+    with system.alone(folder / "galaxy.lock", lambda holder: console.say(waiting.format(holder))):
         yield
 
 

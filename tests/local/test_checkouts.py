@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from ec2_fixtures import LocalEc2, another, docker, mark, state_of, wait
 
-from bakehouse import local
-from bakehouse.local import checkouts
+from bakehouse import local, system
+from bakehouse.local import bodies, checkouts
 
 
 @pytest.fixture
@@ -97,7 +101,7 @@ def test_a_moved_checkout_has_its_machines(other: LocalEc2, tmp_path: Path) -> N
     assert (str(moved.folder.resolve()), "here", 1) == (told.folder, told.state, told.machines)
     moved.inv("local.reset", "--yes")
     assert "" == docker("ps", "--all", "--quiet", "--filter", f"label=bakehouse.checkout={ours}")
-    assert ["local.lock"] == [path.name for path in moved.state.iterdir()]
+    assert ["bases.lock", "local.lock"] == sorted(path.name for path in moved.state.iterdir() if path.is_file())
     other.state.mkdir()
 
 
@@ -138,3 +142,37 @@ def test_what_a_vanished_checkout_left_is_told_and_cleared(local_ec2: LocalEc2, 
     left = {one.id: one.state for one in local.everywhere()}
     assert ("here", None) == (left[living], left.get(ours))
     other.state.mkdir(mode=0o700)
+
+
+def test_the_engine_of_a_context_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker's client asks the engine of the context that Docker's command line uses; one that isn't there is named."""
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setattr("docker.context.config.get_context_dir", lambda: str(tmp_path / "contexts"))
+    meta = tmp_path / "contexts/meta" / hashlib.sha256(b"mine").hexdigest() / "meta.json"
+    meta.parent.mkdir(parents=True)
+    place = {"Host": f"unix://{tmp_path}/mine.sock", "SkipTLSVerify": False}
+    meta.write_text(json.dumps({"Name": "mine", "Metadata": {}, "Endpoints": {"docker": place}}))
+    monkeypatch.setenv("DOCKER_CONTEXT", "mine")
+
+    assert tmp_path / "mine.sock" == bodies.socket_file()
+    monkeypatch.setenv("DOCKER_CONTEXT", "nobody's")
+    with pytest.raises(bodies.BodyError, match="there is no Docker context nobody's"), bodies.docker_errors("Docker"):
+        bodies.client(5)
+
+
+@pytest.mark.parametrize("holder", ["bake (process 7)", ""])
+def test_who_is_waited_for_is_told(tmp_path: Path, holder: str) -> None:
+    """After a second it is told who holds a lock; then the lock is ours."""
+    told: list[str] = []
+    with (tmp_path / "lock").open("w") as lock:
+        lock.write(holder)
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        letting_go = Timer(1.5, lambda: fcntl.flock(lock, fcntl.LOCK_UN))
+        letting_go.start()
+        with system.alone(tmp_path / "lock", told.append):
+            assert f"(process {os.getpid()})" in (tmp_path / "lock").read_text()
+        letting_go.join()
+
+    assert [holder or "another task"] == told
