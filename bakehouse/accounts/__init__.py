@@ -355,7 +355,7 @@ def _refusal(operation: str, answer: Mapping[str, str]) -> BakehouseError:
             f"AWS does not accept the credentials: {message} ({code})", "run aws sso login, or aws configure"
         )
     if code in _DENIED:
-        return AccountError(f"{operation}: {message} ({code})", "README.md lists the rights that the tasks need")
+        return AccountError(f"{operation}: {message} ({code})", "docs/aws.md lists the rights that the tasks need")
     if code == "InvalidIPAddress.InUse":
         return InputError(f"{operation}: {message} ({code})", "end that program, or make it listen on 127.0.0.1 only")
     return CloudError(f"{operation}: {message} ({code})", aws_code=code)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from bakehouse.accounts import TAG
 from bakehouse.errors import InputError
@@ -116,6 +117,15 @@ def decide(found: Survey, wanted: Terms, now: datetime) -> Retention:
                 step, why = "later", f"{why}; the limit is {wanted.limit} at a time"
         fates.append(Fate(thing, step, why))
     return Retention(tuple(fates))
+
+
+def as_data(planned: Retention) -> list[dict[str, Any]]:
+    """Return the decisions as data for JSON."""
+    told = ((fate, fate.thing) for fate in planned.fates)
+    return [
+        {"step": fate.step, "id": one.id, "recipe": one.recipe, "created": one.created, "why": fate.why}
+        for fate, one in told
+    ]
 
 
 def as_rows(planned: Retention) -> list[list[str]]:

@@ -79,7 +79,7 @@ def insist(planned: Retention) -> None:
     """Raise CloudError when something could not be read, because then nothing may be deleted."""
     if planned.unread:
         raise CloudError(
-            f"nothing is deleted: {'; '.join(planned.unread)}", "README lists the rights that the tasks need"
+            f"nothing is deleted: {'; '.join(planned.unread)}", "docs/aws.md lists the rights that the tasks need"
         )
 
 

@@ -132,6 +132,7 @@ def retire(
 @task(
     help={
         **ACCOUNT,
+        **JSON,
         "keep": "how many of the newest usable images of each recipe stay; 3 by default",
         "older-than": "only what is older than this many days may go; 0 by default",
         "limit": "at most this many are deprecated, and as many deleted, in one run; 20 by default",
@@ -148,10 +149,13 @@ def cleanup(
     limit: str = "20",
     now: bool = False,
     leftovers: bool = False,
+    json: bool = False,
     yes: bool = False,
     account: str = "",
 ) -> None:
     """Tell which images and snapshots may go and why, or clear them away."""
+    from dataclasses import asdict
+
     from bakehouse import accounts, console
     from bakehouse.images import retention, retirements
     from bakehouse.runs import leftovers as left
@@ -161,11 +165,16 @@ def cleanup(
     there = accounts.connect(settings)
     if leftovers:
         found = left.find(there, settings, kept=True)
+        if json:
+            console.data_json([asdict(one) for one in found.leftovers])
         if agreed(found.lines, "Clear away?", dry_run=not yes, yes=yes):
             left.apply(there, found)
     else:
         plan = retirements.plan(there, terms)
-        console.table(retention.COLUMNS, retention.as_rows(plan))
+        if json:
+            console.data_json(retention.as_data(plan))
+        else:
+            console.table(retention.COLUMNS, retention.as_rows(plan))
         if yes:
             retirements.apply(there, plan)
         retirements.insist(plan)

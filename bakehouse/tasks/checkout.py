@@ -48,16 +48,21 @@ def new_recipe(c: Context, name: str, roles: str, base: str = "") -> None:
     console.say(f"next: fill in inventory/group_vars/{name}.yml, then ./inv bake --recipe {name}")
 
 
-@task
-def doctor(c: Context) -> None:
+@task(help=JSON, examples=("", "--json"))
+def doctor(c: Context, json: bool = False) -> None:
     """Show which programs are here, and how to get the others."""
+    from dataclasses import asdict
+
     from bakehouse import console, tools
 
     rows = tools.doctor()
-    console.table(
-        ("tool", "found", "wanted", "what for", "how to get it"),
-        [(row.tool, row.found, row.wanted, row.purpose, row.remedy) for row in rows],
-    )
+    if json:
+        console.data_json([asdict(row) for row in rows])
+    else:
+        console.table(
+            ("tool", "found", "wanted", "what for", "how to get it"),
+            [(row.tool, row.found, row.wanted, row.purpose, row.remedy) for row in rows],
+        )
     if missing := [row.tool for row in rows if row.blocking]:
         raise ToolError(f"missing: {', '.join(missing)}", "the last column says how to get it")
 

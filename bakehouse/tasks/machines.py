@@ -11,6 +11,7 @@ from bakehouse.tasks import CHANGE, JSON, MACHINE, WHICH, agreed, load_settings,
 @task(
     help={
         **WHICH,
+        **JSON,
         "image": "the image's ID; the recipe's newest image by default",
         "channel": "launch the image that this channel points to",
         "count": "the number of machines; 1 by default",
@@ -30,11 +31,12 @@ def launch(
     allow: str = "",
     user_data: str = "",
     on_failure: str = "keep",
+    json: bool = False,
     recipe: str = "",
     account: str = "",
 ) -> None:
     """Launch healthy machines of an image, and print their IDs and URLs."""
-    from bakehouse import console
+    from bakehouse import console, machines
     from bakehouse.machines import launches
     from bakehouse.recipes import services
 
@@ -50,7 +52,9 @@ def launch(
         terminate=one_of("on-failure", on_failure, "keep", "terminate") == "terminate",
     )
     service = services.load(settings)
-    for machine in launched:
+    if json:
+        console.data_json([{**machines.as_data(one), "url": service.url(one.address)} for one in launched])
+    for machine in launched if not json else ():
         console.data(f"{machine.id}\t{service.url(machine.address)}")
     first = ["password"] if service.password_file else []
     console.say(f"next: {', '.join(f'./inv {name}{same_recipe(settings)}' for name in (*first, 'ssh', 'probe'))}")
@@ -139,7 +143,7 @@ def machines_(c: Context, json: bool = False, recipe: str = "", account: str = "
 
 
 @task(
-    help={**WHICH, **CHANGE, "machine": "the machine's ID", "all": "terminate all machines of the recipe"},
+    help={**WHICH, **CHANGE, **JSON, "machine": "the machine's ID", "all": "terminate all machines of the recipe"},
     examples=("--machine i-0a1b2c3d4e5f60718", "--all --dry-run", "--all --yes"),
 )
 def terminate(
@@ -148,11 +152,12 @@ def terminate(
     all: bool = False,  # noqa: A002, the flag is --all
     dry_run: bool = False,
     yes: bool = False,
+    json: bool = False,
     recipe: str = "",
     account: str = "",
 ) -> None:
     """Terminate a machine, or all machines of the recipe."""
-    from bakehouse import accounts, machines
+    from bakehouse import accounts, console, machines
     from bakehouse.machines import launches
 
     if machine and all:
@@ -164,3 +169,5 @@ def terminate(
     found = machines.find(there, settings.recipe) if all else machines.some(there, settings.recipe, machine)
     if found and agreed(machines.plan(found), "Terminate?", dry_run=dry_run, yes=yes):
         launches.end(there, settings, found)
+    if json:
+        console.data_json([machines.as_data(one) for one in found])

@@ -212,13 +212,13 @@ def test_without_rights(account: Account, image: images.Image, capsys: pytest.Ca
     stranger = refused(account, "ssm")
     with pytest.raises(AccountError, match=r"is not authorized to perform: ssm:GetParameterHistory") as raised:
         channels.read(stranger, "jenkins", "stable")
-    assert "README.md lists the rights that the tasks need" == raised.value.hint
+    assert "docs/aws.md lists the rights that the tasks need" == raised.value.hint
 
     channels.nominate(stranger, image)
 
     told = capsys.readouterr().err
     assert "the image is complete, but channel candidate could not be moved to it: get_parameter_history: " in told
-    assert "hint: README.md lists the rights" in told
+    assert "hint: docs/aws.md lists the rights" in told
 
 
 @pytest.mark.local
