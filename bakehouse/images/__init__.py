@@ -120,6 +120,12 @@ class Image:
         """Return the names of the packages in it that only stand in for the real ones."""
         return tuple(key.removeprefix(TAG) for key, value in self.tags.items() if value == "stand-in")
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """Return its base, commit and the versions of the programs that baked it, by name, as its tags tell them."""
+        names = ("base", "commit", "kit", "packer", "ansible")
+        return {name: self.tags[f"{TAG}{name}"] for name in names if f"{TAG}{name}" in self.tags}
+
 
 @dataclass(frozen=True)
 class Snapshot:

@@ -20,12 +20,13 @@ from bakehouse.errors import InputError, VerdictError
 from bakehouse.junit import Case, Suite
 from bakehouse.machines import Machine, inventories, shells
 from bakehouse.recipes.services import Page, Service
-from bakehouse.settings import Settings
+from bakehouse.settings import RECIPE, Settings
 
 VERIFY = "playbooks/verify.yml"
 """The playbook that looks at a machine from within; each of its assertions is a finding."""
 
 _LAST = 15  # lines
+_ABOUT_USER_DATA = re.compile(r"user-?data|cloud-config|schema", re.IGNORECASE)
 _ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 COLUMNS = ("machine", "finding", "good", "seconds", "evidence")
@@ -118,9 +119,10 @@ def up(service: Service, machine: Machine) -> Probe:
 
 
 def cloud_init(status: str) -> str:
-    """Return the evidence that cloud-init is done; raises Unhealthy when it is not.
+    """Return the evidence that cloud-init is done; raises Unhealthy when it is not, or didn't understand its user-data.
 
-    ``status`` is the output of ``cloud-init status --format json``.
+    ``status`` is the output of ``cloud-init status --format json``. Since version 23.4 it lists warnings too, in
+    ``recoverable_errors``; those that aren't about user-data are told, and are no fault.
     """
     try:
         answer = json.loads(status)
@@ -128,7 +130,11 @@ def cloud_init(status: str) -> str:
         raise Unhealthy(f"cloud-init does not tell its state: {status.strip() or 'no answer'}") from None
     if answer.get("status") != "done" or answer.get("errors"):
         raise Unhealthy("; ".join([f"cloud-init is {answer.get('status')}", *map(str, answer.get("errors", ()))]))
-    return f"done: {answer.get('detail', '')}"
+    found = answer.get("recoverable_errors") or {}
+    warnings = [line for level in found for line in found[level] if level != "DEPRECATED"]
+    if misread := [line for line in warnings if _ABOUT_USER_DATA.search(line)]:
+        raise Unhealthy("; ".join(["cloud-init did not understand the user-data", *misread]))
+    return "; ".join([f"done: {answer.get('detail', '')}", *warnings])
 
 
 def judge(page: Page, status: int, headers: Mapping[str, str]) -> str:
@@ -204,7 +210,9 @@ def insist(verdicts: Sequence[Verdict], hint: str = "") -> None:
     failed = [verdict for verdict in verdicts if not verdict.ok]
     if failed:
         found = "; ".join(f"{one.machine.id}: {', '.join(finding.name for finding in one.failed)}" for one in failed)
-        hint = hint or f"./inv ssh --machine {failed[0].machine.id} enters the machine"
+        first = failed[0].machine
+        of_recipe = "" if first.recipe == RECIPE else f" --recipe {first.recipe}"
+        hint = hint or f"./inv ssh{of_recipe} --machine {first.id} enters the machine"
         raise VerdictError(f"not healthy: {found}", hint)
 
 

@@ -87,6 +87,7 @@ class Attempt:
             image=self._image.id,
             name=self._image.name,
             recipe=self._recipe.name,
+            origin=self._image.origin,
             account=self._account.name,
             stand_ins=self._image.stand_ins,
             begun=f"{self._began:%Y-%m-%d %H:%M:%S} UTC",

@@ -45,6 +45,7 @@ class Proof:
         image: the image's ID.
         name: the image's name.
         recipe: the name of its recipe.
+        origin: the base, the commit and the versions of the programs that it was baked with, by name.
         account: the name of the account.
         stand_ins: the names of the packages in it that only stand in for the real ones.
         begun: when the proof began, in UTC.
@@ -63,6 +64,7 @@ class Proof:
     image: str
     name: str
     recipe: str
+    origin: Mapping[str, str]
     account: str
     stand_ins: tuple[str, ...]
     begun: str
@@ -132,7 +134,8 @@ def page(proof: Proof, logs: Mapping[str, str], picture: bytes, digest: str) -> 
     )
     return environment.from_string(_TEMPLATE.read_text()).render(
         proof=proof,
-        groups=_groups(proof.findings),
+        failed=alike(proof.failed),
+        found=alike(proof.findings),
         logs=logs,
         picture=base64.b64encode(picture).decode(),
         digest=digest,
@@ -160,9 +163,12 @@ def photograph(url: str) -> bytes:
         return picture.read_bytes()
 
 
-def _groups(findings: Sequence[Seen]) -> dict[str, list[Seen]]:
-    """Return the findings grouped by machine and boot, in their order."""
-    groups: dict[str, list[Seen]] = {}
-    for finding in findings:
-        groups.setdefault(f"{finding.machine}, {finding.when}", []).append(finding)
-    return groups
+def alike(findings: Sequence[Seen]) -> list[tuple[Finding, list[str]]]:
+    """Return each finding once, with all places (machine and boot) where it was made, in their order."""
+    places: dict[tuple[str, bool, str], list[str]] = {}
+    first: dict[tuple[str, bool, str], Finding] = {}
+    for one in findings:
+        same = one.finding.name, one.finding.ok, one.finding.evidence
+        first.setdefault(same, one.finding)
+        places.setdefault(same, []).append(f"{one.machine}, {one.when}")
+    return [(finding, places[same]) for same, finding in first.items()]

@@ -267,7 +267,10 @@ def _again(call: Iterable[str]) -> str:
 
 
 def _complaint(told: str) -> str:
-    """Return the first warning or error of ansible-galaxy, without the word WARNING or ERROR."""
+    """Return the first two warnings or errors of ansible-galaxy, without the words WARNING and ERROR.
+
+    The first often says only that something failed, and the second why.
+    """
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     telling = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-1:] or ["it says nothing"]
-    return re.sub(r"^\[?(?:WARNING|ERROR)\]?!?:?\s*-?\s*", "", telling[0])
+    return "; ".join(re.sub(r"^\[?(?:WARNING|ERROR)\]?!?:?\s*-?\s*", "", line) for line in telling[:2])

@@ -404,7 +404,7 @@ def test_clear_away(kit: LocalEc2, ec2: Any) -> None:
 
 
 def test_the_stated_policy_is_enough(kit: LocalEc2) -> None:
-    """Every operation that the tasks have asked for is allowed by the policy in docs/aws.md, which allows few others."""
+    """Every operation that the tasks have asked for is allowed by the policy in docs/aws.md; it allows few others."""
     with urllib.request.urlopen(f"{kit.endpoint}/bakehouse/health") as answer:
         asked = set(json.load(answer)["operations"]["local"])
     text = (kit.program.parent / "docs/aws.md").read_text()

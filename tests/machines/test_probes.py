@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -118,9 +119,13 @@ def test_a_stopped_machine() -> None:
     assert [("running", False, "the machine is stopped")] == [(one.name, one.ok, one.evidence) for one in findings]
 
 
+UNHANDLED = "Unhandled non-multipart (text/x-not-multipart) userdata: 'b'#cloud-confg'...'"
+
+
 @pytest.mark.parametrize(
     ("status", "evidence"),
     [
+        ({"status": "done", "recoverable_errors": {"DEPRECATED": ["cloud-config key"]}, "detail": "y"}, "done: y"),
         (
             {"status": "done", "errors": [], "detail": "DataSourceNoCloud [seed=/var/lib/cloud]"},
             "done: DataSourceNoCloud",
@@ -139,13 +144,19 @@ def test_cloud_init_is_done(status: dict[str, Any], evidence: str) -> None:
         ('{"status": "running", "errors": []}', "cloud-init is running"),
         ('{"status": "error", "errors": ["runcmd failed", "no disk"]}', "cloud-init is error; runcmd failed; no disk"),
         ('{"status": "done", "errors": ["runcmd failed"]}', "cloud-init is done; runcmd failed"),
+        (
+            json.dumps(
+                {"status": "done", "recoverable_errors": {"WARNING": [UNHANDLED, "slow"], "DEPRECATED": ["old"]}}
+            ),
+            f"cloud-init did not understand the user-data; {UNHANDLED}",
+        ),
         ("cloud-init: not found", "does not tell its state: cloud-init: not found"),
         ("", "does not tell its state: no answer"),
     ],
 )
 def test_cloud_init_is_not_done(status: str, evidence: str) -> None:
     """Anything else than done without errors is ill health, with what cloud-init says of it."""
-    with pytest.raises(Unhealthy, match=evidence):
+    with pytest.raises(Unhealthy, match=re.escape(evidence)):
         probes.cloud_init(status)
 
 

@@ -24,6 +24,7 @@ PROOF = Proof(
     image="ami-1",
     name="bakehouse-web-1",
     recipe="web",
+    origin={"base": "ami-0", "commit": "c0ffee"},
     account="local",
     stand_ins=(),
     begun="2026-11-22 08:00:00 UTC",
@@ -91,15 +92,33 @@ def test_the_page_needs_nothing_else() -> None:
     links = [value for _, told in shown.elements for key, value in told.items() if key in ("src", "href", "srcset")]
     [style] = re.findall(r"<style>(.*)</style>", reports.page(FAILED, {}, b"", ""), re.DOTALL)
     assert not kinds & {"script", "link", "iframe", "object", "base", "b"}
-    assert ["data:image/png;base64,iVBORw=="] == links
+    assert ["data:image/png;base64,iVBORw==", "i-1-console.txt"] == links
     assert not re.search(r"url\(|@import", style)
     assert "<script>alert(1)</script>" in shown.text
     assert [] == shown.open
 
 
+def test_a_finding_that_was_made_everywhere_stands_once() -> None:
+    """The page has one row for a finding, with the places where it was made; another evidence is another row."""
+    other = dataclasses.replace(GOOD.finding, evidence="another")
+    findings = [*(Seen(machine, "first boot", GOOD.finding) for machine in ("i-1", "i-2")), Seen("i-2", "x", other)]
+
+    assert [(GOOD.finding, ["i-1, first boot", "i-2, first boot"]), (other, ["i-2, x"])] == reports.alike(findings)
+    text = page(dataclasses.replace(PROOF, findings=tuple(findings))).text
+    assert 2 == text.count(GOOD.finding.name)
+
+
+def test_no_id_is_broken() -> None:
+    """The IDs of image and machines, and the commit, stand on one line each."""
+    assert "\n.id { white-space: nowrap; }\n" in reports.page(PROOF, {}, b"", "")
+    whole = re.findall(r'class="id[^"]*">([^<]*)<', reports.page(PROOF, {}, b"", ""))
+    assert {"ami-1", "i-1", "i-2", "ami-0", "c0ffee"} <= set(whole)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({}, ["Base", "ami-0", "Commit", "c0ffee"]),
         ({}, ["pass", "ami-1", "sha256:0", "7.5 s and 8.0 s from launch", "120 s are allowed", "hostname is unique"]),
         ({}, ["i-1 rebooted (failed)", "/etc/machine-id", "the same", "zlib", "No picture: there is no Chromium"]),
         ({"findings": (GOOD, BAD)}, ["fail", "Why it is not fit", "second boot", "of which 1 are not good"]),

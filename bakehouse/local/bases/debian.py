@@ -124,10 +124,12 @@ def _listen(lines: Iterator[str], said: list[str], say: Say) -> None:
 
 
 def _complaint(said: Sequence[str]) -> MakingFailed:
-    telling = [line for line in said if "No space left" in line] or [
-        line for line in said if line[:3] in ("E: ", "W: ")
-    ]
-    return MakingFailed((telling or said or ["mmdebstrap failed"])[0], "is the mirror reachable? apt-get update tells")
+    """Return the error of mmdebstrap: a full disk, else its first error, or its last words."""
+    full = [line for line in said if "No space left" in line]
+    errors = [line for line in said if line.startswith("E: ")]
+    told = (full or errors or said[-1:] or ["mmdebstrap said nothing"])[0]
+    network = re.search("Failed to fetch|Could not (resolve|connect)|Connection|timed out", "\n".join(said))
+    return MakingFailed(told, "is the mirror reachable? apt-get update tells" if network else "")
 
 
 def scratch() -> str:
