@@ -38,6 +38,9 @@ DOCKER = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", 
 ANSIBLE = ("ANSIBLE_VAULT_PASSWORD_FILE", "ANSIBLE_VAULT_IDENTITY_LIST")
 """The person's variables for Ansible: they say where the passwords of vaults are."""
 
+PACKER = {"CHECKPOINT_DISABLE": "1", "PACKER_CONFIG": "/none"}
+"""Our variables for Packer: it asks nobody for newer versions, and reads no ~/.packerconfig, which can change steps."""
+
 _LONGEST = 40  # bytes: the path of a socket has 107 at most, and what is made there needs 60
 
 
@@ -123,7 +126,7 @@ def run(
     The code is 127 when the command can't be run, or takes longer than ``seconds``. ``passing`` is as for
     ``environment``. With ``uncut``, Ctrl-C doesn't reach the command: the kit stops after the command has ended.
     """
-    environ = environment(*passing, LC_ALL="C", CHECKPOINT_DISABLE="1")
+    environ = environment(*passing, LC_ALL="C", **PACKER)
     # A file, not a pipe: a daemon that the command leaves behind would hold a pipe open.
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         try:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import select
+import socket
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
 
 _NOWHERE = "http://127.0.0.1:9"
 
@@ -129,3 +136,60 @@ def home(folder: Path) -> Path:
         file.write_text(content)
         file.chmod(0o600)
     return folder
+
+
+class Proxy:
+    """A proxy that lets everything through and notes for whom; what fetches from outside works behind it."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            """Pass on what is asked for."""
+
+            def do_GET(self) -> None:
+                """Fetch a page and hand it over."""
+                proxy.asked.append(urlsplit(self.path).hostname or "")
+                request = Request(self.path, method=self.command)
+                try:
+                    with build_opener(ProxyHandler({})).open(request, timeout=30) as answer:
+                        status, content = answer.status, answer.read()
+                except HTTPError as error:
+                    status, content = error.code, b""
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def do_CONNECT(self) -> None:
+                """Join two connections until one of them ends."""
+                host, _, port = self.path.partition(":")
+                proxy.asked.append(host)
+                with socket.create_connection((host, int(port)), timeout=30) as there:
+                    self.send_response(200)
+                    self.end_headers()
+                    ends = {self.connection: there, there: self.connection}
+                    while readable := select.select(list(ends), [], [], 60)[0]:
+                        for one in readable:
+                            if not (part := one.recv(65536)):
+                                return
+                            ends[one].sendall(part)
+
+            def log_message(self, *_: object) -> None:
+                """Keep quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.variables = {
+            **dict.fromkeys(PROXIES, f"http://127.0.0.1:{self._server.server_port}"),
+            "no_proxy": "",
+            "NO_PROXY": "",
+        }
+        Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()

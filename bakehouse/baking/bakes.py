@@ -87,13 +87,12 @@ def command(settings: Settings, account: Account, order: Order, run: Run, group:
 def environment(of_account: Mapping[str, str], run: Run, debug: bool) -> dict[str, str]:
     """Return the environment of Packer: the account's, with all temporary files in the run's scratch folder."""
     here = {
+        **system.PACKER,
         runs.VARIABLE: run.id,
         "ANSIBLE_HOME": str(run.scratch),
         "TMPDIR": str(run.scratch),
-        "PACKER_CONFIG": str(run.scratch / "none.json"),  # not the person's ~/.packerconfig, which could change steps
         "PACKER_TMP_DIR": str(run.scratch),
         "PACKER_CACHE_DIR": str(run.scratch / "cache"),
-        "CHECKPOINT_DISABLE": "1",
     }
     log = {"PACKER_LOG": "1", "PACKER_LOG_PATH": str(run.folder / "packer-debug.log")} if debug else {}
     return {**of_account, **here, **log}

@@ -157,7 +157,7 @@ def bench(c: Context, rounds: str = "3", json: bool = False) -> None:
 def _environment(account: str = "") -> dict[str, str]:
     """Return the environment of linters and tests; only those on a real account get the person's AWS_* variables."""
     aws = [name for name in os.environ if name.startswith("AWS_")] if account else []
-    return system.environment(*system.OUTSIDE, *system.DOCKER, *_OF_TESTS, *aws)
+    return system.environment(*system.OUTSIDE, *system.DOCKER, *_OF_TESTS, *aws, **system.PACKER)
 
 
 def _run(c: Context, command: str) -> None:

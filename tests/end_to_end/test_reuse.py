@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ec2_fixtures import Checkout, LocalEc2, describe, docker, git
+from hostile import VARIABLES, Proxy, home
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 
-def test_nginx(local_ec2: LocalEc2) -> None:
+WHICH = ("--recipe", "nginx")
+
+
+@pytest.fixture(scope="module")
+def baked_nginx(local_ec2: LocalEc2) -> Iterator[subprocess.CompletedProcess[str]]:
+    """Give what a bake of the second recipe said; its image goes in the end."""
+    done = local_ec2.inv("bake", *WHICH)
+    yield done
+    local_ec2.inv("retire", *WHICH, done.stdout.strip(), "--yes")
+
+
+def test_nginx(local_ec2: LocalEc2, baked_nginx: subprocess.CompletedProcess[str]) -> None:
     """The second recipe bakes, launches, is healthy and serves, and goes: all with the tasks of the first."""
-    which = ("--recipe", "nginx")
-    image = local_ec2.inv("bake", *which).stdout.strip()
-    machine, url = local_ec2.inv("launch", *which).stdout.strip().split("\t")
+    which, image = WHICH, baked_nginx.stdout.strip()
+    machine, url = local_ec2.inv("launch", *which, "--image", image).stdout.strip().split("\t")
     with urllib.request.urlopen(url, timeout=60) as answer:
         assert answer.read() == b"<h1>It serves</h1>\n"
     [verdict] = json.loads(local_ec2.inv("probe", *which, "--json").stdout)
@@ -32,7 +45,71 @@ def test_nginx(local_ec2: LocalEc2) -> None:
     assert (done.returncode, verdict["machine"]) == (1, machine)
     assert "nginx.service is inactive" in done.stdout
     local_ec2.inv("terminate", *which, "--machine", machine, "--yes")
-    local_ec2.inv("retire", *which, image, "--yes")
+
+
+def test_a_hostile_shell_changes_nothing(
+    local_ec2: LocalEc2,
+    baked_nginx: subprocess.CompletedProcess[str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    """With all that people export and configure, every task does and says what it does and says without.
+
+    Only what is outside is fetched through the proxy, and nothing of this host.
+    """
+    there = LocalEc2(local_ec2.state)
+    proxy = Proxy()
+    request.addfinalizer(proxy.close)
+    there.environ = {**local_ec2.environ, **VARIABLES, **proxy.variables, "HOME": str(home(tmp_path / "home"))}
+    image = baked_nginx.stdout.strip()
+    said = {name: local_ec2.inv(name, *WHICH, "--json").stdout for name in READS}
+
+    assert image == there.inv("bake", *WHICH, "--plan").stdout.strip()
+    assert said == {name: there.inv(name, *WHICH, "--json").stdout for name in READS}
+    forced = there.inv("bake", *WHICH, "--force")
+    second = forced.stdout.strip()
+    try:
+        assert steps(baked_nginx.stderr) == steps(forced.stderr)
+        assert "" == local_ec2.inv("diff", image, second, *WHICH).stdout.strip().partition("\n")[2]
+        assert origin(local_ec2, image) == origin(local_ec2, second)
+        there.inv("prove", "--image", second, *WHICH)
+        machine, url = there.inv("launch", "--image", second, *WHICH).stdout.strip().split("\t")
+        assert findings(local_ec2) == findings(there)
+        assert url == there.inv("open", *WHICH).stdout.strip()
+        assert machine == there.inv("ssh", *WHICH, "--", "cat /var/lib/cloud/data/instance-id").stdout.strip()
+        assert local_ec2.inv("cleanup").stdout == there.inv("cleanup").stdout
+        there.inv("terminate", *WHICH, "--all", "--yes")
+    finally:
+        there.inv("retire", *WHICH, second, "--yes")
+    assert [] == [host for host in proxy.asked if host == "localhost" or host[:1].isdigit()]
+    assert not list((tmp_path / "home").rglob("known_hosts*"))
+    assert not (tmp_path / "home/.ansible/tmp").exists()
+
+
+READS = ("images", "channels", "machines")
+
+
+def findings(kit: LocalEc2) -> list[tuple[str, bool]]:
+    """Return the names and outcomes of the findings of a probe."""
+    [verdict] = json.loads(kit.inv("probe", *WHICH, "--json").stdout)
+    return [(one["name"], one["ok"]) for one in verdict["findings"]]
+
+
+def steps(said: str) -> list[str]:
+    """Return the names of the steps that a bake has told, without times and IDs."""
+    told = [re.sub(r"  [\d.]+ s$| (ami|i)-[0-9a-f]+", "", line) for line in said.splitlines()]
+    return [line for line in told if line.startswith(("ok ", "FAIL "))][-20:]
+
+
+def origin(kit: LocalEc2, image: str) -> Any:
+    """Return what an image's provenance says it was baked of and with."""
+    told = json.loads((kit.state / "images/local" / image / "provenance.json").read_text())
+    tags = json.loads(kit.inv("images", *WHICH, "--json").stdout)
+    [ours] = [one["provenance"] for one in tags if one["image"] == image]
+    return (
+        told["predicate"]["buildDefinition"],
+        {name: ours[name] for name in ("commit", "base", "kit", "packer", "ansible", "inputs")},
+    )
 
 
 HOOKS = {

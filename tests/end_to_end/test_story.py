@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from ec2_fixtures import ROOT, Checkout, LocalEc2, describe, docker, mark, state_of, wait
+from hostile import VARIABLES, home
 
 from bakehouse.local.packages import apt
 from bakehouse.local.packages.keys import Key
@@ -210,11 +211,14 @@ def test_upstreams_own_assertions_hold(kit: LocalEc2) -> None:
     assert ["10-bakehouse.conf", "0", *page, "1", *options, "0"] == told.stdout.splitlines()
 
 
-def test_password(kit: LocalEc2) -> None:
-    """The password task prints what is in the machine's file, and nothing else."""
+def test_password(kit: LocalEc2, tmp_path: Path) -> None:
+    """The password task prints what is in the machine's file, and nothing else, in a hostile shell too."""
     machine = Story.machines[0]
     there = kit.inv("ssh", "--machine", machine, "--", f"sudo cat {IDENTITIES[-1]}").stdout
     assert kit.inv("password", "--machine", machine).stdout.strip() == there.strip()
+    hostile = LocalEc2(kit.state)
+    hostile.environ = {**kit.environ, **VARIABLES, "HOME": str(home(tmp_path))}
+    assert hostile.inv("password", "--machine", machine).stdout.strip() == there.strip()
     assert re.fullmatch(r"[0-9a-f]{32}", there.strip())
 
 
