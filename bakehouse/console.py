@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bakehouse.errors import InputError
+from bakehouse.errors import InputError, printable
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,19 @@ def _shown(name: str) -> Progress:
     """Return what shows that a step is going on, with its time so far."""
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
     shown = Progress(*columns, console=talk(), transient=True)
-    shown.add_task(name, total=None)
+    shown.add_task(printable(name), total=None)
     return shown
 
 
 def say(line: str) -> None:
     """Print one line for the person, on stderr."""
-    talk().print(line, markup=False)
+    talk().print(printable(line), markup=False)
 
 
 def data(value: str) -> None:
     """Print one value on stdout for a program to read. It is no error when the program stops reading."""
     try:
-        print(value, flush=True)
+        print(printable(value), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -145,11 +145,12 @@ def finished(name: str, seconds: float, ok: bool = True) -> None:
     if not talk().is_terminal:
         mark = "ok  " if ok else "FAIL"
     talk().print(f"{mark} ", end="")
-    talk().print(f"{name}  {seconds:.1f} s", markup=False)
+    talk().print(printable(f"{name}  {seconds:.1f} s"), markup=False)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on stdout: aligned columns on a terminal, tab-separated rows for programs."""
+    rows = [[" ".join(printable(cell).splitlines()).replace("\t", " ") for cell in row] for row in rows]
     if not sys.stdout.isatty():
         data("\n".join("\t".join(row) for row in (columns, *rows)))
         return

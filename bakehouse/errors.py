@@ -2,6 +2,7 @@
 
 * BakehouseError      the root: a line that names the thing, a hint and an exit code
   + InputError        (2) what the user typed or wrote is wrong
+    + UnsoundError    (2) what an account says of a resource can't be what it should be
   + ToolError         (2) a needed program is missing, too old or doesn't start
     + RegistryError   (2) no image registry can be reached
   + AccountError      (2) the account's credentials, region or endpoint are wrong
@@ -21,6 +22,11 @@ import os
 import traceback
 
 from invoke.exceptions import Exit
+
+
+def printable(text: str) -> str:
+    """Return text without what a terminal might take for a command: no control characters but tabs and line ends."""
+    return "".join(char for char in text if char.isprintable() or char in "\n\t")
 
 
 class BakehouseError(Exit):
@@ -47,13 +53,17 @@ class BakehouseError(Exit):
             lines.append(f"hint: {self.hint}")
         if os.environ.get("BAKEHOUSE_DEBUG"):
             lines.insert(0, "".join(traceback.format_exception(self)).rstrip())
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 class InputError(BakehouseError):
     """Say that something that the user typed, or wrote into a file, is wrong."""
 
     code = 2
+
+
+class UnsoundError(InputError):
+    """Say that what an account says of a resource, such as a tag, can't be what it should be; it is not used."""
 
 
 class ToolError(BakehouseError):

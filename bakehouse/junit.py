@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree as ET
 
-from bakehouse.errors import InputError
+from bakehouse.errors import InputError, printable
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def as_junit(title: str, suites: Sequence[Suite]) -> str:
     report = ET.Element("testsuites", name=title)
     for suite in suites:
         about = {
-            "name": suite.name,
+            "name": printable(suite.name),
             "tests": str(len(suite.cases)),
             "failures": str(sum(case.outcome == "failure" for case in suite.cases)),
             "skipped": str(sum(case.outcome == "skipped" for case in suite.cases)),
@@ -69,9 +69,9 @@ def as_junit(title: str, suites: Sequence[Suite]) -> str:
 
 
 def _add(suite: ET.Element, place: str, case: Case) -> None:
-    element = ET.SubElement(suite, "testcase", classname=place, name=case.name, time=f"{case.seconds:.3f}")
-    # XML can't hold control characters.
-    told = "".join(char for char in case.told if char.isprintable() or char in "\n\t")
+    about = {"classname": printable(place), "name": printable(case.name), "time": f"{case.seconds:.3f}"}
+    element = ET.SubElement(suite, "testcase", about)
+    told = printable(case.told)  # XML can't hold control characters
     if case.outcome == "good":
         ET.SubElement(element, "system-out").text = told
     else:

@@ -10,6 +10,7 @@ import pwd
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -180,15 +181,28 @@ def architecture(word: str = "") -> str:
 def is_loopback(url: str) -> bool:
     """Tell whether a URL leads to this machine itself."""
     host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+        try:
+            address = ip_address(socket.inet_aton(host))  # as the resolver understands 127.1 and 2130706433
+        except OSError:
+            return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
 
 
 def open_url(url: str | Request, seconds: float) -> Any:
-    """Open a URL as ``urllib.request.urlopen`` does, but never through a proxy if it leads to a private address."""
-    host = urlsplit(url if isinstance(url, str) else url.full_url).hostname or ""
+    """Open a URL as ``urllib.request.urlopen`` does, but never through a proxy if it leads to a private address.
+
+    Raises ValueError for another scheme than http and https: a tag of an account may name a file of this host.
+    """
+    place = urlsplit(url if isinstance(url, str) else url.full_url)
+    if place.scheme not in ("http", "https"):
+        raise ValueError(f"{place.scheme} is neither http nor https")
+    host = place.hostname or ""
     handlers = [ProxyHandler({})] if host == "localhost" or _is_private(host) else []
     return build_opener(*handlers).open(url, timeout=seconds)
 

@@ -266,6 +266,7 @@ def _ansible_row() -> Row:
 
 
 _ENGINE_LOG = "/var/log/docker.log"
+_ENGINE_PID = "/var/run/docker.pid"
 _ENGINE_SECONDS = 30
 _SBIN = "/usr/sbin:/sbin"  # an ordinary user's PATH lacks them
 
@@ -343,9 +344,8 @@ def _start_engine() -> str:
     if system.run(*root, "service", "docker", "start", passing=system.OUTSIDE, seconds=60)[0]:
         # Debian's init script fails when it can't raise its limits; the engine itself doesn't need that. After a host
         # was reset, the engine's file may name a process that is another program by now: then it would not start.
-        pid = "/var/run/docker.pid"
-        stale = f'[ "$(cat /proc/$(cat {pid})/comm 2>/dev/null)" = dockerd ] || rm -f {pid}'
-        start = f"[ ! -e {pid} ] || {stale}; setsid {_dockerd()} </dev/null >>{_ENGINE_LOG} 2>&1 &"
+        drop = f'[ "$(cat /proc/$(cat {_ENGINE_PID})/comm 2>/dev/null)" = dockerd ] || rm -f {_ENGINE_PID}'
+        start = f"{drop}; setsid {_dockerd()} </dev/null >>{_ENGINE_LOG} 2>&1 &"
         system.run(*root, "sh", "-c", start, passing=system.OUTSIDE)
     return _ENGINE_LOG
 

@@ -21,7 +21,7 @@ def on_a_terminal(script: str, answer: str = "", **environ: str) -> str:
     """Run a script whose three streams are a terminal and return what is seen there."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-c", f"from bakehouse import console\n{script}"]
-    clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "CI")}
     env = {**clean, "TERM": "xterm", "COLUMNS": "80", **environ}
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=ROOT):
         os.close(theirs)

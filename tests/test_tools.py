@@ -284,6 +284,27 @@ def test_ensure_starts_the_engine(
     assert asked[way] == (tmp_path / "asked").read_text().splitlines()
 
 
+def test_a_stale_pid_file_keeps_no_engine_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a host was reset the engine's pid file may name another program: the file goes, and the engine starts."""
+    pid = tmp_path / "docker.pid"
+    pid.write_text(str(os.getpid()))
+    monkeypatch.setattr(tools, "_ENGINE_LOG", str(tmp_path / "docker.log"))
+    monkeypatch.setattr(tools, "_ENGINE_PID", str(pid))
+    monkeypatch.setattr("bakehouse.system.has_systemd", lambda: False)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.chdir(tmp_path)
+    programs = {
+        "docker": CLIENT.format(answer=f"if [ -e up ]; then {UP}; else {DOWN}; fi"),
+        "service": "exit 1",
+        "dockerd": "[ -e docker.pid ] || touch up",
+        "setsid": 'exec "$@"',
+    }
+    have(tmp_path, monkeypatch, programs)
+
+    assert tmp_path / "0" / "docker" == tools.ensure("docker")
+
+
 def test_ensure_gives_a_client_its_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

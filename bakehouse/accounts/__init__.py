@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,8 +15,8 @@ from urllib.error import HTTPError
 from urllib.request import Request
 
 from bakehouse import recipes, system
-from bakehouse.console import step
-from bakehouse.errors import AccountError, BakehouseError, CloudError, DeadlineError, InputError
+from bakehouse.console import say, step
+from bakehouse.errors import AccountError, BakehouseError, CloudError, DeadlineError, InputError, UnsoundError
 from bakehouse.settings import Settings
 
 T = TypeVar("T")
@@ -290,6 +291,41 @@ def wait(what: str, look: Callable[[], T | None], seconds: float, every: float =
         if time.monotonic() >= deadline:
             raise DeadlineError(f"waited {seconds:.0f} s for {what}")
         time.sleep(every)
+
+
+WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:~-]{0,127}")
+"""What the name of a recipe or run, a version or an ID can be."""
+
+_FORMS = {"user": re.compile(r"[a-z_][a-z0-9_-]{0,31}")}
+_WORDS = ("recipe", "run", "kind", "base", "commit", "kit", "packer", "ansible")
+
+
+def sound(resource: str, what: str, value: str, form: re.Pattern[str]) -> str:
+    """Return a value that an account gave; raises UnsoundError, which names the resource, when it hasn't its form.
+
+    Anyone who may tag can write what they like. What goes into a command, a path or a variable is checked here first.
+    """
+    if not form.fullmatch(value):
+        raise UnsoundError(f"{resource} is not used: its {what} is {value!r}", "set it right; see who has changed it")
+    return value
+
+
+def sound_tags(resource: str, answer: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags of a resource, ours checked; raises UnsoundError when one of ours can't be what it should be."""
+    tags = tags_of(answer)
+    for name, form in {**_FORMS, **dict.fromkeys(_WORDS, WORD)}.items():
+        if value := tags.get(f"{TAG}{name}", ""):
+            sound(resource, f"tag {TAG}{name}", value, form)
+    return tags
+
+
+def each(make: Callable[[Mapping[str, Any]], T], answers: Iterable[Mapping[str, Any]]) -> Iterator[T]:
+    """Make a record of each answer; those that are not sound are told and left out."""
+    for answer in answers:
+        try:
+            yield make(answer)
+        except UnsoundError as error:
+            say(f"left out: {error.text}")
 
 
 def tags_of(answer: Mapping[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from bakehouse import system, tools
 from bakehouse.accounts import TAG, Account, filters, tag_specifications, wait
+from bakehouse.errors import ToolError
 from bakehouse.settings import Settings
 
 Permission = Mapping[str, Any]
@@ -75,9 +76,13 @@ def key_pair(account: Account, settings: Settings, recipe: str) -> str:
 
 
 def make_key(file: Path) -> None:
-    """Make an ed25519 key without a passphrase, and beside it its public half, with the suffix ``.pub``."""
-    argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(file)]
-    system.call(argv, system.environment(), check=True)
+    """Make an ed25519 key without a passphrase, and beside it its public half, with the suffix ``.pub``.
+
+    Raises ToolError, which holds ssh-keygen's own words, when it makes none.
+    """
+    code, told = system.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(file))
+    if code:
+        raise ToolError(f"ssh-keygen makes no key: {system.last_line(told) or code}", f"can {file.parent} be written?")
 
 
 def import_key(account: Account, name: str, private: Path, tags: Mapping[str, str]) -> None:

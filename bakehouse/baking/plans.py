@@ -21,6 +21,7 @@ UNREACHABLE = "can't be reached"
 """Takes the place of the digest when a repository's index can't be fetched."""
 
 _INDEX_SECONDS = 5
+_INDEX_BYTES = 50 << 20  # no index of a repository is larger; an endless one is read no further
 _PACKAGES = "packages "  # the names of inputs that are repositories begin with this
 
 
@@ -149,6 +150,6 @@ def _unfit(image: Image) -> str:
 def _state(index: str) -> str:
     try:
         with system.open_url(index, _INDEX_SECONDS) as answer:
-            return inspector.offered(answer.read())
+            return inspector.offered(answer.read(_INDEX_BYTES))
     except (OSError, ValueError, HTTPException):
         return UNREACHABLE

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from bakehouse.accounts import PAGED, TAG, Account, filters, tag_list, tags_of, wait
+from bakehouse.accounts import PAGED, TAG, Account, each, filters, sound_tags, tag_list, wait
 from bakehouse.errors import CloudError, InputError, NotFoundError
 from bakehouse.recipes import Base
 
@@ -55,7 +55,7 @@ class Image:
 
     @classmethod
     def from_aws(cls, answer: Mapping[str, Any]) -> Image:
-        """Read one image from the answer of DescribeImages."""
+        """Read one image from the answer of DescribeImages; raises UnsoundError when it can't be used."""
         mappings = answer.get("BlockDeviceMappings", ())
         disks = {
             one["DeviceName"]: one["Ebs"]["SnapshotId"] for one in mappings if one.get("Ebs", {}).get("SnapshotId")
@@ -71,7 +71,7 @@ class Image:
             snapshots=tuple(disks.values()),
             size=sum(one.get("Ebs", {}).get("VolumeSize", 0) for one in mappings),
             imdsv2=answer.get("ImdsSupport") == "v2.0",
-            tags=tags_of(answer),
+            tags=sound_tags(f"image {answer['ImageId']}", answer),
         )
 
     @property
@@ -113,7 +113,7 @@ class Image:
     def repositories(self) -> tuple[str, ...]:
         """Return the URLs of the repository indexes from which its bake installed packages."""
         tags = sorted(key for key in self.tags if key.startswith(_REPOSITORY))
-        return tuple(self.tags[key] for key in tags)
+        return tuple(self.tags[key] for key in tags if self.tags[key].startswith(("http://", "https://")))
 
     @property
     def stand_ins(self) -> tuple[str, ...]:
@@ -152,7 +152,7 @@ class Snapshot:
             id=answer["SnapshotId"],
             state=answer["State"],
             created=answer["StartTime"],
-            tags=tags_of(answer),
+            tags=sound_tags(f"snapshot {answer['SnapshotId']}", answer),
             key=answer.get("KmsKeyId") or _DEFAULT_KEY if answer.get("Encrypted") else "",
         )
 
@@ -181,14 +181,14 @@ def owned(account: Account, **wanted: str) -> list[Image]:
     """Return the images that the account owns and that match these filters, baked by us or not."""
     which = {"Owners": ["self"], "Filters": filters(wanted)}
     answers = account.ec2.pages("describe_images", "Images", **which, PaginationConfig=PAGED)
-    return [Image.from_aws(answer) for answer in answers]
+    return [*each(Image.from_aws, answers)]
 
 
 def snapshots(account: Account, **wanted: str | Sequence[str]) -> list[Snapshot]:
     """Return our snapshots that match these filters; ours are those with a recipe in their tags."""
     which = {"OwnerIds": ["self"], "Filters": filters({"tag-key": f"{TAG}recipe", **wanted})}
     answers = account.ec2.pages("describe_snapshots", "Snapshots", **which, PaginationConfig=PAGED)
-    return [Snapshot.from_aws(answer) for answer in answers]
+    return [*each(Snapshot.from_aws, answers)]
 
 
 def latest(account: Account, recipe: str) -> Image:
@@ -277,7 +277,7 @@ def base(account: Account, wanted: Base, architecture: str = "") -> Image:
     pattern = wanted.pattern(architecture or account.architecture)
     named = filters({"name": pattern, "state": "available"})
     answers = account.ec2.pages("describe_images", "Images", Owners=[wanted.owner], Filters=named)
-    for found in newest([Image.from_aws(answer) for answer in answers]):
+    for found in newest([*each(Image.from_aws, answers)]):
         if not revocation(account, found):
             return found
     raise NotFoundError(

@@ -180,7 +180,8 @@ def as_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def ask(endpoint: str, question: str, seconds: float = 10, **query: str) -> dict[str, Any]:
     """Ask the server one of the kit's own questions (under /bakehouse); raises ToolError when it says no."""
-    request = Request(f"{endpoint}/bakehouse/{question}?{urlencode(query)}")
+    method = "GET" if question == "health" else "POST"
+    request = Request(f"{endpoint}/bakehouse/{question}?{urlencode(query)}", method=method)
     try:
         with system.open_url(request, seconds) as answer:
             told: dict[str, Any] = json.load(answer)

@@ -55,6 +55,8 @@ _BODILESS = re.compile(
     r"|Modify(Image|Instance|Snapshot)Attribute|(En|Dis)ableImage\w+|(Put|Delete)Parameter|AssumeRole"
 )
 
+_SERVICES = ("ec2", "ssm", "sts", "kms", "iam", "autoscaling", "elasticloadbalancing", "cloudformation", "ebs")
+
 Environ = dict[str, Any]
 Respond = Callable[..., Any]
 
@@ -96,6 +98,8 @@ class Server:
     def __call__(self, environ: Environ, respond: Respond) -> Iterable[bytes]:
         """Answer one request (WSGI)."""
         path = environ.get("PATH_INFO", "/")
+        if refusal := _refusal(environ, path):
+            return _error("403 Forbidden", "AccessDenied", refusal, respond)
         if path == "/checkip":
             return _answer(respond, "200 OK", environ["REMOTE_ADDR"].encode(), "text/plain")
         if path.startswith("/moto-api"):
@@ -175,6 +179,25 @@ class Server:
         return adoption.stand_in(self.lifecycle, package, family, self.folder)
 
 
+def _refusal(environ: Environ, path: str) -> str:
+    """Return why a request is refused before it is looked at; empty when it isn't.
+
+    A page in a browser of this host may send requests here. A browser says from where a page is (Origin), and asks for
+    the name by which the page knows us (Host); nothing of ours does either.
+    """
+    if "HTTP_ORIGIN" in environ:
+        return "the local EC2 answers no page of a browser"
+    port = environ["SERVER_PORT"]
+    if environ.get("HTTP_HOST", "") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
+        return "the local EC2 answers by the address 127.0.0.1 alone"
+    if path.startswith("/bakehouse/") and path != "/bakehouse/health" and environ["REQUEST_METHOD"] != "POST":
+        return "this question is asked by POST"
+    service = _service(environ)
+    if not path.startswith(("/bakehouse/", "/checkip", "/moto-api")) and service not in _SERVICES:
+        return f"the local EC2 has no service {service}" if service else "the request is not signed"
+    return ""
+
+
 def _told(error: Exception) -> bytes:
     return json.dumps({"error": str(error), "hint": getattr(error, "hint", "")}).encode()
 
@@ -203,12 +226,25 @@ def _access_key(environ: Environ) -> str:
     return told[1] if told else ""
 
 
+def _service(environ: Environ) -> str:
+    """Return the service for which a request was signed, empty when it wasn't."""
+    told = re.search(
+        r"Credential=[^/,]*/\d+/[^/,]*/([a-z0-9-]+)/aws4_request", str(environ.get("HTTP_AUTHORIZATION", ""))
+    )
+    return told[1] if told else ""
+
+
 def _internal_error(message: str, respond: Respond) -> list[bytes]:
+    return _error("400 Bad Request", "InternalFailure", message, respond)
+
+
+def _error(status: str, code: str, message: str, respond: Respond) -> list[bytes]:
+    """Answer with an error in EC2's form."""
     body = (
-        "<?xml version='1.0' encoding='UTF-8'?><Response><Errors><Error><Code>InternalFailure</Code>"
+        f"<?xml version='1.0' encoding='UTF-8'?><Response><Errors><Error><Code>{code}</Code>"
         f"<Message>{escape(message)}</Message></Error></Errors><RequestID>local</RequestID></Response>"
     ).encode()
-    return _answer(respond, "400 Bad Request", body, "text/xml")
+    return _answer(respond, status, body, "text/xml")
 
 
 def main(folder: Path, checkout: str) -> None:

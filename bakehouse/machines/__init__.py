@@ -9,12 +9,13 @@ from datetime import datetime
 from typing import Any
 
 from bakehouse import console
-from bakehouse.accounts import TAG, Account, filters, tags_of, wait
+from bakehouse.accounts import TAG, WORD, Account, each, filters, sound, sound_tags, wait
 from bakehouse.errors import CloudError, InputError, NotFoundError
 
 COLUMNS = ("machine", "state", "address", "type", "launched", "image")
 
 _ID = re.compile(r"i-([0-9a-f]{8}|[0-9a-f]{17})")
+_ADDRESS = re.compile(r"[0-9.]{1,15}|[0-9a-fA-F:]{2,39}")
 _ALIVE = ("pending", "running", "stopping", "stopped")
 
 
@@ -48,8 +49,12 @@ class Machine:
 
     @classmethod
     def from_aws(cls, answer: Mapping[str, Any]) -> Machine:
-        """Read one instance from the answer of DescribeInstances."""
-        tags = tags_of(answer)
+        """Read one instance from the answer of DescribeInstances; raises UnsoundError when it can't be used."""
+        called = f"machine {answer['InstanceId']}"
+        tags = sound_tags(called, answer)
+        if f"{TAG}recipe" in tags:
+            sound(called, "key pair", answer.get("KeyName") or "none", WORD)
+        sound(called, "address", answer.get("PublicIpAddress") or "0", _ADDRESS)
         return cls(
             id=answer["InstanceId"],
             state=answer["State"]["Name"],
@@ -233,4 +238,7 @@ def _look(account: Account, machine_id: str) -> Machine | None:
 
 def _described(account: Account, **which: Any) -> list[Machine]:
     reservations = account.ec2.pages("describe_instances", "Reservations", **which)
-    return [Machine.from_aws(answer) for reservation in reservations for answer in reservation["Instances"]]
+    answers = [answer for reservation in reservations for answer in reservation["Instances"]]
+    if "InstanceIds" in which:  # who asks for one by its ID is told why it can't be used
+        return [Machine.from_aws(answer) for answer in answers]
+    return [*each(Machine.from_aws, answers)]

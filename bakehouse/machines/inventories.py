@@ -10,6 +10,7 @@ from bakehouse import accounts, machines
 from bakehouse.machines import Machine, shells
 from bakehouse.settings import Settings
 
+_UNSAFE = "__ansible_unsafe"
 _ONE_CONNECTION = ("-o", "ControlMaster=auto", "-o", "ControlPersist=60s")
 
 
@@ -38,12 +39,15 @@ def static(settings: Settings, found: Sequence[Machine]) -> dict[str, Any]:
 
 
 def variables(settings: Settings, machine: Machine) -> dict[str, Any]:
-    """Return the variables with which Ansible connects to a machine."""
+    """Return the variables with which Ansible connects to a machine.
+
+    Those that the account has told are marked as unsafe, so that a template in them is text for Ansible.
+    """
     return {
         "ansible_connection": "ssh",
-        "ansible_host": machine.address,
-        "ansible_user": machine.user,
+        "ansible_host": {_UNSAFE: machine.address},
+        "ansible_user": {_UNSAFE: machine.user},
         "ansible_ssh_args": shlex.join([*_ONE_CONNECTION, *shells.options(settings, machine)]),
         "ansible_host_key_checking": True,
-        "bakehouse_image": machine.image,
+        "bakehouse_image": {_UNSAFE: machine.image},
     }

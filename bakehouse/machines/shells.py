@@ -43,14 +43,14 @@ def line(settings: Settings, machine: Machine, command: str = "") -> list[str]:
 
     Raises InputError when the machine has no address or its private key isn't here.
     """
-    there = f"{machine.user}@{machines.address(machine)}"
+    there = ["-l", machine.user, "--", machines.address(machine)]  # none of it can be taken for an option
     key = access.keys(settings) / machine.key
     if not key.is_file():
         raise InputError(
             f"the private key of machine {machine.id} isn't here: {key}",
             "put it there, or launch another machine: ./inv launch",
         )
-    return ["ssh", *options(settings, machine), there, *(["--", command] if command else [])]
+    return ["ssh", *options(settings, machine), *there, *([command] if command else [])]
 
 
 def enter(settings: Settings, machine: Machine, command: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:

@@ -55,7 +55,13 @@ def test_local_has_nobodys_credentials(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("profile")
 @pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL_STS"])
-@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:5000", "http://localhost:5000", "http://[::1]:5000"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *("http://127.0.0.1:5000", "http://localhost:5000", "http://[::1]:5000", "http://0.0.0.0:5000"),
+        *("http://127.1:5000", "http://2130706433:5000", "http://[::ffff:127.0.0.1]:5000", "http://0x7f.1:5000"),
+    ],
+)
 def test_aws_is_never_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, endpoint: str) -> None:
     """An account that is AWS is refused while a variable points at this machine."""
     monkeypatch.setenv(variable, endpoint)

@@ -177,7 +177,8 @@ class Bakery:
 
     def private_files(self) -> list[str]:
         """Return the files of the newest run that are neither log nor manifest, and its temporary folder."""
-        return sorted({path.name for path in self.run.folder.iterdir()} - {"lock", "packer.log", "manifest.json"})
+        lasting = {"account", "lock", "packer.log", "manifest.json"}
+        return sorted({path.name for path in self.run.folder.iterdir()} - lasting)
 
 
 def until(look: Callable[[], bool], seconds: float = 60) -> None:

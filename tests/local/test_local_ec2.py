@@ -573,7 +573,9 @@ def test_a_docker_engine_that_goes_away(behind_proxy: tuple[LocalEc2, DockerProx
     assert time.monotonic() - begun < 200  # ten times what is usual: none hangs
     told = subprocess.run([ROOT / "inv", "images"], env=started.environ, capture_output=True, text=True, check=False)
     assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr.startswith("error: the Docker engine does not answer")
+    assert told.stderr.startswith(
+        f"error: the Docker engine at {started.environ['DOCKER_HOST']} (DOCKER_HOST) does not answer"
+    )
     after = ec2.describe_images(), ec2.describe_snapshots()
     assert [answer.pop("ResponseMetadata") for answer in (*before, *after)]
     assert after == before

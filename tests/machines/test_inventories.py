@@ -35,11 +35,11 @@ def test_inventory(settings: Settings) -> None:
 
     told = read["_meta"]["hostvars"][MACHINE.id]
     assert ([MACHINE.id], [OTHER.id]) == (read["jenkins"]["hosts"], read["nginx"]["hosts"])
-    assert ("127.4.5.6", "admin", True) == (
+    assert ({"__ansible_unsafe": "127.4.5.6"}, {"__ansible_unsafe": "admin"}) == (
         told["ansible_host"],
         told["ansible_user"],
-        told["ansible_host_key_checking"],
     )
+    assert ("ssh", True) == (told["ansible_connection"], told["ansible_host_key_checking"])
     assert f"HostKeyAlias={MACHINE.id}" in told["ansible_ssh_args"].split()
 
 

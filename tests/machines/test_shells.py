@@ -38,7 +38,7 @@ def test_a_machine_is_known_by_its_id(settings: Settings, tmp_path: Path, folder
         "identityfile": str(key),
     }
     assert expected == {name: effective[name].replace("%%", "%") for name in expected}
-    assert ["admin@127.4.5.6", "--", "exit 3"] == argv[-3:]
+    assert ["-l", "admin", "--", "127.4.5.6", "exit 3"] == argv[-5:]
 
 
 @pytest.mark.parametrize(

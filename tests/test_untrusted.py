@@ -1,0 +1,199 @@
+"""What an account says is data: no tag, name or description runs a program, and none is a command to a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import ANSWER, MACHINE
+
+from bakehouse import system
+from bakehouse.accounts import TAG, tag_list
+from bakehouse.errors import UnsoundError
+from bakehouse.images import Image, Snapshot
+from bakehouse.junit import Case, Suite, as_junit
+from bakehouse.machines import Machine, inventories, shells
+from bakehouse.settings import ROOT, Settings
+
+INSTANCE: dict[str, Any] = {
+    "InstanceId": MACHINE.id,
+    "State": {"Name": "running"},
+    "PublicIpAddress": "127.4.5.6",
+    "KeyName": "bakehouse-jenkins-0",
+    "LaunchTime": MACHINE.launched,
+    "Tags": tag_list({f"{TAG}recipe": "jenkins", f"{TAG}user": "admin"}),
+}
+
+TOUCH = "touch PLACE"
+ATTACKS = {
+    "an option of ssh": f'-oProxyCommand=sh -c "{TOUCH}"',
+    "a template": f"{{{{ lookup('pipe', '{TOUCH}') }}}}",
+    "a shell's command": f"$({TOUCH})",
+    "two words": "admin root",
+    "a path": "../../admin",
+    "capitals": "Admin",
+    "a line end": "admin\n",
+    "an escape": "\x1b]0;mine\x07admin",
+    "nothing but a dash": "-",
+    "thirty-three letters": "a" * 33,
+}
+
+
+def instance(**tags: str) -> dict[str, Any]:
+    """Return EC2's answer on a machine with these tags of ours besides."""
+    known = {"recipe": "jenkins", "user": "admin", **tags}
+    return {**INSTANCE, "Tags": tag_list({f"{TAG}{name}": value for name, value in known.items()})}
+
+
+@pytest.mark.parametrize("user", ATTACKS.values(), ids=ATTACKS)
+@pytest.mark.parametrize("kind", ["machine", "image"])
+def test_a_user_that_can_not_be_one_is_refused(kind: str, user: str) -> None:
+    """The record is refused in one line that names the resource and the tag."""
+    image: dict[str, Any] = {**ANSWER, "Tags": tag_list({f"{TAG}recipe": "jenkins", f"{TAG}user": user})}
+
+    with pytest.raises(UnsoundError, match=f"tag {TAG}user is ") as refused:
+        Machine.from_aws(instance(user=user)) if kind == "machine" else Image.from_aws(image)
+
+    assert (MACHINE.id if kind == "machine" else str(image["ImageId"])) in refused.value.text
+    assert 2 == refused.value.code
+    assert 1 == len(refused.value.text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("recipe", "../jenkins"),
+        ("recipe", "{{ 1 }}"),
+        ("run", "a b"),
+        ("kind", "\x1b[31m"),
+        ("base", "$(id)"),
+        ("commit", "none\nnext"),
+        ("kit", "0 1"),
+    ],
+)
+def test_a_word_that_can_not_be_one_is_refused(name: str, value: str) -> None:
+    """The other tags that are used further are single words."""
+    with pytest.raises(UnsoundError, match=f"tag {TAG}{name} is "):
+        Machine.from_aws(instance(**{name: value}))
+
+
+@pytest.mark.parametrize(("key", "value"), [("KeyName", "../../.ssh/id"), ("PublicIpAddress", "-oProxyCommand=id")])
+def test_what_ec2_says_is_checked_too(key: str, value: str) -> None:
+    """The name of a key pair is no path, and an address is an address."""
+    with pytest.raises(UnsoundError):
+        Machine.from_aws({**INSTANCE, key: value})
+
+
+def test_one_bad_machine_keeps_none_from_being_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a list a machine that can't be used is told and left out."""
+    from bakehouse.accounts import each
+
+    found = [*each(Machine.from_aws, [instance(user="-l"), instance()])]
+
+    assert ["admin"] == [one.user for one in found]
+    assert f"left out: machine {MACHINE.id} is not used: its tag {TAG}user is '-l'\n" == capsys.readouterr().err
+
+
+@pytest.mark.parametrize("user", ATTACKS.values(), ids=ATTACKS)
+def test_ssh_runs_nothing_of_it(settings: Settings, tmp_path: Path, user: str) -> None:
+    """Even past that check, ssh takes a user for a user: none of the attacks runs its command."""
+    place = tmp_path / "place"
+    key = settings.kept("keys") / MACHINE.key
+    key.parent.mkdir(parents=True)
+    key.touch(mode=stat.S_IRUSR)
+    evil = replace(MACHINE, user=user.replace("PLACE", str(place)), address="127.255.255.254")
+
+    answer = shells.enter(settings, evil, "true", seconds=20)
+
+    assert 255 == answer.returncode
+    assert not place.exists()
+
+
+def test_ansible_runs_nothing_of_it(settings: Settings, tmp_path: Path) -> None:
+    """Even past that check, a template in a value of the inventory stays text."""
+    place = tmp_path / "place"
+    evil = replace(MACHINE, image=f"{{{{ lookup('pipe', 'touch {place}') }}}}")
+    for name, told in (
+        ("script.sh", f"#!/bin/sh\ncat <<'END'\n{json.dumps(inventories.inventory(settings, [evil]))}\nEND\n"),
+        ("static.json", json.dumps(inventories.static(settings, [evil]))),
+    ):
+        (tmp_path / name).write_text(told)
+        (tmp_path / name).chmod(0o755)
+        ours = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_HOME": str(tmp_path / "home")}
+        line = [
+            "ansible",
+            "-i",
+            str(tmp_path / name),
+            "all",
+            "-m",
+            "ansible.builtin.debug",
+            "-a",
+            "var=bakehouse_image",
+        ]
+
+        done = system.call(line, system.environment(**ours), capture_output=True, text=True, check=False)
+
+        assert f"touch {place}" in done.stdout, done.stdout + done.stderr
+        assert not place.exists(), name
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://example.org/x", "gopher://x", "/etc/hostname"])
+def test_only_the_web_is_read(url: str) -> None:
+    """The URL in a tag leads to no file of this host; such a tag counts as none."""
+    with pytest.raises(ValueError, match="neither http nor https"):
+        system.open_url(url, 5)
+    tags = tag_list({f"{TAG}recipe": "jenkins", f"{TAG}repository-1": url, f"{TAG}repository-2": "https://a/b"})
+    assert ("https://a/b",) == Image.from_aws({**ANSWER, "Tags": tags}).repositories
+
+
+text = st.text(min_size=0, max_size=80)
+
+
+@given(text, text, text)
+def test_any_text_is_data(name: str, why: str, other: str) -> None:
+    """Any text in any tag or name makes a record or a refusal; nothing of it commands a terminal or breaks XML."""
+    tags = tag_list({f"{TAG}recipe": "jenkins", f"{TAG}user": other, f"{TAG}revoked": why, "Name": name})
+    answers: tuple[tuple[Callable[[Mapping[str, Any]], Any], dict[str, Any]], ...] = (
+        (Image.from_aws, {**ANSWER, "Name": name, "Tags": tags}),
+        (Machine.from_aws, {**INSTANCE, "Tags": tags, "StateReason": {"Message": why}}),
+        (Snapshot.from_aws, {"SnapshotId": "snap-1", "State": "x", "StartTime": MACHINE.launched, "Tags": tags}),
+    )
+    fits = other == "" or re.fullmatch("[a-z_][a-z0-9_-]{0,31}", other) is not None
+    for make, answer in answers:
+        with nullcontext() if fits else pytest.raises(UnsoundError) as refused:
+            make(answer)
+        if refused:
+            assert all(char.isprintable() or char == "\n" for char in refused.value.message)
+    report = as_junit("title", [Suite(name, why, (Case(other, 0, "failure", why),))])
+    assert all(char.isprintable() or char in "\n\t" for char in report)
+
+
+SPEAK = """
+import sys
+from bakehouse import console
+told = sys.argv[1]
+console.say(told); console.data(told); console.table(("a", "b"), [[told, told]]); console.finished(told, 1.0)
+with console.step(told): pass
+"""
+
+
+def test_no_control_character_reaches_a_terminal() -> None:
+    """Whatever the kit says, escapes and other control characters in it are left out; a table keeps its lines."""
+    told = "[\x1b[31m\x1b]0;mine\x07\x9b2J\r\x08\u202eab\tc\nd]"
+    line, environ = [sys.executable, "-c", SPEAK, told], {**os.environ, "NO_COLOR": "1"}
+    done = subprocess.run(line, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+
+    assert all(char.isprintable() or char in "\n\t" for char in done.stdout + done.stderr)
+    assert "a\tb\n[[31m]0;mine2Jab c d]\t[[31m]0;mine2Jab c d]\n" in done.stdout
