@@ -9,6 +9,7 @@ build {
     use_proxy           = false # the proxy is five to ten times slower
     skip_version_check  = true
     extra_arguments = [
+      "--inventory", "${var.run_folder}/connection.json", # names the connection of Packer's host, "default"
       "--extra-vars", "@${var.run_folder}/vars.json",
       "--extra-vars", jsonencode({ bakehouse_recipe = var.recipe, bakehouse_playbook = var.playbook }),
     ]

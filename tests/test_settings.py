@@ -80,3 +80,16 @@ def test_a_state_folder_that_can_not_be_made(tmp_path: Path) -> None:
 def test_the_root_is_this_checkout() -> None:
     """The checkout is where tasks.py is, whatever the current folder."""
     assert settings.ROOT == Path(__file__).resolve().parent.parent
+
+
+def test_the_configuration_of_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BAKEHOUSE_SSH_CONFIG names a file for machines on AWS; the account local pays no heed to it."""
+    (tmp_path / "bastion").write_text("ProxyJump bastion.example.org\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BAKEHOUSE_SSH_CONFIG", "bastion")
+
+    assert str(tmp_path / "bastion") == settings.load("staging", root=tmp_path).ssh_config
+    assert "" == settings.load("local", root=tmp_path).ssh_config
+    monkeypatch.setenv("BAKEHOUSE_SSH_CONFIG", "/nowhere")
+    with pytest.raises(InputError, match="BAKEHOUSE_SSH_CONFIG is /nowhere, which is no file"):
+        settings.load("staging", root=tmp_path)

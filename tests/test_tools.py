@@ -299,6 +299,7 @@ def test_a_stale_pid_file_keeps_no_engine_from_starting(tmp_path: Path, monkeypa
         "service": "exit 1",
         "dockerd": "[ -e docker.pid ] || touch up",
         "setsid": 'exec "$@"',
+        "rm": "",
     }
     have(tmp_path, monkeypatch, programs)
 

@@ -145,6 +145,8 @@ def _prepare(plan: Plan, run: Run) -> None:
     }
     variables = {**order.variables, **{f"bakehouse_{key}": value for key, value in ours.items()}}
     run.variables.write_text(json.dumps(variables))
+    # Packer's own inventory names the host, "default", and not the connection.
+    run.connection.write_text(json.dumps({"all": {"hosts": {"default": {"ansible_connection": "ssh"}}}}))
 
 
 def _make_key_and_group(account: Account, order: Order, run: Run) -> str:

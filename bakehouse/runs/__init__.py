@@ -64,6 +64,11 @@ class Run:
         return self.folder / "vars.json"
 
     @property
+    def connection(self) -> Path:
+        """Return the path of the inventory that says how Ansible connects to the machine: by SSH, and not otherwise."""
+        return self.folder / "connection.json"
+
+    @property
     def record(self) -> Path:
         """Return the folder of the image's records: they are kept in the checkout and put into the image."""
         return self.folder / "record"

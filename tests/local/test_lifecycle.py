@@ -266,12 +266,14 @@ def test_health_is_told_while_others_ask(monkeypatch: pytest.MonkeyPatch, tmp_pa
     server = Server(stand_in, tmp_path)
     server._moto = lambda _, respond: respond("200 OK", []) or [b""]  # type: ignore[assignment]
     over = threading.Event()
+    here = {"SERVER_PORT": "1", "HTTP_HOST": "127.0.0.1:1", "REQUEST_METHOD": "POST"}
 
     def ask() -> None:
         for number in count():
             if over.is_set():
                 return
-            asked = {"QUERY_STRING": "", "HTTP_AUTHORIZATION": f"Credential={number % 5000}/", "wsgi.input": _Empty()}
+            signed = f"Credential={number % 5000}/20261129/us-east-1/ec2/aws4_request"
+            asked = {**here, "QUERY_STRING": "", "HTTP_AUTHORIZATION": signed, "wsgi.input": _Empty()}
             if number % 5000 == 0:
                 server._operations = type(server._operations)()
             server(asked, lambda *_: None)

@@ -177,7 +177,8 @@ def machine(engine: Any, base: str, site: Site) -> Iterator[Machine]:
     )
     machine = Machine(container)
     try:
-        machine.run("systemctl is-system-running --wait", succeeds=False)
+        # Before systemd listens the answer is "offline"; /tmp is mounted anew while it boots.
+        wait(lambda: machine.run("systemctl is-system-running", succeeds=False) in ("running", "degraded"))
         machine.run(
             "apt-get -q update && apt-get -q -y install --no-install-recommends"
             " openjdk-21-jre-headless fontconfig libfreetype6 libharfbuzz0b adduser net-tools"

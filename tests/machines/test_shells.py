@@ -41,6 +41,17 @@ def test_a_machine_is_known_by_its_id(settings: Settings, tmp_path: Path, folder
     assert ["-l", "admin", "--", "127.4.5.6", "exit 3"] == argv[-5:]
 
 
+def test_a_bastion(settings: Settings, tmp_path: Path) -> None:
+    """With a configuration of the kit's own, ssh goes through the bastion that it names; our options stand first."""
+    (tmp_path / "config").write_text("Host *\n  ProxyJump bastion.example.org\n  AddKeysToAgent yes\n")
+    there = replace(settings, ssh_config=str(tmp_path / "config"))
+
+    line = ["ssh", "-G", *shells.options(there, MACHINE), "host"]
+    told = subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    assert {"proxyjump bastion.example.org", "addkeystoagent false"} <= set(told)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"), [({}, "private key of machine .* isn't here: "), ({"address": ""}, "has no address")]
 )
