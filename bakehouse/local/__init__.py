@@ -79,6 +79,7 @@ def up(settings: Settings, base: str = "", known: Mapping[str, Described] | None
             if server.set_aside:
                 console.say(f"the local EC2's state could not be read and was set aside: {server.set_aside}")
     if base:  # under a lock of its own: who only reads doesn't wait for a base
+        tools.ensure("docker")  # the server may reach an engine that doesn't let this person in
         with _alone_with_bases(settings):
             _have_base(settings, base, known or {}, server)
     return server
@@ -119,6 +120,8 @@ def reset(settings: Settings) -> None:
         for kind in ("keys", "known_hosts", "images", "proofs"):
             with suppress(FileNotFoundError):
                 shutil.rmtree(settings.kept(kind))
+            with suppress(OSError):  # it holds another account's
+                settings.kept(kind).parent.rmdir()
 
 
 def status(settings: Settings) -> dict[str, Any]:

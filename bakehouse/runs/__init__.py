@@ -183,6 +183,8 @@ def forget(settings: Settings) -> None:
         if file.is_file() and file.read_text() == settings.account and not run.lives:
             run.wipe()
             shutil.rmtree(run.folder)
+    with suppress(OSError):  # it holds other runs
+        _folder(settings).rmdir()
 
 
 def end(run: Run, seconds: float = 60) -> None:

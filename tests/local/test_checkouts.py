@@ -101,7 +101,7 @@ def test_a_moved_checkout_has_its_machines(other: LocalEc2, tmp_path: Path) -> N
     assert (str(moved.folder.resolve()), "here", 1) == (told.folder, told.state, told.machines)
     moved.inv("local.reset", "--yes")
     assert "" == docker("ps", "--all", "--quiet", "--filter", f"label=bakehouse.checkout={ours}")
-    assert ["bases.lock", "local.lock"] == sorted(path.name for path in moved.state.iterdir() if path.is_file())
+    assert ["bases.lock", "local.lock"] == sorted(path.name for path in moved.state.iterdir())
     other.state.mkdir()
 
 
