@@ -90,10 +90,17 @@ def join(group: str, say: Callable[[str], None]) -> None:
         if root is None or run(*root, "usermod", "--append", "--groups", group, name)[0]:
             return
         say(f"{name} is a member of the group {group} from now on")
-    # sg makes the group our first one. Our own is first again after a second sg, and the other one stays with us:
-    # else new files would be that group's, and newuidmap would refuse us.
-    ours = shlex.join([sys.executable, *sys.orig_argv[1:]])
-    become(["sg", group, "-c", shlex.join(["sg", grp.getgrgid(os.getgid()).gr_name, "-c", ours])], dict(os.environ))
+    become(["sg", group, "-c", shlex.join([sys.executable, *sys.orig_argv[1:]])], dict(os.environ))
+
+
+def in_own_group(command: Sequence[str]) -> list[str]:
+    """Return a command that runs in the person's own group, also after ``join``: newuidmap insists on that."""
+    try:
+        own = grp.getgrgid(pwd.getpwuid(os.geteuid()).pw_gid)
+    except KeyError:
+        return [*command]
+    joined = os.getegid() != own.gr_gid and shutil.which("sg")
+    return ["sg", own.gr_name, "-c", shlex.join(command)] if joined else [*command]
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def _running(command: Sequence[str], given: str, say: Say) -> Iterator[Iterator[
         # In a session of its own: when it fails or is told to stop it hangs up on its whole process group. What it says
         # goes to a file: a pipe that nobody reads any more would kill it before it has cleared away.
         process = system.start(
-            system.with_us("sh", "-c", _AS_ONE, "sh", *command),
+            system.in_own_group(system.with_us("sh", "-c", _AS_ONE, "sh", *command)),
             system.environment(*system.OUTSIDE, TMPDIR=scratch()),
             stdin=file,
             stdout=subprocess.PIPE,
