@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import ANSWER, MACHINE
 
-from bakehouse import system
-from bakehouse.accounts import TAG, tag_list
+from bakehouse import images, system
+from bakehouse.accounts import TAG, Account, tag_list
 from bakehouse.errors import UnsoundError
-from bakehouse.images import Image, Snapshot
+from bakehouse.images import Image, Snapshot, retention, retirements
 from bakehouse.junit import Case, Suite, as_junit
 from bakehouse.machines import Machine, inventories, shells
 from bakehouse.settings import ROOT, Settings
@@ -104,6 +104,21 @@ def test_one_bad_machine_keeps_none_from_being_seen(capsys: pytest.CaptureFixtur
 
     assert ["admin"] == [one.user for one in found]
     assert f"left out: machine {MACHINE.id} is not used: its tag {TAG}user is '-l'\n" == capsys.readouterr().err
+
+
+@pytest.mark.local
+def test_what_deletes_or_revokes_misses_no_image(
+    account: Account, settings: Settings, image: Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A list leaves out an image that is not sound; a cleanup and a revocation do nothing, and say why."""
+    account.ec2.create_tags(Resources=[image.id], Tags=tag_list({f"{TAG}user": "-oProxyCommand=id"}))
+
+    assert [] == images.find(account, "jenkins")
+    assert f"left out: image {image.id} is not used" in capsys.readouterr().err
+    with pytest.raises(UnsoundError, match=f"image {image.id} is not used"):
+        retirements.plan(account, retention.terms(keep="0", older_than="0", limit="9", at_once=True))
+    with pytest.raises(UnsoundError, match=f"image {image.id} is not used"):
+        images.owned(account)
 
 
 @pytest.mark.parametrize("user", ATTACKS.values(), ids=ATTACKS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -173,22 +173,26 @@ def newest(images: list[Image]) -> list[Image]:
 
 
 def find(account: Account, recipe: str) -> list[Image]:
-    """Return our images of a recipe, newest first, including those that are still being made."""
-    return newest(owned(account, **{f"tag:{TAG}recipe": recipe, f"tag:{TAG}kind": "image"}))
+    """Return our images of a recipe, newest first, including those that are still being made.
+
+    An image that is not sound is told and left out.
+    """
+    return newest([*each(Image.from_aws, _owned(account, **{f"tag:{TAG}recipe": recipe, f"tag:{TAG}kind": "image"}))])
 
 
 def owned(account: Account, **wanted: str) -> list[Image]:
-    """Return the images that the account owns and that match these filters, baked by us or not."""
-    which = {"Owners": ["self"], "Filters": filters(wanted)}
-    answers = account.ec2.pages("describe_images", "Images", **which, PaginationConfig=PAGED)
-    return [*each(Image.from_aws, answers)]
+    """Return the images that the account owns and that match these filters, baked by us or not.
+
+    Raises UnsoundError when one is not sound: who deletes or revokes by this list may miss none.
+    """
+    return [Image.from_aws(answer) for answer in _owned(account, **wanted)]
 
 
 def snapshots(account: Account, **wanted: str | Sequence[str]) -> list[Snapshot]:
     """Return our snapshots that match these filters; ours are those with a recipe in their tags."""
     which = {"OwnerIds": ["self"], "Filters": filters({"tag-key": f"{TAG}recipe", **wanted})}
     answers = account.ec2.pages("describe_snapshots", "Snapshots", **which, PaginationConfig=PAGED)
-    return [*each(Snapshot.from_aws, answers)]
+    return [Snapshot.from_aws(answer) for answer in answers]
 
 
 def latest(account: Account, recipe: str) -> Image:
@@ -332,6 +336,11 @@ def as_data(image: Image) -> dict[str, Any]:
     ours = {key.removeprefix(TAG): value for key, value in image.tags.items() if key.startswith(TAG)}
     known = {"image": image.id, "name": image.name, "state": image.state, "created": image.created, "size": image.size}
     return {**known, "imdsv2": image.imdsv2, "snapshots": image.snapshots, "provenance": ours}
+
+
+def _owned(account: Account, **wanted: str) -> Iterator[dict[str, Any]]:
+    which = {"Owners": ["self"], "Filters": filters(wanted)}
+    return account.ec2.pages("describe_images", "Images", **which, PaginationConfig=PAGED)
 
 
 def _look(account: Account, image_id: str) -> Image | None:

@@ -121,10 +121,9 @@ def decide(found: Survey, wanted: Terms, now: datetime) -> Retention:
 
 def as_data(planned: Retention) -> list[dict[str, Any]]:
     """Return the decisions as data for JSON."""
-    told = ((fate, fate.thing) for fate in planned.fates)
     return [
-        {"step": fate.step, "id": one.id, "recipe": one.recipe, "created": one.created, "why": fate.why}
-        for fate, one in told
+        {"step": one.step, **{key: getattr(one.thing, key) for key in ("id", "recipe", "created")}, "why": one.why}
+        for one in planned.fates
     ]
 
 
