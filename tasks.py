@@ -28,6 +28,7 @@ ns = Collection(
         images.diff,
         images.copy,
         images.share,
+        images.unshare,
         machines.terminate,
         channels.retire,
         channels.revoke,
@@ -39,7 +40,7 @@ ns = Collection(
         checkout.try_role,
         checkout.bench,
     ),
-    Collection("local", local.up, local.down, local.status, local.reset),
+    Collection("local", local.up, local.env, local.down, local.status, local.reset),
 )
 
 if __name__ == "__main__":

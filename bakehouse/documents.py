@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -99,6 +101,16 @@ def replace(file: Path, content: bytes) -> None:
         writing.flush()
         os.fsync(writing.fileno())
     os.replace(fresh, file)
+
+
+def create(file: Path, content: bytes) -> None:
+    """Make a file that only its owner may read, whole or not at all; one that is there already stays as it is."""
+    with tempfile.NamedTemporaryFile(dir=file.parent) as fresh:
+        fresh.write(content)
+        fresh.flush()
+        os.fsync(fresh.fileno())
+        with suppress(FileExistsError):  # somebody else was quicker
+            os.link(fresh.name, file)
 
 
 def checked(kind: type, read: Any, where: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ RECIPE = "jenkins"
 """The recipe to use when none is named."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_OWNER = re.compile(r"[A-Za-z0-9_.:/=+@,-]{0,256}")  # an ARN, or any other word that fits in a tag
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Settings:
         account: ``local`` or the name of an AWS profile.
         region: an AWS region; empty for the profile's own. The account ``local`` pays no heed to it.
         recipe: the name of a recipe.
+        owner: whose the images and machines are that the task makes or looks for; empty for the caller's.
         ssh_config: the file that configures ssh for machines on AWS, such as a bastion's ProxyJump; empty for none.
     """
 
@@ -36,6 +38,7 @@ class Settings:
     account: str
     region: str
     recipe: str
+    owner: str = ""
     ssh_config: str = ""
 
     def kept(self, kind: str) -> Path:
@@ -43,13 +46,14 @@ class Settings:
         return self.state / kind / self.account
 
 
-def load(account: str = "", recipe: str = "", root: Path = ROOT) -> Settings:
+def load(account: str = "", recipe: str = "", root: Path = ROOT, owner: str = "") -> Settings:
     """Return the settings, and make the state folder.
 
     The arguments are a task's flags. An empty one leaves it to the environment (``BAKEHOUSE_ACCOUNT``,
-    ``BAKEHOUSE_RECIPE``, ``AWS_REGION``) and then to the defaults. ``BAKEHOUSE_STATE`` names another state folder; each
-    state folder has its own local EC2. ``BAKEHOUSE_SSH_CONFIG`` names the file that configures ssh. Raises InputError
-    when a name is malformed, when that file is missing, and when the state folder can't be made or is another user's.
+    ``BAKEHOUSE_RECIPE``, ``BAKEHOUSE_OWNER``, ``AWS_REGION``) and then to the defaults. ``BAKEHOUSE_STATE`` names
+    another state folder; each state folder has its own local EC2. ``BAKEHOUSE_SSH_CONFIG`` names the file that
+    configures ssh. Raises InputError when a name is malformed, when that file is missing, and when the state folder
+    can't be made or is another user's.
     """
     account = account or os.environ.get("BAKEHOUSE_ACCOUNT", "") or "local"
     recipe = recipe or os.environ.get("BAKEHOUSE_RECIPE", "") or RECIPE
@@ -57,11 +61,15 @@ def load(account: str = "", recipe: str = "", root: Path = ROOT) -> Settings:
     for kind, name in (("account", account), ("recipe", recipe)):
         if not _NAME.fullmatch(name):
             raise InputError(f"{kind} {name!r} is not a name", "use letters, digits, dots, dashes and underscores")
+    owner = owner or os.environ.get("BAKEHOUSE_OWNER", "")
+    if not _OWNER.fullmatch(owner):
+        raise InputError(f"owner {owner!r} is not a name", "use letters, digits and _ . : / = + - @, 256 at most")
     state = Path(os.environ.get("BAKEHOUSE_STATE", "") or root / ".bakehouse").absolute()
     ssh_config = os.environ.get("BAKEHOUSE_SSH_CONFIG", "") if account != "local" else ""
     if ssh_config and not Path(ssh_config).is_file():
         raise InputError(f"BAKEHOUSE_SSH_CONFIG is {ssh_config}, which is no file", "name a file, or unset it")
-    return Settings(root, _ours(state), account, region, recipe, os.path.abspath(ssh_config) if ssh_config else "")
+    ssh_config = os.path.abspath(ssh_config) if ssh_config else ""
+    return Settings(root, _ours(state), account, region, recipe, owner, ssh_config)
 
 
 def _ours(state: Path) -> Path:

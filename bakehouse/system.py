@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -120,9 +121,22 @@ def _replace(environ: Mapping[str, str]) -> None:
 
 
 def temporary() -> str:
-    """Return the folder for temporary folders: TMPDIR, or /tmp where TMPDIR is too long for sockets in them."""
-    place = tempfile.gettempdir()
-    return place if len(os.fsencode(place)) <= _LONGEST else "/tmp"
+    """Return the folder for temporary folders, with a path that is short enough for sockets in them.
+
+    It is TMPDIR; without that the person's own XDG_RUNTIME_DIR, which nobody else can enter; else /tmp.
+    """
+    wanted, own = os.environ.get("TMPDIR", ""), os.environ.get("XDG_RUNTIME_DIR", "")
+    usable = (wanted if os.path.isdir(wanted) and os.access(wanted, os.W_OK | os.X_OK) else "", is_ours(own) and own)
+    return next((one for one in usable if one and os.path.isabs(one) and len(os.fsencode(one)) <= _LONGEST), "/tmp")
+
+
+def is_ours(folder: str | Path) -> bool:
+    """Tell whether a path is a folder of ours that nobody else can enter, and no link to one."""
+    try:
+        told = os.lstat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(told.st_mode) and told.st_uid == os.geteuid() and not told.st_mode & 0o077
 
 
 def run(

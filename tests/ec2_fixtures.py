@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -20,8 +21,8 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from bakehouse import system
-from bakehouse.local import checkouts
+from bakehouse import documents, local, system
+from bakehouse.local import checkouts, signatures
 
 ROOT = Path(__file__).parent.parent
 
@@ -156,10 +157,24 @@ class LocalEc2:
         os.kill(pid, signal.SIGKILL)
         wait(lambda: not connects("127.0.0.1", int(self.endpoint.rpartition(":")[2])))
 
+    def variables(self, key: str = signatures.OWN) -> dict[str, str]:
+        """Return the variables of a client with the key of that name; it is made if it is missing."""
+        file = self.folder / signatures.FILE
+        told = json.loads(file.read_text())
+        if key not in told:
+            told[key] = {"id": key, "secret": secrets.token_hex(20)}
+            documents.replace(file, json.dumps(told).encode())
+        return local.variables(self.endpoint, signatures.read(self.folder)[key])
+
     def client(self, service: str, key: str = "tests") -> Any:
         """Return a plain boto3 client, by default with another access key than the tasks have."""
-        session = boto3.Session(aws_access_key_id=key, aws_secret_access_key=key, region_name="us-east-1")
+        told = self.variables(key)
+        session = boto3.Session(told["AWS_ACCESS_KEY_ID"], told["AWS_SECRET_ACCESS_KEY"], region_name="us-east-1")
         return session.client(service, endpoint_url=self.endpoint)
+
+    def ask(self, question: str, **how: Any) -> dict[str, Any]:
+        """Ask one of the kit's own questions."""
+        return local.ask(self.variables(), question, **how)
 
     def copy_base(self, docker_image: str) -> None:
         """Make a base of this one's own of what another local EC2's holds; nothing when that has gone by now."""

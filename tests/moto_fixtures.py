@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from bakehouse import accounts
+from bakehouse import accounts, local
 from bakehouse.accounts import TAG, Account, tag_list
 from bakehouse.images import Image
+from bakehouse.local.signatures import AccessKey
 from bakehouse.settings import Settings
 
 
@@ -35,7 +36,7 @@ def moto() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def _account(moto: str) -> Account:
     """Return a there whose clients are made once: that takes longer than most tests do."""
-    return accounts._local(moto, "us-east-1")
+    return accounts._local(local.variables(moto, AccessKey("tests", "tests")))
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ class Killed(BaseException):
 
 def disturbed(account: Account, disturb: Callable[[], None], when: Callable[[int], bool]) -> Account:
     """Return a there of the same account where something happens before each call for whose number ``when`` holds."""
-    there, numbers = accounts._local(account.endpoint, account.region), count()
+    there, numbers = accounts._local(account.variables), count()
 
     def look(**_: Any) -> None:
         if when(next(numbers)):
@@ -63,7 +64,7 @@ def disturbed(account: Account, disturb: Callable[[], None], when: Callable[[int
 
 def counted(account: Account) -> tuple[Account, Counter[str]]:
     """Return a there of the same account, and how often each operation is called through it; each page is a call."""
-    there, calls = accounts._local(account.endpoint, account.region), Counter[str]()
+    there, calls = accounts._local(account.variables), Counter[str]()
     there.session.events.register("before-call", lambda model, **_: calls.update([model.name]))
     return there, calls
 
@@ -93,7 +94,7 @@ def refused(account: Account, what: str) -> Account:
     """Return the there of somebody without the rights to ``what``: a service, or one of its operations after a dot."""
     from botocore.exceptions import ClientError
 
-    there = accounts._local(account.endpoint, account.region)
+    there = accounts._local(account.variables)
 
     def refuse(model: Any, **_: Any) -> None:
         asked = f"{model.service_model.service_name}:{model.name}"
@@ -101,6 +102,23 @@ def refused(account: Account, what: str) -> Account:
         raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": message}}, model.name)
 
     there.session.events.register(f"before-call.{what}", refuse)
+    return there
+
+
+def protected(account: Account, stones: Collection[str]) -> Account:
+    """Return the there of somebody who can't delete these resources."""
+    from botocore.exceptions import ClientError
+
+    there = accounts._local(account.variables)
+
+    def protect(model: Any, params: Any, **_: Any) -> None:
+        if model.name.startswith(("Delete", "Deregister", "Terminate")):
+            for stone in stones:
+                if stone in str(params["body"]):
+                    error = {"Code": "OperationNotPermitted", "Message": f"{stone} is protected"}
+                    raise ClientError({"Error": error}, model.name)
+
+    there.session.events.register("before-call.ec2", protect)
     return there
 
 

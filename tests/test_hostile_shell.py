@@ -56,7 +56,7 @@ def test_the_account_local_is_reached(account: Account, monkeypatch: pytest.Monk
     """No setting of AWS's and no proxy comes between the kit and the local EC2, nor changes how it is asked."""
     monkeypatch.setenv(name, VARIABLES[name])
 
-    there = accounts._local(account.endpoint, "us-east-1")
+    there = accounts._local(account.variables)
 
     assert "arn:aws:sts::123456789012:user/moto" == there.caller_arn()
     told = there.client("sts")._client.meta
@@ -119,14 +119,26 @@ def test_only_replaces_the_environment_for_a_while(monkeypatch: pytest.MonkeyPat
     assert "SECRET=a secret" in told()
 
 
-@pytest.mark.parametrize("folder", ["/tmp", "/" + "long/" * 20])
-def test_temporary_folders_have_room_for_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str) -> None:
-    """Where TMPDIR is too long for the path of a socket, /tmp is taken."""
-    place = Path(f"{tmp_path}{folder}") if folder != "/tmp" else Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
-
-    assert "/tmp" == system.temporary()
+def test_temporary_folders_are_short_and_nobody_elses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """TMPDIR is taken, then the person's runtime folder; /tmp where they are too long for sockets, missing or open."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        for name in ("own", "open", "mine"):
+            Path(short, name).mkdir(mode=0o755 if name == "open" else 0o700)
+        Path(short, "link").symlink_to(f"{short}/own")
+        (tmp_path / ("long" * 20)).mkdir()
+        for wanted, runtime, expected in (
+            (f"{short}/mine", f"{short}/own", f"{short}/mine"),
+            (f"{tmp_path}/{'long' * 20}", f"{short}/own", f"{short}/own"),
+            ("/nowhere", f"{short}/own", f"{short}/own"),
+            ("", f"{short}/own", f"{short}/own"),
+            ("", f"{short}/open", "/tmp"),
+            ("", f"{short}/link", "/tmp"),
+            ("", f"{tmp_path}/{'long' * 20}", "/tmp"),
+            ("relative", "", "/tmp"),
+        ):
+            monkeypatch.setenv("TMPDIR", wanted)
+            monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+            assert expected == system.temporary(), (wanted, runtime)
 
 
 def test_ssh_pays_no_heed_to_the_persons_configuration(tmp_path: Path, settings: Settings, monkeypatch: Any) -> None:

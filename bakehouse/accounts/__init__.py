@@ -27,10 +27,6 @@ TAG = "bakehouse:"
 PAGED = {"PageSize": 500}
 """The page size to ask for: without one EC2 returns everything in one answer, or times out."""
 
-LOCAL_REGION = "us-east-1"
-"""The region of the account ``local``, whatever the person has set."""
-
-_FAKE = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 _STAND_IN_SECONDS = 600
 _CHECKIP = "https://checkip.amazonaws.com"
 
@@ -110,6 +106,10 @@ class Account:
         """Return the ARN of the user or role that the credentials belong to."""
         return str(self.client("sts").get_caller_identity()["Arn"])
 
+    def owner(self, settings: Settings) -> str:
+        """Return whose the things are that a task makes: as the settings say, else the caller's, by the ARN."""
+        return settings.owner or self.caller_arn()
+
     def at(self, region: str) -> Account:
         """Return the same account in another region."""
         there = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region}
@@ -132,22 +132,28 @@ class Account:
         """
         if not self.endpoint or _answers(url):
             return None
-        from bakehouse import local, tools
+        from bakehouse import tools
 
         tools.ensure("gpg")
         with step(f"{url} can't be reached from here: prepare a stand-in for {package}"):
-            return local.ask(self.endpoint, "stand-in", seconds=_STAND_IN_SECONDS, package=package, family=family)
+            return self._ask("stand-in", seconds=_STAND_IN_SECONDS, package=package, family=family)
 
     def caller(self) -> str:
         """Return the caller's address as the account's machines see it, as a CIDR block (/32)."""
-        url = f"{self.endpoint}/checkip" if self.endpoint else _CHECKIP
+        if self.endpoint:
+            return f"{self._ask('caller')['address']}/32"
         try:
-            with system.open_url(url, 10) as answer:
+            with system.open_url(_CHECKIP, 10) as answer:
                 return f"{ipaddress.IPv4Address(answer.read().decode().strip())}/32"
         except (OSError, ValueError) as error:
             raise CloudError(
-                f"your own address can't be read from {url}: {error}", "give it yourself: --allow CIDR"
+                f"your own address can't be read from {_CHECKIP}: {error}", "give it yourself: --allow CIDR"
             ) from error
+
+    def _ask(self, question: str, **how: Any) -> dict[str, Any]:
+        from bakehouse import local
+
+        return local.ask(self.variables, question, **how)
 
 
 def connect(settings: Settings, base: str = "") -> Account:
@@ -161,7 +167,7 @@ def connect(settings: Settings, base: str = "") -> Account:
         from bakehouse import local
 
         known = recipes.bases(settings.root) if base else {}
-        return _local(local.up(settings, base, known).endpoint, LOCAL_REGION)
+        return _local(local.up(settings, base, known).variables)
     return _aws(settings)
 
 
@@ -175,29 +181,20 @@ def connected(settings: Settings) -> Account | None:
     return connect(settings)
 
 
-def _local(endpoint: str, region: str) -> Account:
+def _local(variables: Mapping[str, str]) -> Account:
+    endpoint, region = variables["AWS_ENDPOINT_URL"], variables["AWS_REGION"]
     if not system.is_loopback(endpoint):
         raise AccountError(f"account local has the endpoint {endpoint}, which is not this machine", "./inv local.down")
     import boto3
     import botocore.session
 
-    variables = {
-        **_FAKE,
-        "AWS_DEFAULT_REGION": region,
-        "AWS_REGION": region,
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ENDPOINT_URL_EC2": endpoint,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    }
     # Nothing that the person has set, in a file or a variable, decides here.
     ours = {"config_file": os.devnull, "credentials_file": os.devnull}
     known = botocore.session.Session.SESSION_VARIABLES.items()
     alone = botocore.session.Session(
         {name: (None, None, ours.get(name, default), convert) for name, (_, _, default, convert) in known}
     )
-    keys = _FAKE["AWS_ACCESS_KEY_ID"], _FAKE["AWS_SECRET_ACCESS_KEY"]
+    keys = variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"]
     session = boto3.Session(*keys, region_name=region, botocore_session=alone)
     return Account("local", region, endpoint, variables, session)
 
@@ -326,6 +323,27 @@ def each(make: Callable[[Mapping[str, Any]], T], answers: Iterable[Mapping[str, 
             yield make(answer)
         except UnsoundError as error:
             say(f"left out: {error.text}")
+
+
+class Stays:
+    """Collect what could not be deleted while the rest is: one stone doesn't stop the cart."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+
+    @contextmanager
+    def told(self, name: str) -> Iterator[None]:
+        """Print why a thing stays when its deletion fails, and go on with the next."""
+        try:
+            yield
+        except BakehouseError as error:
+            say(f"{name} stays: {error.text}")
+            self._names.append(name)
+
+    def insist(self) -> None:
+        """Raise CloudError, which names what stays, when something does."""
+        if self._names:
+            raise CloudError(f"could not be deleted: {', '.join(self._names)}", "the lines above say why")
 
 
 def tags_of(answer: Mapping[str, Any]) -> dict[str, str]:

@@ -131,7 +131,7 @@ def _prepare(plan: Plan, run: Run) -> None:
         run.id,
         datetime.now(UTC),
         plan.commit,
-        plan.inputs,
+        inputs.outside(plan.inputs),
         {"recipe": order.recipe.name, "base": order.base.name},
         **{"bakehouse": __version__, **order.tools},
     )
@@ -209,6 +209,7 @@ def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
         console.say("the next bake will bake anew: the image's tags have no room for its package repositories")
     more = {
         **sources,
+        f"{TAG}owner": plan.account.owner(settings),
         f"{TAG}inputs": inputs.digest(whole),
         f"{TAG}sbom": documents.digest(told[store.SBOM].encode()),
         f"{TAG}provenance": documents.digest(told[store.PROVENANCE].encode()),

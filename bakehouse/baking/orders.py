@@ -13,6 +13,7 @@ from bakehouse.accounts import TAG, Account
 from bakehouse.errors import InputError
 from bakehouse.images import Image
 from bakehouse.recipes import Base, Recipe, inputs
+from bakehouse.settings import Settings
 
 _PACKAGES = {
     "debian": (b"!<arch>\ndebian-binary", "a Debian package", "{}_2.555.1_all.deb"),
@@ -125,15 +126,17 @@ def _check_type(account: Account, recipe: Recipe) -> None:
         )
 
 
-def inputs_of(root: Path, order: Order, roles: Mapping[str, Path], collections: Mapping[str, Path]) -> dict[str, str]:
+def inputs_of(
+    settings: Settings, order: Order, roles: Mapping[str, Path], collections: Mapping[str, Path]
+) -> dict[str, str]:
     """Return the bake's inputs, except what its machine will install from real package repositories.
 
     ``roles`` and ``collections`` map the names of the roles and collections that the bake uses to their folders.
     """
-    recipe, base = order.recipe, order.base
+    recipe, base, root = order.recipe, order.base, settings.root
     data = recipes.path(root, recipe.name).relative_to(root)
     return {
-        **inputs.of_checkout(root, recipe.name, recipe.playbook, roles, collections),
+        **inputs.of_checkout(root, recipe.name, recipe.playbook, roles, collections, inputs.own_key(settings.state)),
         **{f"{data}: {key}": str(getattr(recipe, key)) for key in ("playbook", "instance_type", "volume_size")},
         f"base {base.name}": inputs.of_value([base.family, base.user, base.root_device]),
         "base image": order.start.id,

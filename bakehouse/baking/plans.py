@@ -70,7 +70,7 @@ def draw(
     tools.ensure("ssh")
     account = connect(settings, base=ground.name)
     order = orders.place(account, recipe, ground, files, packer)
-    now = orders.inputs_of(settings.root, order, *roles.folders(settings.root, recipe))
+    now = orders.inputs_of(settings, order, *roles.folders(settings.root, recipe))
     found = images.find(account, recipe.name)
     offered = states({index for image in found for index in image.repositories})
     image, reasons = decide(found, now, offered, lambda one: store.inputs(settings, one.id))

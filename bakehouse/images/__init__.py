@@ -90,6 +90,11 @@ class Image:
         return self.tags.get(f"{TAG}base", "")
 
     @property
+    def owner(self) -> str:
+        """Return whose it is, as the one who baked it said; empty when nothing tells it."""
+        return self.tags.get(f"{TAG}owner", "")
+
+    @property
     def revoked(self) -> str:
         """Return why it was revoked; empty when it was not."""
         return self.tags.get(REVOKED, "")
@@ -108,6 +113,11 @@ class Image:
     def verdict(self) -> str:
         """Return the verdict of its proof, ``pass`` or ``fail``; empty when it was never proven."""
         return self.tags.get(f"{TAG}verdict", "").partition(" ")[0]
+
+    @property
+    def proof(self) -> str:
+        """Return the digest of its proof's record; empty when it was never proven."""
+        return self.tags.get(f"{TAG}verdict", "").partition(" ")[2]
 
     @property
     def repositories(self) -> tuple[str, ...]:
@@ -162,6 +172,11 @@ class Snapshot:
         return self.tags.get(f"{TAG}recipe", "")
 
     @property
+    def owner(self) -> str:
+        """Return whose it is; empty when nothing tells it."""
+        return self.tags.get(f"{TAG}owner", "")
+
+    @property
     def deprecated(self) -> bool:
         """Tell whether the next cleanup may delete it."""
         return DEPRECATED in self.tags
@@ -195,11 +210,22 @@ def snapshots(account: Account, **wanted: str | Sequence[str]) -> list[Snapshot]
     return [Snapshot.from_aws(answer) for answer in answers]
 
 
-def latest(account: Account, recipe: str) -> Image:
-    """Return a recipe's newest image that is available and not revoked; raises NotFoundError when there is none."""
+def latest(account: Account, recipe: str, owner: str = "") -> Image:
+    """Return a recipe's newest image that is available and not revoked; with ``owner``, the newest of theirs.
+
+    Raises NotFoundError when there is none.
+    """
+    others = []
     for image in find(account, recipe):
         if image.state == "available" and not revocation(account, image):
-            return image
+            if owner in ("", image.owner):
+                return image
+            others.append(image.id)
+    if others:
+        raise NotFoundError(
+            f"no image of recipe {recipe} on account {account.name} belongs to {owner}",
+            f"the newest of others is {others[0]}: add --everyone, or --image {others[0]}",
+        )
     raise NotFoundError(f"there is no image of recipe {recipe} on account {account.name}", "./inv bake makes one")
 
 
@@ -228,10 +254,13 @@ def get(account: Account, image_id: str, recipe: str = "") -> Image:
     return image
 
 
-def usable(account: Account, image_id: str, recipe: str) -> Image:
-    """Return the image of this ID, or the recipe's newest when the ID is empty; raises InputError if it is revoked."""
+def usable(account: Account, image_id: str, recipe: str, owner: str = "") -> Image:
+    """Return the image of this ID, or the recipe's newest when the ID is empty; raises InputError if it is revoked.
+
+    With ``owner``, only the images of that owner count as the newest.
+    """
     if not image_id:
-        return latest(account, recipe)
+        return latest(account, recipe, owner)
     image = get(account, image_id, recipe)
     refuse_revoked(account, image)
     return image

@@ -189,7 +189,16 @@ def move(account: Account, channel: Channel, image: str, why: str = "", stand_in
 
 
 def delete(account: Account, channel: Channel) -> None:
-    """Delete a channel with its history; it is no error when it was deleted before."""
+    """Delete a channel with its history; it is no error when it was deleted before.
+
+    ``channel`` is the channel as it was read before. Raises InputError when somebody else has moved it since then.
+    """
+    now = read(account, channel.recipe, channel.name)
+    if now.versions and now.image != channel.image:
+        raise InputError(
+            f"channel {channel.name} was moved to {now.image} meanwhile by {now.moves[-1].by} and stays there",
+            "./inv channels shows the history",
+        )
     account.ssm.delete_parameters(Names=[channel.parameter])
 
 

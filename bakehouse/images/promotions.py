@@ -5,8 +5,9 @@ from __future__ import annotations
 from bakehouse import console, images
 from bakehouse.accounts import Account, connect
 from bakehouse.errors import InputError, NotFoundError
-from bakehouse.images import Image, channels
+from bakehouse.images import Image, channels, usage
 from bakehouse.images.channels import Channel
+from bakehouse.records import store
 from bakehouse.settings import Settings
 
 STABLE = "stable"
@@ -18,8 +19,9 @@ def promote(
 ) -> Channel:
     """Move a channel forward to an image, by default the recipe's newest proven one, and return the moved channel.
 
-    Raises InputError when the image isn't fit, or when somebody else has moved the channel meanwhile, and
-    NotFoundError when there is no such image.
+    Anyone who may tag can write a verdict on an image. It counts only if this checkout has the proof. Raises InputError
+    when the image isn't fit, or when somebody else has moved the channel meanwhile, and NotFoundError when there is no
+    such image.
     """
     _check(channel, why)
     account = connect(settings)
@@ -28,8 +30,13 @@ def promote(
             f"--allow-stand-in is not allowed on account {account.name}", "bake an image with the real packages"
         )
     known = channels.read(account, settings.recipe, channel)
-    image = images.get(account, image_id, settings.recipe) if image_id else _newest_proven(account, settings.recipe)
+    image = images.get(account, image_id, settings.recipe) if image_id else _newest_proven(account, settings)
     _refuse_unfit(account, image)
+    if not store.proven(settings, image.id, image.proof):
+        raise InputError(
+            f"image {image.id} is tagged as proven, but its proof is not in this checkout",
+            f"./inv prove --image {image.id}",
+        )
     _refuse_stand_ins(account, image, allow_stand_in)
     return _move(account, known, image, why)
 
@@ -53,7 +60,8 @@ def roll_back(settings: Settings, *, channel: str = STABLE, to: str = "", why: s
 def revoke(settings: Settings, image_id: str, why: str) -> Image:
     """Revoke an image and return it: it and all images that were baked upon it may not be used any more.
 
-    Prints these images, and the channels that point to any of them. Raises InputError when the reason is missing.
+    Prints these images, the channels that point to any of them, and with whom they are shared. Raises InputError when
+    the reason is missing.
     """
     if not channels.check_why(why):
         raise InputError("--why is missing", "give the reason: --why TEXT")
@@ -67,6 +75,9 @@ def revoke(settings: Settings, image_id: str, why: str) -> Image:
         if channel.image in [image.id, *(one.id for one in upon)]:
             how = "the next bake moves it" if channel.name == channels.CANDIDATE else "./inv rollback moves it back"
             console.say(f"channel {channel.name} of recipe {channel.recipe} points to {channel.image}: {how}")
+    for one in [image, *upon]:
+        if whom := usage.shares(account, one.id, ()):
+            console.say(f"image {one.id} is shared with {', '.join(whom)}, who see no tag: ./inv unshare {one.id}")
     return revoked
 
 
@@ -86,12 +97,13 @@ def _check(channel: str, why: str) -> None:
         raise InputError(f"only bakes move channel {channel}", "choose another channel, such as --channel stable")
 
 
-def _newest_proven(account: Account, recipe: str) -> Image:
-    for image in images.find(account, recipe):
-        if image.verdict == "pass" and image.state == "available" and not images.revocation(account, image):
+def _newest_proven(account: Account, settings: Settings) -> Image:
+    for image in images.find(account, settings.recipe):
+        proven = image.verdict == "pass" and store.proven(settings, image.id, image.proof)
+        if proven and image.state == "available" and not images.revocation(account, image):
             return image
     raise NotFoundError(
-        f"no image of recipe {recipe} is proven on account {account.name}", "./inv prove proves the newest"
+        f"no image of recipe {settings.recipe} is proven on account {account.name}", "./inv prove proves the newest"
     )
 
 

@@ -34,12 +34,14 @@ class Terms:
         days: how old an image or snapshot must be before it may be deleted, in days.
         limit: how many things are deprecated, and how many are deleted, in one run at most.
         at_once: whether things are deleted that no earlier run has deprecated.
+        owner: whose things may be deprecated and deleted; empty for everyone's.
     """
 
     keep: int = 3
     days: int = 0
     limit: int = 20
     at_once: bool = False
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,9 @@ def _used(found: Survey) -> Iterator[tuple[str, str]]:
 
 def _spared(found: Survey, wanted: Terms, now: datetime) -> Iterator[tuple[str, str]]:
     """Yield the IDs of the things that stay though nothing uses them, each with the reason."""
+    for thing in _ours(found):
+        if wanted.owner not in ("", thing.owner):
+            yield thing.id, f"belongs to {thing.owner}" if thing.owner else "has no owner"
     for image in _newest(_finished(found), wanted.keep):
         yield image.id, f"one of the newest {wanted.keep}"
     making = any(image.state == "pending" for image in found.images)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from bakehouse import console, images
-from bakehouse.accounts import TAG, Account, tag_list
+from bakehouse.accounts import TAG, Account, Stays, tag_list
 from bakehouse.errors import BakehouseError, CloudError
 from bakehouse.images import DEPRECATED, Image, Snapshot, channels, retention, usage
 from bakehouse.images.channels import Channel
-from bakehouse.images.retention import Retention, Survey, Terms, Thing
+from bakehouse.images.retention import Fate, Retention, Survey, Terms, Thing
 from bakehouse.images.usage import Usage
 
 _GONE = ("InvalidAMIID.", "InvalidSnapshot.NotFound")  # AWS's error codes for what was deleted begin like this
@@ -26,12 +26,14 @@ class Retirement:
         image: the image.
         snapshots: the IDs of its snapshots that are ours.
         channels: the channels that point to it; they are deleted with it.
+        shares: with whom it is shared.
         references: what else uses images, and what could not be read.
     """
 
     image: Image
     snapshots: tuple[str, ...]
     channels: tuple[Channel, ...] = ()
+    shares: tuple[str, ...] = ()
     references: Usage = field(default_factory=Usage)
 
     @property
@@ -40,6 +42,7 @@ class Retirement:
         return [
             *(f"still in use: {user}" for user in self._users()),
             *(f"maybe in use: {what}" for what in self.references.unread),
+            *(f"shared with {whom}, who may use it" for whom in self.shares),
             *(f"delete channel {channel.name}, which points to it, with its history" for channel in self.channels),
             f"deregister image {self.image.id} ({self.image.name}, {self.image.created:%Y-%m-%d %H:%M})",
             *(f"delete snapshot {snapshot}" for snapshot in self.snapshots),
@@ -65,14 +68,25 @@ def plan(account: Account, wanted: Terms) -> Retention:
         found = _ask_for_shares(account, found, due)
 
 
-def apply(account: Account, planned: Retention) -> None:
-    """Carry out the decisions of a retention; it is no error when a thing was deleted meanwhile."""
+def apply(account: Account, planned: Retention, wanted: Terms) -> None:
+    """Carry out the decisions of a retention; it is no error when a thing was deleted meanwhile.
+
+    Right before each deletion the account is surveyed again: what is in use by now stays. Raises CloudError in the end
+    when something could not be deprecated or deleted; the rest is.
+    """
+    stays = Stays()
     for thing in planned.of("deprecate"):
-        with console.step(f"{thing.id} deprecated"):
+        with stays.told(thing.id), console.step(f"{thing.id} deprecated"):
             deprecate(account, thing)
     for thing in planned.of("delete"):
-        with console.step(f"{thing.id} deleted"):
-            delete(account, thing)
+        with stays.told(thing.id):
+            fate = _fate(account, thing, wanted)
+            if fate.step == "delete":
+                with console.step(f"{thing.id} deleted"):
+                    delete(account, thing)
+            else:
+                console.say(f"{thing.id} stays: {fate.why}")
+    stays.insist()
 
 
 def insist(planned: Retention) -> None:
@@ -114,14 +128,44 @@ def delete(account: Account, thing: Thing) -> None:
 def retirement(account: Account, image: Image) -> Retirement:
     """Return what the retirement of an image would delete, and what still uses the image."""
     pointing = [channel for channel in channels.find(account, image.recipe) if channel.image == image.id]
-    return Retirement(image, _disks(account, image), tuple(pointing), usage.find(account))
+    disks = _disks(account, image)
+    try:
+        shares = usage.shares(account, image.id, disks)
+    except CloudError as error:
+        if not error.aws_code.startswith(_GONE):
+            raise
+        shares = ()
+    return Retirement(image, disks, tuple(pointing), shares, usage.find(account))
 
 
 def retire(account: Account, planned: Retirement) -> None:
-    """Delete an image as planned; its channels go first, so that none points to a deleted image."""
-    for channel in planned.channels:
+    """Delete an image as planned; its channels go first, so that none points to a deleted image.
+
+    Right before each deletion its reasons are read again. Raises CloudError, and deletes nothing more, when the image
+    is used by now in a way that the plan doesn't tell.
+    """
+    for channel in _as_planned(account, planned).channels:
         channels.delete(account, channel)
-    delete(account, planned.image)
+    delete(account, _as_planned(account, planned).image)
+
+
+def _as_planned(account: Account, planned: Retirement) -> Retirement:
+    """Return what a retirement would delete now; raises CloudError when it is more than was planned."""
+    now = retirement(account, planned.image)
+    if new := [line for line in now.lines if line not in planned.lines]:
+        raise CloudError(
+            f"image {planned.image.id} stays, because it is not as it was planned any more: {'; '.join(new)}",
+            f"look again: ./inv retire {planned.image.id} --dry-run",
+        )
+    return now
+
+
+def _fate(account: Account, thing: Thing, wanted: Terms) -> Fate:
+    """Decide on one thing anew, by a fresh survey of the account."""
+    found, now = _ask_for_shares(account, _survey(account), [thing]), datetime.now(UTC)
+    unlimited = replace(wanted, limit=len(found.images) + len(found.snapshots))
+    fates = retention.decide(found, unlimited, now).fates
+    return next((one for one in fates if one.thing.id == thing.id), Fate(thing, "delete", "it is gone already"))
 
 
 def _survey(account: Account) -> Survey:

@@ -12,7 +12,7 @@ from bakehouse.accounts import PAGED, Account
 from bakehouse.errors import BakehouseError, CloudError
 
 _ID = re.compile(r"\b(?:ami|snap)-[0-9a-f]{8,17}\b")
-_ALIAS = "resolve:ssm:"
+_ALIAS = re.compile(r"resolve:ssm:([^\"\\\s]+)")
 _AT_ONCE = 10  # parameters that SSM returns in one answer at most
 
 Use = Iterator[tuple[str, str]]
@@ -79,10 +79,7 @@ def _launch_templates(account: Account) -> Use:
         )
         for version in versions:
             user = f"launch template {template['LaunchTemplateId']}, version {version['VersionNumber']}"
-            yield from _named(version["LaunchTemplateData"], user)
-            alias = version["LaunchTemplateData"].get("ImageId", "")
-            if alias.startswith(_ALIAS):
-                yield from _named(_resolved(account, alias.removeprefix(_ALIAS)), user)
+            yield from _named_or_resolved(account, version["LaunchTemplateData"], user)
 
 
 def _launch_configurations(account: Account) -> Use:
@@ -92,6 +89,34 @@ def _launch_configurations(account: Account) -> Use:
         yield from _named(one, f"launch configuration {one['LaunchConfigurationName']}")
 
 
+def _scaling_groups(account: Account) -> Use:
+    """Find the IDs in Auto Scaling groups: the overrides of a mixed instances policy may name images of their own."""
+    scaling = account.client("autoscaling")
+    for one in scaling.pages("describe_auto_scaling_groups", "AutoScalingGroups"):
+        yield from _named_or_resolved(account, one, f"Auto Scaling group {one['AutoScalingGroupName']}")
+
+
+def _fleets(account: Account) -> Use:
+    """Find the IDs in EC2 Fleets, from which machines can still be started."""
+    for one in account.ec2.pages("describe_fleets", "Fleets"):
+        if not one.get("FleetState", "").startswith("deleted"):
+            yield from _named_or_resolved(account, one, f"fleet {one['FleetId']}")
+
+
+def _spot_fleets(account: Account) -> Use:
+    """Find the IDs in spot fleet requests, from which machines can still be started."""
+    for one in account.ec2.pages("describe_spot_fleet_requests", "SpotFleetRequestConfigs"):
+        if not one.get("SpotFleetRequestState", "").startswith("cancelled"):
+            yield from _named_or_resolved(account, one, f"spot fleet request {one['SpotFleetRequestId']}")
+
+
+def _spot_requests(account: Account) -> Use:
+    """Find the IDs in single spot instance requests that may still start a machine."""
+    for one in account.ec2.pages("describe_spot_instance_requests", "SpotInstanceRequests"):
+        if one.get("State", "") not in ("closed", "cancelled", "failed"):
+            yield from _named_or_resolved(account, one, f"spot request {one['SpotInstanceRequestId']}")
+
+
 def _parameters(account: Account) -> Use:
     """Find the IDs in the values of all SSM parameters that are not secret."""
     plain = [{"Key": "Type", "Values": ["String", "StringList"]}]
@@ -99,6 +124,13 @@ def _parameters(account: Account) -> Use:
     for begin in range(0, len(names), _AT_ONCE):
         for one in account.ssm.get_parameters(Names=names[begin : begin + _AT_ONCE])["Parameters"]:
             yield from _named(one["Value"], f"parameter {one['Name']}")
+
+
+def _named_or_resolved(account: Account, data: Any, user: str) -> Use:
+    """Find the IDs in an answer of AWS, and those in the parameters that it names in place of an ID."""
+    yield from _named(data, user)
+    for parameter in dict.fromkeys(_ALIAS.findall(json.dumps(data, default=str))):
+        yield from _named(_resolved(account, parameter), user)
 
 
 def _resolved(account: Account, parameter: str) -> str:
@@ -121,5 +153,9 @@ _SOURCES: Mapping[str, Callable[[Account], Use]] = {
     "the machines": _machines,
     "the launch templates": _launch_templates,
     "the launch configurations of Auto Scaling groups": _launch_configurations,
+    "the Auto Scaling groups": _scaling_groups,
+    "the EC2 Fleets": _fleets,
+    "the spot fleet requests": _spot_fleets,
+    "the spot instance requests": _spot_requests,
     "the parameters": _parameters,
 }

@@ -10,15 +10,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlencode
+from urllib.error import HTTPError
+from urllib.parse import urlencode, urlsplit
 from urllib.request import Request
 
 from bakehouse import console, system, tools
 from bakehouse.errors import ToolError
+from bakehouse.local import signatures
 from bakehouse.local.folders import digest
 from bakehouse.local.labels import BASE, CHECKOUT, IMAGE, KIND
 from bakehouse.settings import Settings
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from bakehouse.local.bodies import Bodies
 
 COLUMNS = ("what", "state")
+
+REGION = "us-east-1"
+"""The one region of the local EC2, whatever the person has set."""
 
 _LOG = "server.log"
 _START_SECONDS = 60
@@ -44,6 +49,7 @@ class Endpoint:
         pid: the server's process.
         code: the digest of what the server was started from, and its folder.
         endpoint: the server's URL.
+        variables: the AWS_* variables that make a program use it: its endpoint, its region, the checkout's key.
         set_aside: the state file that the server could not read, empty when there was none.
         docker: whether the Docker engine answers the server.
     """
@@ -51,6 +57,7 @@ class Endpoint:
     pid: int
     code: str
     endpoint: str
+    variables: Mapping[str, str] = field(repr=False)
     set_aside: str
     docker: bool
 
@@ -125,8 +132,9 @@ def reset(settings: Settings) -> None:
 
 
 def status(settings: Settings) -> dict[str, Any]:
-    """Return what is there: endpoint and pid (empty, 0 when it's down), log, docker, bases, images, machines.
+    """Return what is there: endpoint, pid, log, variables, docker, bases, images, machines.
 
+    ``endpoint`` and ``variables`` are empty and ``pid`` is 0 while it is down. ``variables`` make a program use it.
     ``docker`` is empty, or says that the engine doesn't answer: then bases, images and machines are None, not known.
     """
     server = _find(settings)
@@ -134,6 +142,7 @@ def status(settings: Settings) -> dict[str, Any]:
         "endpoint": server.endpoint if server else "",
         "pid": server.pid if server else 0,
         "log": str(_folder(settings) / _LOG),
+        "variables": server.variables if server else {},
         "docker": "",
         "bases": None,
         "images": None,
@@ -171,6 +180,8 @@ def plan_of_reset(found: Mapping[str, Any]) -> list[str]:
 def as_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what ``status`` returned as the rows of a table, under ``COLUMNS``."""
     rows = [(what, str(found[what] or "none")) for what in ("endpoint", "pid", "log")]
+    if found["variables"]:
+        rows.append(("used by other programs after", 'eval "$(./inv local.env)"'))
     if found["docker"]:
         return [*rows, ("bases, images, machines", f"not known: {found['docker']}")]
     return [
@@ -181,15 +192,23 @@ def as_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def ask(endpoint: str, question: str, seconds: float = 10, **query: str) -> dict[str, Any]:
-    """Ask the server one of the kit's own questions (under /bakehouse); raises ToolError when it says no."""
-    method = "GET" if question == "health" else "POST"
-    request = Request(f"{endpoint}/bakehouse/{question}?{urlencode(query)}", method=method)
+def ask(variables: Mapping[str, str], question: str, seconds: float = 10, **query: str) -> dict[str, Any]:
+    """Ask the server one of the kit's own questions (under /bakehouse); raises ToolError when it says no.
+
+    ``variables`` are those that make a program use this server.
+    """
+    endpoint = variables["AWS_ENDPOINT_URL"]
+    key = signatures.AccessKey(variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"])
+    target = f"/bakehouse/{question}?{urlencode(query)}"
+    asked = signatures.Asked("POST", target, {"host": urlsplit(endpoint).netloc})
+    signed = signatures.sign(key, "bakehouse", REGION, asked)
     try:
-        with system.open_url(request, seconds) as answer:
+        with system.open_url(Request(f"{endpoint}{target}", headers=signed, method="POST"), seconds) as answer:
             told: dict[str, Any] = json.load(answer)
             return told
     except HTTPError as error:
+        if error.code == HTTPStatus.FORBIDDEN:
+            raise ToolError(f"local EC2: {error.read().decode()}", "./inv local.status names its log") from error
         no = json.load(error)
         raise ToolError(f"local EC2: {no['error']}", no["hint"] or "./inv local.status names its log") from error
 
@@ -203,7 +222,7 @@ def _have_base(settings: Settings, name: str, known: Mapping[str, Described], se
         if ground := bases.get(name).ground:
             _have_base(settings, ground, known, server)
         bases.make(bodies.docker, name, known[name], bodies.labels("base"), console.say)
-        ask(server.endpoint, "adopt")
+        ask(server.variables, "adopt")
 
 
 def _start(settings: Settings) -> Endpoint:
@@ -233,12 +252,31 @@ def _find(settings: Settings) -> Endpoint | None:
     try:
         told = json.loads((_folder(settings) / "server.json").read_text())
         endpoint = f"http://127.0.0.1:{told['port']}"
-        health = ask(endpoint, "health")
-    except (OSError, ValueError, KeyError, URLError):
+    except (OSError, ValueError, KeyError):
+        return None
+    found = variables(endpoint, signatures.keep(_folder(settings)))
+    try:
+        health = ask(found, "health")
+    except (OSError, ValueError, ToolError):  # another program has the port by now
         return None
     if health["checkout"] != checkout(settings):
         return None
-    return Endpoint(health["pid"], health.get("code", ""), endpoint, health["set_aside"], health["docker"])
+    return Endpoint(health["pid"], health.get("code", ""), endpoint, found, health["set_aside"], health["docker"])
+
+
+def variables(endpoint: str, key: signatures.AccessKey) -> dict[str, str]:
+    """Return the AWS_* variables that make a program use the local EC2 at an endpoint, and no other."""
+    return {
+        "AWS_ACCESS_KEY_ID": key.id,
+        "AWS_SECRET_ACCESS_KEY": key.secret,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_REGION": REGION,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ENDPOINT_URL_EC2": endpoint,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
 
 
 def _end(settings: Settings) -> None:

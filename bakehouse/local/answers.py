@@ -83,10 +83,10 @@ class Answers(EC2Response):
         return EmptyResult()
 
     def describe_image_attribute(self) -> ActionResult:
-        """Read imdsSupport back."""
+        """Read imdsSupport back; refuse an image that isn't there, where moto fails."""
+        image = self._image()
         if self._get_param("Attribute") != "imdsSupport":
             return super().describe_image_attribute()
-        image = self._image()
         return ActionResult({"ImageId": image.id, "ImdsSupport": {"Value": image.imds_support}})
 
     def enable_image_deprecation(self) -> ActionResult:

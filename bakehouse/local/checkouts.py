@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from bakehouse import documents, system
+from bakehouse.local import signatures
 from bakehouse.local.labels import CHECKOUT, HOST, KIND, PATH
 
 COLUMNS = ("checkout", "folder", "state", "machines", "images")
 
 _FILE = "checkout.json"
-_OF_ANOTHER = ("state.pickle", "server.json", "bases.json")  # in a copied folder, what belongs to the original
+_OF_ANOTHER = ("state.pickle", "server.json", "bases.json", signatures.FILE)  # in a copied folder: the original's
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,13 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server  # noqa: E402
 
 from bakehouse import documents  # noqa: E402
-from bakehouse.local import adoption, ec2  # noqa: E402
+from bakehouse.errors import ToolError  # noqa: E402
+from bakehouse.local import adoption, ec2, signatures  # noqa: E402
 from bakehouse.local.bodies import Bodies, BodyError  # noqa: E402
 from bakehouse.local.folders import digest  # noqa: E402
 from bakehouse.local.lifecycle import Lifecycle  # noqa: E402
 from bakehouse.local.ports import GateDriver, GateError, public_block  # noqa: E402
+from bakehouse.local.signatures import RefusedError  # noqa: E402
 from bakehouse.local.state import State  # noqa: E402
 from bakehouse.local.watch import Watch  # noqa: E402
 
@@ -56,31 +58,34 @@ _BODILESS = re.compile(
 )
 
 _SERVICES = ("ec2", "ssm", "sts", "kms", "iam", "autoscaling", "elasticloadbalancing", "cloudformation", "ebs")
+_KIT = "bakehouse"  # the service for which the kit's own questions are signed
+
+_LARGEST = 16 * 1024 * 1024  # bytes of a request: EC2 takes less
 
 Environ = dict[str, Any]
 Respond = Callable[..., Any]
 
 
 class Operations:
-    """Hold which operations each access key has asked for; many threads ask and tell."""
+    """Hold which operations have been asked for with each key; many threads ask and tell."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._of: dict[str, set[str]] = {}
 
     def add(self, key: str, operation: str) -> None:
-        """Note that an access key has asked for an operation."""
+        """Note that an operation has been asked for with a key."""
         with self._lock:
             self._of.setdefault(key, set()).add(operation)
 
     def told(self) -> dict[str, list[str]]:
-        """Return the operations of each access key."""
+        """Return the operations of each key, by its name."""
         with self._lock:
             return {key: sorted(operations) for key, operations in self._of.items()}
 
 
 class Server:
-    """Answer AWS's APIs and the few questions of the kit itself (under /bakehouse and /checkip)."""
+    """Answer AWS's APIs and the few questions of the kit itself (under /bakehouse), to those who have a key."""
 
     def __init__(self, lifecycle: Lifecycle, folder: Path) -> None:
         self.lifecycle = lifecycle
@@ -91,27 +96,49 @@ class Server:
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._own: dict[str, Callable[[Environ], Any]] = {
             "/bakehouse/health": self._health,
+            "/bakehouse/caller": lambda environ: {"address": environ["REMOTE_ADDR"]},
             "/bakehouse/adopt": self._adopt,
             "/bakehouse/stand-in": self._stand_in,
         }
 
     def __call__(self, environ: Environ, respond: Respond) -> Iterable[bytes]:
         """Answer one request (WSGI)."""
-        path = environ.get("PATH_INFO", "/")
-        if refusal := _refusal(environ, path):
-            return _error("403 Forbidden", "AccessDenied", refusal, respond)
-        if path == "/checkip":
-            return _answer(respond, "200 OK", environ["REMOTE_ADDR"].encode(), "text/plain")
-        if path.startswith("/moto-api"):
-            return _answer(respond, "404 Not Found", b"not part of the local EC2\n", "text/plain")
-        if path in self._own:
-            return self._answer_own(self._own[path], environ, respond)
-        return self._answer_aws(environ, respond)
+        try:
+            key, service = self._caller(environ)
+        except RefusedError as refusal:
+            return _error(environ, "403 Forbidden", refusal.code, str(refusal), respond)
+        except ToolError as damaged:
+            return _error(environ, "403 Forbidden", "AccessDenied", damaged.text, respond)
+        if service == _KIT:
+            return self._answer_own(environ, respond)
+        return self._answer_aws(environ, key, respond)
 
-    def _answer_aws(self, environ: Environ, respond: Respond) -> Iterable[bytes]:
+    def _caller(self, environ: Environ) -> tuple[str, str]:
+        """Return the name of the key that signed a request, and the service; raises RefusedError.
+
+        A page in a browser of this host may send requests here, and so may another user of it. A browser says from
+        where a page is (Origin), and asks for the name by which the page knows us (Host); nothing of ours does either.
+        Another user has no key.
+        """
+        port = environ["SERVER_PORT"]
+        if "HTTP_ORIGIN" in environ:
+            raise RefusedError("AccessDenied", "the local EC2 answers no page of a browser")
+        if environ.get("HTTP_HOST", "") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
+            raise RefusedError("AccessDenied", "the local EC2 answers by the address 127.0.0.1 alone")
+        key, service = signatures.signer(signatures.read(self.folder), _asked(environ))
+        path = environ.get("PATH_INFO", "/")
+        if path in self._own and environ["REQUEST_METHOD"] != "POST":
+            raise RefusedError("AccessDenied", "this question is asked by POST")
+        if service not in (*_SERVICES, _KIT) or path.startswith("/moto-api"):
+            raise RefusedError("AccessDenied", f"the local EC2 has no service {service}")
+        if (path in self._own) != (service == _KIT):
+            raise RefusedError("AccessDenied", f"{path} is no question to {service}")
+        return key, service
+
+    def _answer_aws(self, environ: Environ, key: str, respond: Respond) -> Iterable[bytes]:
         form = _form(environ)
         action = _action(environ, form)
-        self._operations.add(_access_key(environ), action)
+        self._operations.add(key, action)
         self._prepare(action, form)
         told: list[Any] = []
 
@@ -131,10 +158,10 @@ class Server:
                 self._follow()
         except Exception as error:  # moto's own faults arrive here
             log.exception("%s failed", action)
-            body = _internal_error(f"{type(error).__name__}: {error}", keep)
+            body = _internal_error(environ, f"{type(error).__name__}: {error}", keep)
         if told[0].startswith("500"):
             log.error("%s: %s", action, b"".join(body)[-4000:].decode(errors="replace"))
-            body = _internal_error(f"{action} is not possible in the local EC2", keep)
+            body = _internal_error(environ, f"{action} is not possible in the local EC2", keep)
         respond(*told)
         return body
 
@@ -150,9 +177,9 @@ class Server:
         except GateError as error:
             log.warning("%s", error)
 
-    def _answer_own(self, what: Callable[[Environ], Any], environ: Environ, respond: Respond) -> Iterable[bytes]:
+    def _answer_own(self, environ: Environ, respond: Respond) -> Iterable[bytes]:
         try:
-            return _answer(respond, "200 OK", json.dumps(what(environ)).encode())
+            return _answer(respond, "200 OK", json.dumps(self._own[environ["PATH_INFO"]](environ)).encode())
         except Exception as error:
             log.exception("%s failed", environ["PATH_INFO"])
             return _answer(respond, "500 Internal Server Error", _told(error))
@@ -179,23 +206,19 @@ class Server:
         return adoption.stand_in(self.lifecycle, package, family, self.folder)
 
 
-def _refusal(environ: Environ, path: str) -> str:
-    """Return why a request is refused before it is looked at; empty when it isn't.
-
-    A page in a browser of this host may send requests here. A browser says from where a page is (Origin), and asks for
-    the name by which the page knows us (Host); nothing of ours does either.
-    """
-    if "HTTP_ORIGIN" in environ:
-        return "the local EC2 answers no page of a browser"
-    port = environ["SERVER_PORT"]
-    if environ.get("HTTP_HOST", "") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
-        return "the local EC2 answers by the address 127.0.0.1 alone"
-    if path.startswith("/bakehouse/") and path != "/bakehouse/health" and environ["REQUEST_METHOD"] != "POST":
-        return "this question is asked by POST"
-    service = _service(environ)
-    if not path.startswith(("/bakehouse/", "/checkip", "/moto-api")) and service not in _SERVICES:
-        return f"the local EC2 has no service {service}" if service else "the request is not signed"
-    return ""
+def _asked(environ: Environ) -> signatures.Asked:
+    """Return what the signature of a request covers; its body is read here, so that nobody waits with the lock held."""
+    told = str(environ.get("CONTENT_LENGTH") or 0)
+    if not told.isdecimal() or int(told) > _LARGEST:
+        raise RefusedError("RequestEntityTooLarge", f"the request has {told} bytes; {_LARGEST} are the most")
+    data: bytes = environ["wsgi.input"].read(int(told))
+    environ["wsgi.input"] = io.BytesIO(data)
+    headers = {
+        name.removeprefix("HTTP_").replace("_", "-").lower(): str(value)
+        for name, value in environ.items()
+        if name.startswith("HTTP_") or (name in ("CONTENT_TYPE", "CONTENT_LENGTH") and value)
+    }
+    return signatures.Asked(environ["REQUEST_METHOD"], environ["REQUEST_URI"], headers, data)
 
 
 def _told(error: Exception) -> bytes:
@@ -208,9 +231,8 @@ def _answer(respond: Respond, status: str, body: bytes, kind: str = "application
 
 
 def _form(environ: Environ) -> dict[str, list[str]]:
-    """Return the parameters of a request, read here so that nobody waits for its caller with the lock held."""
-    data: bytes = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-    environ["wsgi.input"] = io.BytesIO(data)
+    """Return the parameters of a request."""
+    data: bytes = environ["wsgi.input"].getvalue()
     return parse_qs(data.decode(errors="replace") or str(environ.get("QUERY_STRING", "")))
 
 
@@ -220,26 +242,15 @@ def _action(environ: Environ, form: Mapping[str, list[str]]) -> str:
     return target.rpartition(".")[2] if target else form.get("Action", [""])[0]
 
 
-def _access_key(environ: Environ) -> str:
-    """Return the access key that signed a request, empty when none did."""
-    told = re.search(r"Credential=([^/,]*)", str(environ.get("HTTP_AUTHORIZATION", "")))
-    return told[1] if told else ""
+def _internal_error(environ: Environ, message: str, respond: Respond) -> list[bytes]:
+    return _error(environ, "400 Bad Request", "InternalFailure", message, respond)
 
 
-def _service(environ: Environ) -> str:
-    """Return the service for which a request was signed, empty when it wasn't."""
-    told = re.search(
-        r"Credential=[^/,]*/\d+/[^/,]*/([a-z0-9-]+)/aws4_request", str(environ.get("HTTP_AUTHORIZATION", ""))
-    )
-    return told[1] if told else ""
-
-
-def _internal_error(message: str, respond: Respond) -> list[bytes]:
-    return _error("400 Bad Request", "InternalFailure", message, respond)
-
-
-def _error(status: str, code: str, message: str, respond: Respond) -> list[bytes]:
-    """Answer with an error in EC2's form."""
+def _error(environ: Environ, status: str, code: str, message: str, respond: Respond) -> list[bytes]:
+    """Answer with an error in EC2's form, or in JSON to who asks in JSON."""
+    if "json" in str(environ.get("CONTENT_TYPE", "")):
+        told = json.dumps({"__type": code, "message": message}).encode()
+        return _answer(respond, status, told, "application/x-amz-json-1.1")
     body = (
         f"<?xml version='1.0' encoding='UTF-8'?><Response><Errors><Error><Code>{code}</Code>"
         f"<Message>{escape(message)}</Message></Error></Errors><RequestID>local</RequestID></Response>"
@@ -255,6 +266,7 @@ def main(folder: Path, checkout: str) -> None:
     gate = GateDriver(f"bakehouse-{checkout}-gate", public_block(checkout), bodies.labels("gate"))
     state = State(folder / "state.pickle")
     lifecycle = Lifecycle(bodies, gate, state)
+    signatures.keep(folder)
     ec2.install(lifecycle)
     server = Server(lifecycle, folder)
     server.set_aside = state.load()

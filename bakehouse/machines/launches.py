@@ -69,12 +69,14 @@ def launch(
     allow: str = "",
     user_data: str = "",
     terminate: bool = False,
+    everyone: bool = False,
 ) -> list[Machine]:
     """Launch machines of an image, by default the recipe's newest, and return them when they are healthy.
 
-    ``channel`` names a channel whose image is launched. All arguments are as a person types them. Raises InputError
-    before anything is made. When a machine does not get healthy it prints the findings and raises VerdictError; with
-    ``terminate`` the machines are then terminated, otherwise they stay.
+    The newest is that of the owner's own images, or with ``everyone`` that of all. ``channel`` names a channel whose
+    image is launched. All arguments are as a person types them. Raises InputError before anything
+    is made. When a machine does not get healthy it prints the findings and raises VerdictError; with ``terminate`` the
+    machines are then terminated, otherwise they stay.
     """
     if image_id and channel:
         raise InputError("--image and --channel exclude each other", "give one of them, or none for the newest image")
@@ -83,7 +85,7 @@ def launch(
     account = accounts.connect(settings)
     if channel:
         image_id = channels.get(account, recipe.name, channel).image
-    image = images.usable(account, image_id, recipe.name)
+    image = images.usable(account, image_id, recipe.name, "" if everyone else account.owner(settings))
     console.say(f"image {image.id} ({image.name}){''.join(f', {name} is a stand-in' for name in image.stand_ins)}")
     launched = begin(account, settings, image, wanted, service.ports)
     try:
@@ -117,6 +119,7 @@ def begin(
         f"{TAG}kind": "machine",
         f"{TAG}recipe": image.recipe,
         f"{TAG}user": image.user,
+        f"{TAG}owner": account.owner(settings),
         **({f"{TAG}run": run} if run else {}),
     }
     disk = {"SnapshotId": image.root_snapshot, "Encrypted": True, "DeleteOnTermination": True}

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bakehouse import console, machines, system
+from bakehouse import console, system
 from bakehouse.accounts import Account
-from bakehouse.errors import InputError, VerdictError
+from bakehouse.errors import VerdictError
 from bakehouse.junit import Case, Suite
-from bakehouse.machines import Machine, inventories, shells
+from bakehouse.machines import Machine, inventories, journals, shells
 from bakehouse.recipes.services import Page, Service
 from bakehouse.settings import RECIPE, Settings
 
@@ -218,19 +218,12 @@ def insist(verdicts: Sequence[Verdict], hint: str = "") -> None:
 
 def ailing(account: Account, settings: Settings, service: Service, machine: Machine) -> list[str]:
     """Return the last lines of a machine's console and of its service's journal, which may say why it isn't healthy."""
-    of_unit = f"--unit={service.unit} " if service.unit else ""
-    command = f"sudo journalctl {of_unit}--boot --no-pager --quiet --lines={_LAST}"
-    try:
-        answer = shells.enter(settings, machine, command)
-        journal = answer.stdout or answer.stderr
-    except InputError as error:
-        journal = error.text
-    output = machines.console_output(account, machine)
+    written = journals.read(account, settings, service, machine)
     return [
         f"--- console of {machine.id}",
-        *tail(output),
+        *tail(written.console),
         f"--- journal of {service.unit or machine.id}",
-        *tail(journal),
+        *tail(written.journal),
     ]
 
 

@@ -13,7 +13,7 @@ from bakehouse import console, machines
 from bakehouse.accounts import TAG, Account, access
 from bakehouse.errors import CloudError, ToolError
 from bakehouse.images import Image
-from bakehouse.machines import Machine, launches, probes, shells
+from bakehouse.machines import Machine, journals, launches, probes, shells
 from bakehouse.machines.probes import Finding
 from bakehouse.proving import identity, reports
 from bakehouse.proving.identity import Question, Traits
@@ -139,9 +139,7 @@ class Attempt:
             told = pool.map(lambda machine: identity.look(self._settings, machine, self._question), self.machines)
             self._traits = dict(zip((machine.id for machine in self.machines), told, strict=True))
         for machine_id, one in self._traits.items():
-            self.logs[f"{machine_id}-journal-{when.replace(' ', '-')}"] = identity.masked(
-                one.journal, one, self._question
-            )
+            self.logs[f"{machine_id}-journal-{when.replace(' ', '-')}"] = self._masked(one.journal, one)
 
     def _photograph(self) -> bytes:
         if not self._service.pages:
@@ -192,8 +190,13 @@ class Attempt:
                 text = machines.console_output(self._account, machine)
             except CloudError as error:
                 text = f"the console can't be read: {error.text}"
-            told = self._traits.get(machine.id)
-            self.logs[f"{machine.id}-console"] = identity.masked(text, told, self._question) if told else text
+            self.logs[f"{machine.id}-console"] = self._masked(text, self._traits.get(machine.id))
+
+    def _masked(self, text: str, traits: Traits | None) -> str:
+        """Return what a machine wrote, without its secrets; of one that never told its traits, without long words."""
+        if traits is None:
+            return journals.masked_blindly(text)
+        return journals.masked(text, self._question.salt, {traits.files[path] for path in traits.secrets})
 
     def _find(self, when: str, found: Mapping[str, Sequence[Finding]]) -> None:
         """Add findings, given by machine ID; equal findings on both machines become one finding on ``both``."""

@@ -7,7 +7,6 @@ import fnmatch
 import hashlib
 import inspect
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -187,16 +186,6 @@ def as_baked(rows: Sequence[Change], running: Contents) -> list[Finding]:
         good = f"all {len(running.section(section))} are as recorded at the bake"
         found.append(Finding(f"The {name} are those of the bake", not told, "; ".join(told) or good))
     return found
-
-
-def masked(text: str, machine: Traits, question: Question) -> str:
-    """Return what a machine wrote, with ``(secret)`` in place of each word that is the content of a secret file."""
-    secret, salt = {machine.files[path] for path in machine.secrets}, question.salt.encode()
-
-    def shown(word: re.Match[str]) -> str:
-        return "(secret)" if inspector.digest(salt, word[0].encode()) in secret else word[0]
-
-    return re.sub(r"\S+", shown, text)
 
 
 def _any(pattern: str, paths: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ from bakehouse.proving import reports
 from bakehouse.proving.attempts import Attempt
 from bakehouse.proving.reports import Proof
 from bakehouse.recipes import services
+from bakehouse.records import store
 from bakehouse.runs import Run, leftovers
 from bakehouse.settings import Settings
 
@@ -46,7 +47,7 @@ def prove(settings: Settings, image_id: str = "") -> Proof:
 
 def ensure(settings: Settings, image: Image) -> None:
     """Prove an image unless it has passed a proof already; raises VerdictError when it is not fit."""
-    if image.verdict == "pass":
+    if image.verdict == "pass" and store.proven(settings, image.id, image.proof):
         console.say(f"image {image.id} is proven already")
     else:
         proof = prove(settings, image.id)
@@ -56,7 +57,7 @@ def ensure(settings: Settings, image: Image) -> None:
 
 def page(settings: Settings, proof: Proof) -> Path:
     """Return the path of a proof's page; its folder holds all files of the proof."""
-    return settings.kept("proofs") / proof.image / reports.PAGE
+    return store.proofs(settings, proof.image) / reports.PAGE
 
 
 def insist(settings: Settings, proof: Proof) -> None:

@@ -18,9 +18,9 @@ from bakehouse.console import Step
 from bakehouse.errors import ToolError
 from bakehouse.machines.probes import Finding
 from bakehouse.records.contents import Change
+from bakehouse.records.store import PROOF
 
 PAGE = "proof.html"
-_DATA = "proof.json"
 _PICTURE = "page.png"
 _TEMPLATE = Path(__file__).with_name("proof.html.j2")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -120,7 +120,7 @@ def write(place: Path, proof: Proof, logs: Mapping[str, str], picture: bytes) ->
         (place / name).write_bytes(content)
     digests = {name: documents.digest(content) for name, content in files.items()}
     data = json.dumps({**as_data(proof), "files": digests}, indent=2).encode()
-    (place / _DATA).write_bytes(data)
+    (place / PROOF).write_bytes(data)
     (place / PAGE).write_text(page(proof, logs, picture, documents.digest(data)))
     return documents.digest(data)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
+import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,19 +21,35 @@ _OF_THE_KIT = (
     "playbooks/bake.yml",
     "playbooks/tasks/record.yml",
 )
+_OURS = "bakehouse_"  # our own variables begin with this; they name files with secrets, and hold none
 _BASES = "packer/bases.auto.pkrvars.hcl"
 
 # The folders in which Ansible looks beside a playbook, without those of roles and of the inventory's variables.
 _BESIDE = ("tasks", "handlers", "files", "templates", "vars", "library", "module_utils", "*_plugins")
 
 
+HERE = "here "
+"""The digest of a variable begins with this. It stays in the checkout: whoever has it could guess a short value."""
+
+_VARIABLES = "variables"
+_SECRET = re.compile(r"(^|_)(pass|passwd|password|passphrase|pin|pwd|secret|token|key|credentials?)$", re.IGNORECASE)
+
+
+def own_key(folder: Path) -> bytes:
+    """Return the checkout's key for the digests of secret variables, from a folder; it is made if it is missing."""
+    file = folder / "inputs.key"
+    documents.create(file, secrets.token_hex(32).encode())
+    return file.read_bytes()
+
+
 def of_checkout(
-    root: Path, recipe: str, playbook: str, roles: Mapping[str, Path], collections: Mapping[str, Path]
+    root: Path, recipe: str, playbook: str, roles: Mapping[str, Path], collections: Mapping[str, Path], key: bytes
 ) -> dict[str, str]:
     """Return the digest of each file that a bake reads, and of each variable of the recipe's group.
 
     ``roles`` and ``collections`` are those that the bake uses: they map names to folders. No path above the root and no
-    time is in the result, so that two checkouts with the same content have the same inputs.
+    time is in the result, so that two checkouts with the same content have the same inputs. Only variables that are
+    secret by their names differ: their digests depend on the ``key``.
     """
     root = root.resolve()
     beside = (root / playbook).parent
@@ -40,7 +59,10 @@ def of_checkout(
         *(root / "packer" / "plugins").glob("*.hcl"),
         *_beside(root / playbook),
     ]
-    found = _digests((file for file in files if file.is_file()), root)
+    found = _digests((file for file in files if file.is_file() and not _holds_variables(file)), root)
+    for file in files:
+        if _holds_variables(file):
+            found |= _variables(file, Path(os.path.relpath(file, root)).as_posix(), key)
     for name, folder in roles.items():
         inside = folder.is_relative_to(root)
         prefix = f"{folder.relative_to(root).as_posix()}/" if inside else f"role {name}: "
@@ -48,12 +70,23 @@ def of_checkout(
     found |= {f"collection {name}": _of_collection(folder) for name, folder in collections.items()}
     for place in dict.fromkeys((root / "inventory", beside)):
         for file in _group_vars(place / "group_vars", ("all", recipe)):
-            found |= _variables(file, file.relative_to(root).as_posix())
+            found |= _variables(file, file.relative_to(root).as_posix(), key)
     return found
+
+
+def outside(inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the inputs as an image and its tags may tell them: of all variables together there is one digest."""
+    variables = {name: value for name, value in inputs.items() if value.startswith(HERE)}
+    told = {name: value for name, value in inputs.items() if name not in variables}
+    return {**told, _VARIABLES: _digest_of(variables)} if variables else told
 
 
 def digest(inputs: Mapping[str, str]) -> str:
     """Return one digest of all inputs; it doesn't depend on their order."""
+    return _digest_of(outside(inputs))
+
+
+def _digest_of(inputs: Mapping[str, str]) -> str:
     return documents.digest(json.dumps(inputs, sort_keys=True, separators=(",", ":")).encode())
 
 
@@ -73,7 +106,7 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return a line for each input that is new, gone or changed. It shows plain values, but no digests."""
     lines = []
     for name in sorted({*before, *now}):
-        was, one = before.get(name), now.get(name)
+        was, one = (read.get(name, "").removeprefix(HERE) or None for read in (before, now))
         if was is None:
             lines.append(f"new: {name}")
         elif one is None:
@@ -159,12 +192,32 @@ def _group_vars(folder: Path, groups: tuple[str, ...]) -> Iterator[Path]:
         yield from _walk(folder / group)
 
 
-def _variables(file: Path, name: str) -> dict[str, str]:
+def _holds_variables(file: Path) -> bool:
+    return file.suffix in (".yml", ".yaml", ".json") and file.is_file() and isinstance(_parsed(file), dict)
+
+
+def _variables(file: Path, name: str, key: bytes) -> dict[str, str]:
     """Return the digest of each variable in a file, or of the whole file if its variables can't be read."""
     read = _parsed(file)
     if read is not None and not isinstance(read, dict):
-        return {name: of_file(file)}
-    return {f"{name}: {variable}": of_value(value) for variable, value in (read or {}).items()}
+        return {name: f"{HERE}{of_file(file)}"}
+    return {f"{name}: {one}": f"{HERE}{_of_variable(one, value, key)}" for one, value in (read or {}).items()}
+
+
+def _of_variable(name: str, value: Any, key: bytes) -> str:
+    """Return the digest of a variable; of one that is secret, a digest that nobody can compute without the key."""
+    plain = of_value(value)
+    if str(name).startswith(_OURS) or not _is_secret(str(name), value):
+        return plain
+    return f"{documents.SHA256}{hmac.new(key, plain.encode(), 'sha256').hexdigest()}"
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_is_secret(str(inner), one) for inner, one in value.items())
+    if isinstance(value, list):
+        return any(_is_secret(name, one) for one in value)
+    return bool(_SECRET.search(name))
 
 
 def _parsed(file: Path) -> Any:

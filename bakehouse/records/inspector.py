@@ -80,6 +80,18 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def wrote(unit: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the last lines of a unit's journal, of the whole one without a unit, and the secret files' digests.
+
+    ``asked`` holds the salt and the shell patterns of the secret files, as for ``look``.
+    """
+    of_unit = [f"--unit={unit}"] if unit else []
+    return {
+        "journal": _told("journalctl", *of_unit, "--boot", "--no-pager", "--quiet", f"--lines={_JOURNAL_LINES}"),
+        "secrets": [digest(asked["salt"].encode(), Path(path).read_bytes()) for path in _matching(asked["secrets"])],
+    }
+
+
 def digest(salt: bytes, content: bytes) -> str:
     """Return the salted digest of a content, without white space at its beginning and end."""
     return hashlib.sha256(salt + content.strip()).hexdigest()
@@ -252,5 +264,8 @@ def _told(*command: str) -> str:
 
 
 if __name__ == "__main__":
-    word = sys.argv[1]
-    print(json.dumps(contents() if word == "contents" else look(json.loads(word))))
+    word, *more = sys.argv[1:]
+    if word == "journal":
+        print(json.dumps(wrote(more[0], json.loads(more[1]))))
+    else:
+        print(json.dumps(contents() if word == "contents" else look(json.loads(word))))

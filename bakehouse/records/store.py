@@ -25,6 +25,7 @@ T = TypeVar("T")
 INPUTS = "inputs.json"
 SBOM = "sbom.cdx.json"
 PROVENANCE = "provenance.json"
+PROOF = "proof.json"
 
 
 def keep(settings: Settings, image_id: str, files: Mapping[str, str]) -> None:
@@ -38,6 +39,11 @@ def keep(settings: Settings, image_id: str, files: Mapping[str, str]) -> None:
 def place(settings: Settings, image_id: str) -> Path:
     """Return the folder in which an image's records are kept."""
     return settings.kept("images") / image_id
+
+
+def proofs(settings: Settings, image_id: str) -> Path:
+    """Return the folder in which an image's proof is kept."""
+    return settings.kept("proofs") / image_id
 
 
 def inputs(settings: Settings, image_id: str) -> dict[str, str] | None:
@@ -59,6 +65,19 @@ def provenance(settings: Settings, image_id: str, expected: str) -> dict[str, An
     ``expected`` is the record's digest as the image's tag has it. A record with another digest is set aside.
     """
     return _read(place(settings, image_id) / PROVENANCE, _statement, expected)
+
+
+def proven(settings: Settings, image_id: str, expected: str) -> bool:
+    """Tell whether the proof of an image is here and says that it has passed.
+
+    ``expected`` is the digest of the proof as the image's tag has it.
+    """
+    try:
+        text = (proofs(settings, image_id) / PROOF).read_bytes()
+        told = json.loads(text)
+        return bool(documents.digest(text) == expected and (told["image"], told["verdict"]) == (image_id, "pass"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write(folder: Path, name: str, run: str, answer: str) -> None:

@@ -81,7 +81,8 @@ class Run:
     @property
     def scratch(self) -> Path:
         """Return the folder for temporary files. Its path is short, as a socket's path may have 100 bytes only."""
-        return (self.folder / "scratch").resolve()
+        link = self.folder / "scratch"
+        return Path(os.readlink(link)) if link.is_symlink() else link
 
     @property
     def alias(self) -> Path:
@@ -115,8 +116,13 @@ class Run:
         (self.folder / "kept").touch()
 
     def wipe(self) -> None:
-        """Delete all files of the run except the logs and the manifest."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        """Delete all files of the run except the logs and the manifest.
+
+        The folder for temporary files goes only if it is still ours: after a restart of the host anybody may have put
+        something else in its place.
+        """
+        if system.is_ours(self.scratch):
+            shutil.rmtree(self.scratch, ignore_errors=True)
         for path in self.folder.iterdir():
             if path.name == "lock" or path.name in _LASTING:
                 continue

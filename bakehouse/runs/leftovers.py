@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from bakehouse import console, runs
-from bakehouse.accounts import TAG, Account, filters, tags_of, wait
+from bakehouse.accounts import TAG, Account, Stays, filters, tags_of, wait
 from bakehouse.errors import BakehouseError, CloudError
 from bakehouse.runs import Run
 from bakehouse.settings import Settings
@@ -99,25 +100,34 @@ def of_run(account: Account, run: Run) -> Leftovers:
 
 
 def apply(account: Account, plan: Leftovers) -> None:
-    """End the runs' processes, and delete what the plan names. It is no error when something is gone already."""
+    """End the runs' processes, and delete what the plan names. It is no error when something is gone already.
+
+    Raises CloudError in the end when something could not be deleted; the rest is.
+    """
+    stays = Stays()
     for run in plan.runs.values():
         runs.end(run)
     for kind in _DELETIONS:
-        ids = [one.id for one in plan.leftovers if one.kind == kind]
-        for one in ids:
-            _delete(account, kind, one)
-        if kind == "instance" and ids:
-            _wait_for_the_end(account, ids)
+        going = []
+        for one in (one.id for one in plan.leftovers if one.kind == kind):
+            with stays.told(f"{kind} {one}"):
+                _delete(account, kind, one)
+                going.append(one)
+        if kind == "instance" and going:
+            with stays.told(f"{kind} {', '.join(going)}"):
+                _wait_for_the_end(account, going)
     for run in plan.runs.values():
         run.wipe()
+    stays.insist()
 
 
 def clear(account: Account, settings: Settings) -> None:
-    """Delete what dead runs have left, and print what it is."""
+    """Delete what dead runs have left, and print what it is, and what of it stays: the next bake tries again."""
     plan = find(account, settings)
     for line in plan.lines:
         console.say(line)
-    apply(account, plan)
+    with suppress(CloudError):  # apply has told what stays, and why
+        apply(account, plan)
 
 
 def sweep(account: Account, run: Run) -> None:

@@ -50,11 +50,16 @@ CHANNEL = {"channel": "the channel's name; stable by default", "why": "the reaso
 CHANGE = {"dry-run": "only say what would be done", "yes": "do it without asking"}
 
 
-def load_settings(account: str = "", recipe: str = "") -> Settings:
+OWNER = {"owner": "whose it is, as its tag tells others; you by default, by your ARN"}
+
+EVERYONE = {"everyone": "take the images of others too, not only your own"}
+
+
+def load_settings(account: str = "", recipe: str = "", owner: str = "") -> Settings:
     """Return the settings that follow from a task's flags, the environment and the defaults."""
     from bakehouse import settings
 
-    return settings.load(account, recipe)
+    return settings.load(account, recipe, owner=owner)
 
 
 def same_recipe(settings: Settings) -> str:

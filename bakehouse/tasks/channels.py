@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from invoke.context import Context
 
-from bakehouse.tasks import ACCOUNT, CHANGE, CHANNEL, JSON, WHICH, agreed, load_settings, one_of, same_recipe, task
+from bakehouse.tasks import (
+    ACCOUNT,
+    CHANGE,
+    CHANNEL,
+    EVERYONE,
+    JSON,
+    WHICH,
+    agreed,
+    load_settings,
+    one_of,
+    same_recipe,
+    task,
+)
 
 
 @task(
@@ -133,6 +145,8 @@ def retire(
     help={
         **ACCOUNT,
         **JSON,
+        **EVERYONE,
+        "owner": "whose images and snapshots may go; yours by default, by your ARN",
         "keep": "how many of the newest usable images of each recipe stay; 3 by default",
         "older-than": "only what is older than this many days may go; 0 by default",
         "limit": "at most this many are deprecated, and as many deleted, in one run; 20 by default",
@@ -149,19 +163,21 @@ def cleanup(
     limit: str = "20",
     now: bool = False,
     leftovers: bool = False,
+    owner: str = "",
+    everyone: bool = False,
     json: bool = False,
     yes: bool = False,
     account: str = "",
 ) -> None:
     """Tell which images and snapshots may go and why, or clear them away."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from bakehouse import accounts, console
     from bakehouse.images import retention, retirements
     from bakehouse.runs import leftovers as left
 
     terms = retention.terms(keep=keep, older_than=older_than, limit=limit, at_once=now)
-    settings = load_settings(account)
+    settings = load_settings(account, owner=owner)
     there = accounts.connect(settings)
     if leftovers:
         found = left.find(there, settings, kept=True)
@@ -170,13 +186,14 @@ def cleanup(
         if agreed(found.lines, "Clear away?", dry_run=not yes, yes=yes):
             left.apply(there, found)
     else:
+        terms = replace(terms, owner="" if everyone else there.owner(settings))
         plan = retirements.plan(there, terms)
         if json:
             console.data_json(retention.as_data(plan))
         else:
             console.table(retention.COLUMNS, retention.as_rows(plan))
         if yes:
-            retirements.apply(there, plan)
+            retirements.apply(there, plan, terms)
         retirements.insist(plan)
     if not yes:
         console.say("nothing was done; add --yes to do it")

@@ -25,8 +25,8 @@ LINTERS = (
     *(f"packer fmt -check {folder}" for folder in ("packer", "packer/plugins", "packer/recipes", "tests/bench")),
 )
 
-ALL_TESTS = "pytest --numprocesses=2 --no-loadscope-reorder"
-"""Runs two workers, each with its own local EC2: one computes while the machines of the other boot."""
+ALL_TESTS = "pytest --numprocesses=3 --no-loadscope-reorder"
+"""Runs three workers, each with its own local EC2: two compute while the machines of the third boot."""
 
 
 @task(
@@ -102,7 +102,7 @@ def test(c: Context, only: str = "", account: str = "") -> None:  # noqa: PT028,
         command = f"pytest -m aws --account {shlex.quote(account)}"
     elif not only:
         lint(c)
-        tools.ensure("docker")  # before two workers try it at once
+        tools.ensure("docker")  # before several workers try it at once
     with c.cd(str(settings.ROOT)):
         done = c.run(command, warn=True, env=_environment(account), replace_env=True)
     if not done:

@@ -6,13 +6,14 @@ import os
 
 from invoke.context import Context
 
-from bakehouse.tasks import JSON, WHICH, load_settings, one_of, same_recipe, task
+from bakehouse.tasks import JSON, OWNER, WHICH, load_settings, one_of, same_recipe, task
 
 
 @task(
     help={
         **WHICH,
         **JSON,
+        **OWNER,
         "base": "start from this base of packer/bases.auto.pkrvars.hcl instead of the recipe's own",
         "arch": "x86_64 or arm64; by default the recipe's, else the account's own",
         "type": "the EC2 instance type to bake on; the recipe's by default",
@@ -37,6 +38,7 @@ def bake(
     plan: bool = False,
     on_failure: str = "cleanup",
     prove: bool = False,
+    owner: str = "",
     json: bool = False,
     debug: bool = False,
 ) -> None:
@@ -49,7 +51,7 @@ def bake(
 
     if debug:
         os.environ["BAKEHOUSE_DEBUG"] = "1"
-    settings = load_settings(account, recipe)
+    settings = load_settings(account, recipe, owner)
     files = {"jenkins": Path(jenkins_package)} if jenkins_package else {}
     if plan:
         drawn = plans.draw(settings, base, files, arch, type)
@@ -196,3 +198,19 @@ def share(c: Context, image: str, account_id: str, recipe: str = "", account: st
     from bakehouse.images import shares
 
     console.data(shares.share(load_settings(account, recipe), image, account_id).id)
+
+
+@task(
+    help={
+        **WHICH,
+        "image": "the image's ID",
+        "account-id": "the IDs of the accounts to take it back from, separated by commas; all by default",
+    },
+    examples=("ami-0a1b2c3d4e5f60718 --account production",),
+)
+def unshare(c: Context, image: str, account_id: str = "", recipe: str = "", account: str = "") -> None:
+    """Take an image back from other accounts, and print its ID."""
+    from bakehouse import console
+    from bakehouse.images import shares
+
+    console.data(shares.unshare(load_settings(account, recipe), image, account_id).id)

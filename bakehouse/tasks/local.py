@@ -19,6 +19,19 @@ def up(c: Context, base: str = "") -> None:
     console.data(local.up(settings, wanted.name, recipes.bases(settings.root)).endpoint)
 
 
+@task(examples=("",))
+def env(c: Context) -> None:
+    """Print lines for eval that make a shell's programs use the local EC2."""
+    from shlex import quote
+
+    from bakehouse import console, local
+
+    for name, value in local.up(load_settings("local")).variables.items():
+        console.data(f"export {name}={quote(value)}")
+    console.data("unset AWS_PROFILE AWS_DEFAULT_PROFILE AWS_SESSION_TOKEN AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
+    console.data('export NO_PROXY="${NO_PROXY:+$NO_PROXY,}127.0.0.1" no_proxy="${no_proxy:+$no_proxy,}127.0.0.1"')
+
+
 @task
 def down(c: Context) -> None:
     """Stop the local machines and the local EC2; nothing is deleted."""

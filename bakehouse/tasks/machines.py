@@ -5,14 +5,28 @@ from __future__ import annotations
 from invoke.context import Context
 
 from bakehouse.errors import InputError
-from bakehouse.tasks import CHANGE, JSON, MACHINE, WHICH, agreed, load_settings, one_of, same_recipe, task
+from bakehouse.tasks import (
+    CHANGE,
+    EVERYONE,
+    JSON,
+    MACHINE,
+    OWNER,
+    WHICH,
+    agreed,
+    load_settings,
+    one_of,
+    same_recipe,
+    task,
+)
 
 
 @task(
     help={
         **WHICH,
         **JSON,
-        "image": "the image's ID; the recipe's newest image by default",
+        **OWNER,
+        **EVERYONE,
+        "image": "the image's ID; the newest image of the recipe that is yours by default",
         "channel": "launch the image that this channel points to",
         "count": "the number of machines; 1 by default",
         "type": "the EC2 instance type; the recipe's by default",
@@ -31,6 +45,8 @@ def launch(
     allow: str = "",
     user_data: str = "",
     on_failure: str = "keep",
+    owner: str = "",
+    everyone: bool = False,
     json: bool = False,
     recipe: str = "",
     account: str = "",
@@ -40,7 +56,7 @@ def launch(
     from bakehouse.machines import launches
     from bakehouse.recipes import services
 
-    settings = load_settings(account, recipe)
+    settings = load_settings(account, recipe, owner)
     launched = launches.launch(
         settings,
         image_id=image,
@@ -50,6 +66,7 @@ def launch(
         allow=allow,
         user_data=user_data,
         terminate=one_of("on-failure", on_failure, "keep", "terminate") == "terminate",
+        everyone=everyone,
     )
     service = services.load(settings)
     if json:

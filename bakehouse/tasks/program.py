@@ -30,10 +30,10 @@ GROUPS = {
     "Prove": ("test-role", "prove"),
     "Serve": (
         *("launch", "machines", "probe", "open", "password", "ssh"),
-        *("promote", "rollback", "channels", "outputs", "copy", "share"),
+        *("promote", "rollback", "channels", "outputs", "copy", "share", "unshare"),
     ),
     "Clear away": ("terminate", "cleanup", "revoke", "restore", "retire"),
-    "The local EC2": ("local.up", "local.status", "local.down", "local.reset"),
+    "The local EC2": ("local.up", "local.status", "local.env", "local.down", "local.reset"),
     "This checkout": ("doctor", "lint", "test", "bench"),
 }
 """The tasks by what they are for, in the order in which they are needed."""

@@ -14,12 +14,18 @@ import pytest
 
 from bakehouse import accounts, local
 from bakehouse.errors import AccountError, CloudError, DeadlineError, InputError, NotFoundError
+from bakehouse.local.signatures import AccessKey
 from bakehouse.settings import Settings
 
 
 def settings(tmp_path: Path, account: str, region: str = "") -> Settings:
     """Return what a task was told."""
     return Settings(root=tmp_path, state=tmp_path, account=account, region=region, recipe="jenkins")
+
+
+def at(endpoint: str) -> local.Endpoint:
+    """Return what is told of a local EC2 at an endpoint."""
+    return local.Endpoint(1, "", endpoint, local.variables(endpoint, AccessKey("LOCAL1", "secret")), "", docker=True)
 
 
 @pytest.fixture
@@ -36,19 +42,19 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_local_never_leaves_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     """The account local is refused when its endpoint is not this machine."""
-    monkeypatch.setattr(local, "up", lambda *_: local.Endpoint(1, "", endpoint, "", docker=True))
+    monkeypatch.setattr(local, "up", lambda *_: at(endpoint))
     with pytest.raises(AccountError, match="not this machine"):
         accounts.connect(settings(tmp_path, "local"))
 
 
-def test_local_has_nobodys_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that works on the local account gets fake keys, the local endpoint, and nothing of the person's."""
-    monkeypatch.setattr(local, "up", lambda *_: local.Endpoint(1, "", "http://127.0.0.1:9", "", docker=True))
+def test_local_has_its_own_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that works on the local account gets its key and endpoint, and nothing of the person's."""
+    monkeypatch.setattr(local, "up", lambda *_: at("http://127.0.0.1:9"))
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.setenv(name, "the person's")
     environ = accounts.connect(settings(tmp_path, "local")).environ()
     assert {name for name in environ if name.startswith("AWS_") and environ[name] == "the person's"} == set()
-    assert environ["AWS_ACCESS_KEY_ID"] == environ["AWS_SECRET_ACCESS_KEY"] == "local"
+    assert ("LOCAL1", "secret") == (environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"])
     assert environ["AWS_ENDPOINT_URL_EC2"] == environ["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9"
     assert environ["AWS_CONFIG_FILE"] == environ["AWS_SHARED_CREDENTIALS_FILE"] == os.devnull
 

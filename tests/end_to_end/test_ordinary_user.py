@@ -72,13 +72,12 @@ def person() -> Iterator[Person]:
 def test_the_short_story(person: Person) -> None:
     """Bake, launch, look and clear away; every file is the user's own, and nothing is left running."""
     before = set(theirs(Path("/tmp")))
-    image = person.inv("bake").strip()
-    machine, url = person.inv("launch").strip().split("\t")
-    with urllib.request.urlopen(f"{url}/login", timeout=60) as answer:
-        assert (answer.status, bool(answer.headers["X-Jenkins"])) == (200, True)
-    assert len(person.inv("password").strip()) == 32
-    person.inv("terminate", "--machine", machine, "--yes")
-    person.inv("retire", image, "--yes")
+    image = person.inv("bake", "--recipe", "nginx").strip()
+    machine, url = person.inv("launch", "--recipe", "nginx").strip().split("\t")
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        assert (answer.status, answer.headers["Server"].partition("/")[0]) == (200, "nginx")
+    person.inv("terminate", "--machine", machine, "--recipe", "nginx", "--yes")
+    person.inv("retire", image, "--recipe", "nginx", "--yes")
     person.inv("local.reset", "--yes")
     assert {NAME} == set(owners(person.home).values())
     assert [] == [path for path in theirs(Path("/tmp")) if path not in before]

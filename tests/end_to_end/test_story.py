@@ -258,10 +258,7 @@ def test_the_examples_playbook_verifies_them(kit: LocalEc2, collections: Path) -
     environ = {
         **kit.environ,
         "PATH": f"{ROOT}/.venv/bin:{kit.environ['PATH']}",
-        "AWS_ACCESS_KEY_ID": "tests",
-        "AWS_SECRET_ACCESS_KEY": "tests",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL_EC2": kit.endpoint,
+        **kit.variables("tests"),
         "ANSIBLE_COLLECTIONS_PATH": str(collections),
     }
     [key] = (kit.state / "keys/local").glob("bakehouse-jenkins-*")
@@ -409,8 +406,7 @@ def test_clear_away(kit: LocalEc2, ec2: Any) -> None:
 
 def test_the_stated_policy_is_enough(kit: LocalEc2) -> None:
     """Every operation that the tasks have asked for is allowed by the policy in docs/aws.md; it allows few others."""
-    with urllib.request.urlopen(f"{kit.endpoint}/bakehouse/health") as answer:
-        asked = set(json.load(answer)["operations"]["local"])
+    asked = set(kit.ask("health")["operations"]["local"])
     text = (kit.program.parent / "docs/aws.md").read_text()
     policy = json.loads(text[text.index('{\n  "Version"') : text.index("\n```", text.index('{\n  "Version"'))])
     allowed = {action.partition(":")[2] for statement in policy["Statement"] for action in statement["Action"]}

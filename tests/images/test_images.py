@@ -97,6 +97,18 @@ def test_latest_is_one_that_can_be_launched(account: Account) -> None:
 
 
 @pytest.mark.local
+def test_latest_of_an_owner(account: Account) -> None:
+    """Of several people's images the newest of one is told; where they have none, the newest of the others is named."""
+    mine, others = baked(account, owner="me"), baked(account, owner="you", run="later")
+
+    assert mine == images.latest(account, "jenkins", "me").id == images.usable(account, "", "jenkins", "me").id
+    assert others == images.latest(account, "jenkins").id
+    with pytest.raises(NotFoundError, match="no image of recipe jenkins on account local belongs to them") as raised:
+        images.latest(account, "jenkins", "them")
+    assert f"add --everyone, or --image {others}" in raised.value.hint
+
+
+@pytest.mark.local
 @pytest.mark.parametrize(
     ("image_id", "kind", "words"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -11,10 +12,12 @@ import pytest
 from moto_fixtures import Killed
 from samples import baked
 
+from bakehouse import documents
 from bakehouse.accounts import TAG, Account, tag_list
 from bakehouse.errors import BakehouseError, InputError, NotFoundError
 from bakehouse.images import channels, promotions
 from bakehouse.images.channels import Channel
+from bakehouse.records import store
 from bakehouse.settings import Settings
 
 pytestmark = pytest.mark.local
@@ -45,6 +48,15 @@ class Promoter:
         """Put tags of ours on an image."""
         self.account.ec2.create_tags(Resources=[image], Tags=tag_list({f"{TAG}{key}": tags[key] for key in tags}))
 
+    def proven(self, **tags: str) -> str:
+        """Have an image made that this checkout has proven, and return its ID."""
+        image = baked(self.account, **tags)
+        proof = self._settings.kept("proofs") / image / store.PROOF
+        proof.parent.mkdir(parents=True)
+        proof.write_text(json.dumps({"image": image, "verdict": "pass"}))
+        self.tag(image, verdict=f"pass {documents.digest(proof.read_bytes())}")
+        return image
+
     @property
     def stable(self) -> str:
         """Return the image that stable points to."""
@@ -62,8 +74,8 @@ def test_the_newest_proven_image(promoter: Promoter) -> None:
     with pytest.raises(NotFoundError, match="no image of recipe jenkins is proven on account local") as raised:
         promoter.promote()
     assert "./inv prove" in raised.value.hint
-    wanted = baked(promoter.account, verdict=PROVEN, run="1")
-    for run, tags in enumerate(({"verdict": PROVEN, "revoked": "a hole"}, {"verdict": "fail sha256:0"}, {}), 2):
+    wanted = promoter.proven(run="1")
+    for run, tags in enumerate(({"revoked": "a hole"}, {"verdict": "fail sha256:0"}, {}), 2):
         baked(promoter.account, run=str(run), **tags)
 
     assert wanted == promoter.promote(why="it is time").image
@@ -76,16 +88,16 @@ def test_the_newest_proven_image(promoter: Promoter) -> None:
     [
         ({}, "image ID is not proven", "./inv prove --image ID"),
         ({"verdict": "fail sha256:0"}, "image ID failed its proof", "./inv prove"),
-        ({"verdict": PROVEN, "revoked": "a hole"}, "image ID was revoked: a hole", "./inv images"),
-        ({"verdict": PROVEN, "jenkins": "stand-in"}, "image ID has stand-ins in place of: jenkins", "--allow-stand-in"),
-        ({"verdict": PROVEN, "recipe": "nginx"}, "image ID is of recipe nginx, not jenkins", "--recipe nginx"),
-        ({"verdict": PROVEN, "kind": "bake"}, "image ID is still being baked", "wait"),
+        ({"revoked": "a hole"}, "image ID was revoked: a hole", "./inv images"),
+        ({"jenkins": "stand-in"}, "image ID has stand-ins in place of: jenkins", "--allow-stand-in"),
+        ({"recipe": "nginx"}, "image ID is of recipe nginx, not jenkins", "--recipe nginx"),
+        ({"kind": "bake"}, "image ID is still being baked", "wait"),
     ],
 )
 def test_what_is_not_fit(promoter: Promoter, tags: dict[str, str], words: str, hint: str) -> None:
     """What is unproven, unfit, revoked, of another recipe, not done or stands in is refused, and stable stays."""
-    before = promoter.promote(baked(promoter.account, verdict=PROVEN))
-    image = baked(promoter.account)
+    before = promoter.promote(promoter.proven())
+    image = promoter.proven() if tags else baked(promoter.account)
     promoter.tag(image, **tags)
 
     with pytest.raises(InputError, match=words.replace("ID", image)) as raised:
@@ -94,11 +106,39 @@ def test_what_is_not_fit(promoter: Promoter, tags: dict[str, str], words: str, h
     assert before == channels.read(promoter.account, "jenkins", "stable")
 
 
+FORGED = {
+    "no proof": ("", True),
+    "another image's proof": ('{"image": "ami-00000000", "verdict": "pass"}', True),
+    "a failed proof": ('{"image": "IMAGE", "verdict": "fail"}', True),
+    "no record": ("[]", True),
+    "no JSON": ("pass", True),
+    "another proof than the tag's": ('{"image": "IMAGE", "verdict": "pass"}', False),
+}
+
+
+@pytest.mark.parametrize(("content", "same"), FORGED.values(), ids=FORGED)
+def test_a_forged_verdict(promoter: Promoter, settings: Settings, content: str, same: bool) -> None:
+    """A verdict that somebody has written on an image counts for nothing without the proof, and stable stays."""
+    image = baked(promoter.account)
+    proof = content.replace("IMAGE", image).encode()
+    if content:
+        place = settings.kept("proofs") / image
+        place.mkdir(parents=True)
+        (place / store.PROOF).write_bytes(proof)
+    promoter.tag(image, verdict=f"pass {documents.digest(proof)}" if same else PROVEN)
+
+    with pytest.raises(InputError, match=f"image {image} is tagged as proven, but its proof is not in this checkout"):
+        promoter.promote(image)
+    with pytest.raises(NotFoundError, match="no image of recipe jenkins is proven"):
+        promoter.promote()
+    assert "" == promoter.stable
+
+
 def test_a_base_that_was_revoked(promoter: Promoter) -> None:
     """An image that was baked upon a revoked one, however far below, is no more fit than that."""
     ground = baked(promoter.account, revoked="a hole")
     middle = baked(promoter.account, base=ground)
-    image = baked(promoter.account, base=middle, verdict=PROVEN)
+    image = promoter.proven(base=middle)
 
     with pytest.raises(InputError, match=f"image {ground}, upon which {image} was baked, was revoked: a hole"):
         promoter.promote(image)
@@ -106,7 +146,7 @@ def test_a_base_that_was_revoked(promoter: Promoter) -> None:
 
 def test_stand_ins(promoter: Promoter, capsys: pytest.CaptureFixture[str]) -> None:
     """On the local EC2 what stands in may be promoted on demand, which is said and recorded; on AWS it may not."""
-    image = baked(promoter.account, verdict=PROVEN, jenkins="stand-in")
+    image = promoter.proven(jenkins="stand-in")
 
     moved = promoter.promote(allow_stand_in=True)
 
@@ -120,7 +160,7 @@ def test_stand_ins(promoter: Promoter, capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize("name", ["candidate", "No Name"])
 def test_channels_that_cant_be_promoted_to(promoter: Promoter, name: str) -> None:
     """The candidate follows the bakes alone, and a channel's name is one."""
-    baked(promoter.account, verdict=PROVEN)
+    promoter.proven()
 
     for task in (promoter.promote, promoter.roll_back):
         with pytest.raises(InputError, match=f"(only bakes move channel {name}|channel name '{name}' is not valid)"):
@@ -130,7 +170,7 @@ def test_channels_that_cant_be_promoted_to(promoter: Promoter, name: str) -> Non
 def test_why_is_short(promoter: Promoter) -> None:
     """A reason for which there is no room is refused before anything is done."""
     with pytest.raises(InputError, match="--why has 257 characters; there is room for 256"):
-        promoter.promote(baked(promoter.account, verdict=PROVEN), why="x" * 257)
+        promoter.promote(promoter.proven(), why="x" * 257)
 
     assert "" == promoter.stable
     assert "š" * 256 == promoter.promote(why="š" * 256).moves[-1].why
@@ -138,7 +178,7 @@ def test_why_is_short(promoter: Promoter) -> None:
 
 def test_the_same_image_again(promoter: Promoter, killed_after: Callable[[int], Account]) -> None:
     """Promoting what a channel points to changes nothing, unless somebody was killed before putting that right."""
-    image, late = baked(promoter.account, verdict=PROVEN), baked(promoter.account, verdict=PROVEN)
+    image, late = promoter.proven(), promoter.proven()
     begin = channels.read(promoter.account, "jenkins", "stable")
     moved = promoter.promote(image)
     assert moved == promoter.promote(image)
@@ -151,7 +191,7 @@ def test_the_same_image_again(promoter: Promoter, killed_after: Callable[[int], 
 
 def test_revoke(promoter: Promoter, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     """Who revokes an image hears which others were baked upon it, and which channels lead to one, with what to do."""
-    image = baked(promoter.account, verdict=PROVEN)
+    image = promoter.proven()
     upon = baked(promoter.account, "web", base=image)
     promoter.promote(image)
     for recipe, one in (("jenkins", image), ("web", upon)):
@@ -172,7 +212,7 @@ def test_revoke(promoter: Promoter, settings: Settings, capsys: pytest.CaptureFi
 
 def test_roll_back(promoter: Promoter, capsys: pytest.CaptureFixture[str]) -> None:
     """Rolling back goes step by step, over what is no longer fit, until there is nothing to go back to."""
-    first, second, third, fourth = (baked(promoter.account, verdict=PROVEN) for _ in range(4))
+    first, second, third, fourth = (promoter.proven() for _ in range(4))
     for image in (first, second, third, fourth):
         promoter.promote(image)
     promoter.tag(second, revoked="a hole")
@@ -200,7 +240,7 @@ def test_roll_back(promoter: Promoter, capsys: pytest.CaptureFixture[str]) -> No
 )
 def test_roll_back_refuses(promoter: Promoter, more: dict[str, str], kind: type[BakehouseError], words: str) -> None:
     """There is no going back to a channel, or an image, that isn't there, may not be used or never was on it."""
-    named = {name: baked(promoter.account, verdict=PROVEN) for name in ("revoked", "gone", "present")}
+    named = {name: promoter.proven() for name in ("revoked", "gone", "present")}
     for image in named.values():
         promoter.promote(image)
     promoter.tag(named["revoked"], revoked="a hole")
@@ -213,7 +253,7 @@ def test_roll_back_refuses(promoter: Promoter, more: dict[str, str], kind: type[
 
 def test_killed(promoter: Promoter, killed_after: Callable[[int], Account]) -> None:
     """A promotion or roll-back that is killed after any call leaves the old or the new image; the next one goes on."""
-    old, new = baked(promoter.account, verdict=PROVEN), baked(promoter.account, verdict=PROVEN)
+    old, new = promoter.proven(), promoter.proven()
     seen: dict[str, list[str]] = {new: [], old: []}
     promoter.promote(old)
     for calls in count():

@@ -7,12 +7,12 @@ from itertools import count
 from typing import Any
 
 import pytest
-from moto_fixtures import Killed, counted, refused
+from moto_fixtures import Killed, counted, protected, refused
 from samples import baked, channel, image, machine, parameter
 
 from bakehouse import images
 from bakehouse.accounts import TAG, Account, tag_list
-from bakehouse.errors import CloudError
+from bakehouse.errors import CloudError, InputError
 from bakehouse.images import DEPRECATED, channels, details, retention, retirements
 from bakehouse.images.retention import Retention, Terms
 from bakehouse.images.retirements import Retirement
@@ -23,11 +23,14 @@ def test_a_retirement_says_what_goes() -> None:
     """The plan names what still uses the image, the channels, the image with its name and time, and each snapshot."""
     users = {image().id: ("machine i-1", "parameter /bakehouse/web/stable"), "ami-x": ("machine i-2",)}
 
-    plan = Retirement(image(), ("snap-1",), (channel("x"),), Usage(users, ("the parameters can't be read: no",)))
+    plan = Retirement(
+        image(), ("snap-1",), (channel("x"),), ("111111111111",), Usage(users, ("the parameters can't be read: no",))
+    )
 
     assert [
         "still in use: machine i-1",
         "maybe in use: the parameters can't be read: no",
+        "shared with 111111111111, who may use it",
         "delete channel stable, which points to it, with its history",
         "deregister image ami-0a1b2c3d4e5f60718 (bakehouse-jenkins-20261122-081500-a1b2, 2026-11-22 08:15)",
         "delete snapshot snap-1",
@@ -49,7 +52,7 @@ def disks_of(account: Account, *image_ids: str) -> set[str]:
 def clean(account: Account, **wanted: Any) -> Retention:
     """Clean up as the task does, and return the plan."""
     plan = retirements.plan(account, Terms(**wanted))
-    retirements.apply(account, plan)
+    retirements.apply(account, plan, Terms(**wanted))
     return plan
 
 
@@ -101,7 +104,7 @@ def test_cleanup(account: Account) -> None:
     planned = retirements.plan(account, Terms(keep=1))
     assert {going, restored} == {thing.id for thing in planned.of("deprecate")}
     assert before == there(account)
-    retirements.apply(account, planned)
+    retirements.apply(account, planned, Terms(keep=1))
     assert before == there(account)
     for image_id, ends in ((going, True), (restored, True), (shared, False)):
         [told] = account.ec2.describe_images(ImageIds=[image_id])["Images"]
@@ -111,11 +114,98 @@ def test_cleanup(account: Account) -> None:
     assert [going] == [thing.id for thing in clean(account, keep=1).of("delete")]
 
     assert ({restored, shared, used, kept, foreign}, staying) == there(account)
-    retirements.apply(account, planned)  # of another run, as it were, which begins when this one has ended
+    retirements.apply(
+        account, planned, Terms(keep=1)
+    )  # of another run, as it were, which begins when this one has ended
     assert ({restored, shared, used, kept, foreign}, staying) == there(account)
     assert [["delete", restored, "jenkins"]] == [
         row[:3] for row in retention.as_rows(retirements.plan(account, Terms(keep=1))) if row[0] != "stay"
     ]
+
+
+def promote(account: Account, image_id: str) -> None:
+    """Put an image on the channel stable."""
+    channels.move(account, channels.read(account, "jenkins", "stable"), image_id)
+
+
+def share(account: Account, image_id: str) -> None:
+    """Share an image with another account."""
+    account.ec2.modify_image_attribute(ImageId=image_id, LaunchPermission={"Add": [{"UserId": "111111111111"}]})
+
+
+MEANWHILE: dict[str, tuple[Callable[[Account, str], Any], str]] = {
+    "a channel": (promote, "channel stable"),
+    "a share": (share, "shared with 111111111111"),
+    "a machine": (machine, "machine i-"),
+    "a parameter": (lambda account, image_id: parameter(account, "golden", image_id), "parameter golden"),
+}
+
+
+@pytest.mark.local
+@pytest.mark.parametrize(("use", "why"), MEANWHILE.values(), ids=MEANWHILE)
+def test_what_is_used_since_the_plan_stays(
+    account: Account, capsys: pytest.CaptureFixture[str], use: Callable[[Account, str], Any], why: str
+) -> None:
+    """Between the plan and the deletion somebody uses the image: it stays, whole, and the reason is said."""
+    going, other = baked(account), baked(account)
+    planned = retirements.plan(account, Terms(keep=0, at_once=True))
+    retirement = retirements.retirement(account, images.get(account, going, "jenkins"))
+    use(account, going)
+
+    with pytest.raises(CloudError, match=f"image {going} stays.*{why}"):
+        retirements.retire(account, retirement)
+    assert {going, other} == there(account)[0]
+    retirements.apply(account, planned, Terms(keep=0, at_once=True))
+
+    assert ({going}, disks_of(account, going)) == there(account)
+    assert why in next(line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{going} stays: "))
+    assert ["stable"] * (use is promote) == [one.name for one in channels.find(account)]
+
+
+@pytest.mark.local
+def test_a_channel_that_was_moved_since_the_plan_stays(account: Account) -> None:
+    """A retirement takes along the channels that point to the image by now, and no channel that was moved away."""
+    going, staying = baked(account), baked(account)
+    promote(account, going)
+    planned = retirements.retirement(account, images.get(account, going, "jenkins"))
+    [before] = channels.find(account)
+    promote(account, staying)
+
+    with pytest.raises(InputError, match=f"channel stable was moved to {staying} meanwhile by .* and stays there"):
+        channels.delete(account, before)
+    retirements.retire(account, planned)
+
+    assert {staying} == there(account)[0]
+    assert [staying] == [one.image for one in channels.find(account)]
+
+
+@pytest.mark.local
+def test_one_that_cant_be_deleted_stops_no_other(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
+    """An image that is protected stays, with the reason; the others go, and the exit code is 1."""
+    stone, *others = (baked(account, run=str(number)) for number in range(3))
+    wanted = Terms(keep=0, at_once=True)
+    planned = retirements.plan(account, wanted)
+
+    with pytest.raises(CloudError, match=f"could not be deleted: {stone}$") as raised:
+        retirements.apply(protected(account, [stone]), planned, wanted)
+
+    assert 1 == raised.value.code
+    assert f"{stone} stays: deregister_image: {stone} is protected" in capsys.readouterr().err
+    assert ({stone}, disks_of(account, stone)) == there(account)
+    assert [] == [one for one in others if one in there(account)[0]]
+
+
+@pytest.mark.local
+def test_others_images_stay(account: Account) -> None:
+    """A cleanup takes its owner's things alone, unless it is told to take everyone's."""
+    mine, others, nobodys = baked(account, owner="me"), baked(account, owner="you"), baked(account)
+
+    plan = retirements.plan(account, Terms(keep=0, owner="me"))
+
+    whys = {fate.thing.id: (fate.step, fate.why) for fate in plan.fates}
+    assert ("deprecate", "nothing uses it") == whys[mine]
+    assert [("stay", "belongs to you"), ("stay", "has no owner")] == [whys[others], whys[nobodys]]
+    assert {"deprecate"} == {fate.step for fate in retirements.plan(account, Terms(keep=0)).fates}
 
 
 @pytest.mark.local
@@ -177,7 +267,10 @@ def test_a_thousand_images(account: Account) -> None:
         step: len(plan.of(step)) for step in ("stay", "deprecate", "later")
     }
     assert f"machine {min(_machines(account))} and 299 more" in [fate.why for fate in plan.fates]
-    others = ("DescribeInstances", "DescribeLaunchConfigurations", "DescribeLaunchTemplates", "DescribeParameters")
+    others = (
+        *("DescribeInstances", "DescribeLaunchConfigurations", "DescribeLaunchTemplates", "DescribeParameters"),
+        *("DescribeAutoScalingGroups", "DescribeFleets", "DescribeSpotFleetRequests", "DescribeSpotInstanceRequests"),
+    )
     every = {**dict.fromkeys(others, 1), "GetParametersByPath": 1, "DescribeImages": 2}
     assert every == to_list
     shares = {"DescribeImageAttribute": 20, "DescribeSnapshotAttribute": 20}  # of those whose turn it is

@@ -10,7 +10,7 @@ from samples import baked
 from bakehouse import images
 from bakehouse.accounts import TAG, Account
 from bakehouse.errors import InputError
-from bakehouse.images import Image, shares, usage
+from bakehouse.images import Image, promotions, shares, usage
 from bakehouse.settings import Settings
 
 pytestmark = pytest.mark.local
@@ -94,3 +94,40 @@ def test_a_snapshot_without_our_tag(account: Account, share: Callable[[str, str]
 
     assert (ONE,) == usage.shares(account, image.id, ())
     assert () == usage.shares(account, "", image.snapshots)
+
+
+def test_unshare(account: Account, share: Callable[[str, str], Image], settings: Settings) -> None:
+    """The image is taken back from one account, then from all, even if everybody had it; again it changes nothing."""
+    image = images.get(account, baked(account), "jenkins")
+    share(image.id, f"{ONE},{OTHER}")
+    everybody = {"Attribute": "createVolumePermission", "OperationType": "add", "GroupNames": ["all"]}
+    account.ec2.modify_image_attribute(ImageId=image.id, LaunchPermission={"Add": [{"Group": "all"}]})
+    account.ec2.modify_snapshot_attribute(SnapshotId=image.snapshots[0], **everybody)
+
+    shares.unshare(settings, image.id, ONE)
+    assert {OTHER, "all"} == set(usage.shares(account, image.id, ())) == set(usage.shares(account, "", image.snapshots))
+    images.tag(account, image.id, {images.REVOKED: "a hole"})
+    for _ in range(2):
+        shares.unshare(settings, image.id)
+        assert () == usage.shares(account, image.id, image.snapshots)
+
+
+def test_a_revoked_image_tells_with_whom_it_is_shared(
+    account: Account,
+    share: Callable[[str, str], Image],
+    settings: Settings,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others see no tag: who revokes is told of each image that they have, also of those that were baked upon it."""
+    monkeypatch.setattr(promotions, "connect", lambda _: account)
+    image = baked(account)
+    upon = baked(account, base=image)
+    for one in (image, upon):
+        share(one, ONE)
+
+    promotions.revoke(settings, image, "a hole")
+
+    told = capsys.readouterr().err
+    for one in (image, upon):
+        assert f"image {one} is shared with {ONE}, who see no tag: ./inv unshare {one}" in told

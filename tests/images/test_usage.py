@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
+from botocore.awsrequest import AWSResponse
 from moto_fixtures import refused
 from samples import baked, machine, parameter
 
-from bakehouse import images
+from bakehouse import accounts, images
 from bakehouse.accounts import Account
 from bakehouse.images import usage
 
@@ -68,6 +72,89 @@ def test_launch_configurations(account: Account) -> None:
     assert {image: ("launch configuration old",)} == usage.find(account).users
 
 
+ANSWERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "an override of a mixed instances policy": (
+        "auto-scaling.DescribeAutoScalingGroups",
+        {
+            "AutoScalingGroups": [
+                {
+                    "AutoScalingGroupName": "mixed",
+                    "MixedInstancesPolicy": {"LaunchTemplate": {"Overrides": [{"ImageId": "IMAGE"}]}},
+                }
+            ]
+        },
+        "Auto Scaling group mixed",
+    ),
+    "an override of a fleet": (
+        "ec2.DescribeFleets",
+        {
+            "Fleets": [
+                {
+                    "FleetId": "fleet-1",
+                    "FleetState": "active",
+                    "LaunchTemplateConfigs": [{"Overrides": [{"ImageId": "IMAGE"}]}],
+                },
+                {
+                    "FleetId": "fleet-2",
+                    "FleetState": "deleted",
+                    "LaunchTemplateConfigs": [{"Overrides": [{"ImageId": "GONE"}]}],
+                },
+            ]
+        },
+        "fleet fleet-1",
+    ),
+    "a parameter in a fleet": (
+        "ec2.DescribeFleets",
+        {
+            "Fleets": [
+                {
+                    "FleetId": "fleet-1",
+                    "FleetState": "modifying",
+                    "LaunchTemplateConfigs": [{"Overrides": [{"ImageId": "resolve:ssm:golden"}]}],
+                }
+            ]
+        },
+        "fleet fleet-1",
+    ),
+    "a spot fleet request": (
+        "ec2.DescribeSpotFleetRequests",
+        {
+            "SpotFleetRequestConfigs": [
+                {
+                    "SpotFleetRequestId": f"sfr-{number}",
+                    "SpotFleetRequestState": state,
+                    "SpotFleetRequestConfig": {"LaunchSpecifications": [{"ImageId": image}]},
+                }
+                for number, (state, image) in enumerate((("active", "IMAGE"), ("cancelled", "GONE")), 1)
+            ]
+        },
+        "spot fleet request sfr-1",
+    ),
+    "a spot request": (
+        "ec2.DescribeSpotInstanceRequests",
+        {
+            "SpotInstanceRequests": [
+                {"SpotInstanceRequestId": f"sir-{number}", "State": state, "LaunchSpecification": {"ImageId": image}}
+                for number, (state, image) in enumerate((("open", "IMAGE"), ("closed", "GONE")), 1)
+            ]
+        },
+        "spot request sir-1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("operation", "answer", "user"), ANSWERS.values(), ids=ANSWERS)
+def test_what_could_start_a_machine(account: Account, operation: str, answer: dict[str, Any], user: str) -> None:
+    """What AWS tells of groups, fleets and spot requests counts wherever an image stands in it, unless it has ended."""
+    image, gone = baked(account), baked(account)
+    parameter(account, "golden", image)
+    there = accounts._local(account.variables)
+    told = json.loads(json.dumps(answer).replace("IMAGE", image).replace("GONE", gone))
+    there.session.events.register(f"before-call.{operation}", lambda **_: (AWSResponse("", 200, {}, None), told))
+
+    assert {image: {user, "parameter golden"}} == {one: set(users) for one, users in usage.find(there).users.items()}
+
+
 def test_parameters(account: Account) -> None:
     """An ID anywhere in a parameter's value counts, under whatever name; a secret isn't read."""
     one, another, third = (baked(account) for _ in range(3))
@@ -90,6 +177,10 @@ def test_parameters(account: Account) -> None:
         ("ec2.DescribeLaunchTemplateVersions", "the launch templates"),
         ("ssm.GetParameter", "the launch templates"),
         ("auto-scaling.DescribeLaunchConfigurations", "the launch configurations of Auto Scaling groups"),
+        ("auto-scaling.DescribeAutoScalingGroups", "the Auto Scaling groups"),
+        ("ec2.DescribeFleets", "the EC2 Fleets"),
+        ("ec2.DescribeSpotFleetRequests", "the spot fleet requests"),
+        ("ec2.DescribeSpotInstanceRequests", "the spot instance requests"),
         ("ssm.DescribeParameters", "the parameters"),
         ("ssm.GetParameters", "the parameters"),
     ],
@@ -105,7 +196,8 @@ def test_what_cant_be_read(account: Account, operation: str, what: str) -> None:
 
     [unread] = found.unread
     assert unread.startswith(f"{what} can't be read: ") and "not authorized" in unread
-    assert (3 if what.startswith("the launch conf") else 2) == len(found.users[image])
+    lost = what in ("the machines", "the launch templates", "the parameters")
+    assert (2 if lost else 3) == len(found.users[image])
 
 
 def test_shares(account: Account) -> None:

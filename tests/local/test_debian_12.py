@@ -9,8 +9,6 @@ import pytest
 from ec2_fixtures import LocalEc2, Machines, wait_for_state
 from role_fixtures import Host, Told, chapter, role, shell, survived
 
-from bakehouse import local
-
 pytestmark = pytest.mark.docker
 
 SOURCE = "/etc/apt/sources.list.d/adoptium.sources"
@@ -31,7 +29,7 @@ def java(
     local_ec2: LocalEc2, bookworm: tuple[Machines, str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Told]:
     """Apply the role with the stand-in's repository: with another key pinned than its own, with its own, and again."""
-    told = local.ask(local_ec2.endpoint, "stand-in", seconds=900, package="java", family="debian")
+    told = local_ec2.ask("stand-in", seconds=900, package="java", family="debian")
     repository = {f"java_repository_{name}": told[name] for name in ("url", "key_url")}
     tasks = [
         chapter("another key"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ import stand_in_server
 from ec2_fixtures import ROOT, describe, state_of, status_of, wait, wait_for_state
 
 from bakehouse import local
+from bakehouse.local import signatures
 from bakehouse.local.lifecycle import Lifecycle
 from bakehouse.local.watch import Watch
 
@@ -133,8 +135,13 @@ class StandIn:
 
     def client(self, service: str) -> Any:
         """Return a client of one of the services."""
-        session = boto3.Session(aws_access_key_id="a", aws_secret_access_key="a", region_name="us-east-1")
+        key = signatures.keep(self._folder)
+        session = boto3.Session(key.id, key.secret, region_name="us-east-1")
         return session.client(service, endpoint_url=self.endpoint)
+
+    def ask(self, question: str) -> None:
+        """Ask one of the kit's own questions."""
+        local.ask(local.variables(self.endpoint, signatures.keep(self._folder)), question)
 
     def launch(self, does: str, number: int = 1) -> list[str]:
         """Launch machines that do what their user-data says."""
@@ -174,8 +181,8 @@ def test_docker_is_never_asked_with_the_lock_held(stand_in: StandIn) -> None:
     ec2 = stand_in.ec2
     for work in (_lives, _images, _by_itself, _of_other_services):
         work(stand_in)
-    local.ask(stand_in.endpoint, "adopt")
-    local.ask(stand_in.endpoint, "health")
+    stand_in.ask("adopt")
+    stand_in.ask("health")
     states = {one["State"]["Name"] for r in ec2.describe_instances()["Reservations"] for one in r["Instances"]}
 
     assert {"running", "stopped", "terminated"} == states
@@ -266,14 +273,13 @@ def test_health_is_told_while_others_ask(monkeypatch: pytest.MonkeyPatch, tmp_pa
     server = Server(stand_in, tmp_path)
     server._moto = lambda _, respond: respond("200 OK", []) or [b""]  # type: ignore[assignment]
     over = threading.Event()
-    here = {"SERVER_PORT": "1", "HTTP_HOST": "127.0.0.1:1", "REQUEST_METHOD": "POST"}
+    server._caller = lambda environ: (environ["key"], "ec2")  # type: ignore[method-assign]
 
     def ask() -> None:
         for number in count():
             if over.is_set():
                 return
-            signed = f"Credential={number % 5000}/20261129/us-east-1/ec2/aws4_request"
-            asked = {**here, "QUERY_STRING": "", "HTTP_AUTHORIZATION": signed, "wsgi.input": _Empty()}
+            asked = {"key": str(number % 5000), "QUERY_STRING": "", "wsgi.input": io.BytesIO()}
             if number % 5000 == 0:
                 server._operations = type(server._operations)()
             server(asked, lambda *_: None)
@@ -286,12 +292,6 @@ def test_health_is_told_while_others_ask(monkeypatch: pytest.MonkeyPatch, tmp_pa
         finally:
             over.set()
         asking.result()
-
-
-class _Empty:
-    def read(self, _: int) -> bytes:
-        """Return nothing: a request without a body."""
-        return b""
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from ec2_fixtures import LocalEc2, Machines, describe, wait_for_state
 
-from bakehouse import local
 from bakehouse.errors import ToolError
 
 pytestmark = pytest.mark.docker
@@ -52,7 +51,7 @@ class Amazon:
 @pytest.fixture(scope="module")
 def amazon(local_ec2: LocalEc2, ec2: Any, key: tuple[str, Path], group: str, rpm_base: str) -> Iterator[Amazon]:
     """Give a machine of the base that stands in for Amazon Linux; it has the repository's key, and a stranger's."""
-    repository = local.ask(local_ec2.endpoint, "stand-in", seconds=900, package="jenkins", family="redhat")
+    repository = local_ec2.ask("stand-in", seconds=900, package="jenkins", family="redhat")
     machines = Machines(ec2, key[1], key[0], group, rpm_base)
     machines.user = "ec2-user"
     made = Amazon(machines, machines.launch()[0], repository)
@@ -192,7 +191,7 @@ def test_it_runs_on_what_stands_in_for_corretto(amazon: Amazon) -> None:
 def test_nothing_stands_in_for_everything(local_ec2: LocalEc2, package: str, family: str) -> None:
     """What nothing stands in for is refused by name, with what there is."""
     with pytest.raises(ToolError) as refused:
-        local.ask(local_ec2.endpoint, "stand-in", package=package, family=family)
+        local_ec2.ask("stand-in", package=package, family=family)
 
     assert f"nothing stands in for {package} on a system of the family {family}" in refused.value.text
     assert "jenkins (debian), jenkins (redhat), java (debian)" in refused.value.hint

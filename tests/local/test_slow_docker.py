@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 from ec2_fixtures import DockerProxy, LocalEc2, another, wait_for_state
 
-from bakehouse import local
-
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 log = logging.getLogger(__name__)
@@ -49,7 +47,7 @@ def test_looks_do_not_wait_for_docker(behind_proxy: tuple[LocalEc2, DockerProxy]
             pool.submit(ec2.run_instances, **launch),
             pool.submit(ec2.terminate_instances, InstanceIds=[goes]),
             pool.submit(ec2.get_console_output, InstanceId=here),
-            pool.submit(local.ask, started.endpoint, "adopt", seconds=120),
+            pool.submit(started.ask, "adopt", seconds=120),
         ]
         looks = _looks(ec2, works)
     told = [work.result() for work in works]

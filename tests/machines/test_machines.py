@@ -90,6 +90,7 @@ def test_launch(account: Account, settings: Settings, image: Image) -> None:
     [mapping] = found["BlockDeviceMappings"]
     [volume] = account.ec2.describe_volumes(VolumeIds=[mapping["Ebs"]["VolumeId"]])["Volumes"]
     expected = {"Name": "bakehouse-jenkins", f"{TAG}kind": "machine", f"{TAG}recipe": "jenkins", f"{TAG}user": "admin"}
+    expected[f"{TAG}owner"] = account.caller_arn()
     assert ("required", "enabled", 1) == (
         found["MetadataOptions"]["HttpTokens"],
         found["MetadataOptions"]["HttpEndpoint"],

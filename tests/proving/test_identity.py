@@ -190,8 +190,3 @@ def test_as_baked() -> None:
 
     assert [True] * 5 == [one.ok for one in findings]
     assert "all 1 are as recorded at the bake" == findings[0].evidence
-
-
-def test_masked() -> None:
-    """A word that is the content of a secret is not shown; others are."""
-    assert "password:\n(secret) hush\n" == identity.masked("password:\nhush-hush hush\n", ONE, ASKED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def write(file: Path, text: str) -> Path:
 
 def read(root: Path, **collections: Path) -> dict[str, str]:
     """Return the inputs of the recipe web, which uses the role web."""
-    return inputs.of_checkout(root, "web", "playbooks/web.yml", {"web": root / "roles/web"}, collections)
+    return inputs.of_checkout(root, "web", "playbooks/web.yml", {"web": root / "roles/web"}, collections, b"key")
 
 
 def test_what_goes_in(tmp_path: Path) -> None:
@@ -75,10 +76,10 @@ def test_what_goes_in(tmp_path: Path) -> None:
         "roles/web/tests/test.yml",
         "roles/mail/tasks/main.yml",
     }
-    files = {name for name in FILES if name not in unread and "group_vars" not in name}
+    files = {name for name in FILES if name not in unread and "group_vars" not in name and "vars.yml" not in name}
     variables = {"all.yml: zone", "web.yml: web_port", "web.yml: web_secret"}
 
-    expected = files | {f"inventory/group_vars/{name}" for name in variables}
+    expected = files | {f"inventory/group_vars/{name}" for name in variables} | {"shared/vars.yml: word"}
     assert expected == set(read(checkout(tmp_path, FILES)))
 
 
@@ -94,7 +95,7 @@ def test_two_checkouts_agree(tmp_path: Path) -> None:
     assert (
         read(one)
         == read(other)
-        == inputs.of_checkout(tmp_path / "link", "web", "playbooks/web.yml", {"web": other / "roles/web"}, {})
+        == inputs.of_checkout(tmp_path / "link", "web", "playbooks/web.yml", {"web": other / "roles/web"}, {}, b"key")
     )
 
 
@@ -119,7 +120,7 @@ CHANGES = {
     "a template": ("playbooks/templates/page.j2", "bye\n", ["changed: playbooks/templates/page.j2"]),
     "a playbook that is imported": ("playbooks/more.yml", "- hosts: web\n", ["changed: playbooks/more.yml"]),
     "tasks that a playbook includes": ("playbooks/steps.yml", "[]\n", ["changed: playbooks/steps.yml"]),
-    "a file of variables": ("shared/vars.yml", "word: bye\n", ["changed: shared/vars.yml"]),
+    "a file of variables": ("shared/vars.yml", "word: bye\n", ["changed: shared/vars.yml: word"]),
     "Packer's template": ("packer/build.pkr.hcl", "x\n", ["changed: packer/build.pkr.hcl"]),
     "a folder of variables": (
         "inventory/group_vars/web/more.yml",
@@ -150,12 +151,51 @@ def test_changes(tmp_path: Path, name: str, text: str, expected: list[str]) -> N
     assert bool(expected) == (inputs.digest(before) != inputs.digest(read(root)))
 
 
+@pytest.mark.parametrize("place", ["inventory/group_vars/web.yml", "shared/vars.yml"])
+@pytest.mark.parametrize("name", ["door_pin", "web_password", "api_token", "web_code"])
+def test_no_short_value_can_be_guessed(tmp_path: Path, place: str, name: str) -> None:
+    """Outside of the checkout no digest is that of a single variable; a secret one's can't be had without the key."""
+    secretless = {**FILES, "inventory/group_vars/web.yml": "web_port: 80\n"}
+    root = checkout(tmp_path, {**secretless, place: f"{name}: 4711\n"})
+
+    told = inputs.outside(read(root))
+
+    guesses = [inputs.of_value(4711), inputs.of_value("4711"), inputs.of_file(root / place)]
+    assert not {guess.removeprefix("sha256:") for guess in guesses} & {one[-64:] for one in told.values()}
+    assert [] == [one for one in told if name in one]
+    assert f"{place}: {name}" in read(root)
+    other = inputs.of_checkout(root, "web", "playbooks/web.yml", {"web": root / "roles/web"}, {}, b"another key")
+    assert (name == "web_code") == (inputs.outside(other) == told)
+
+
+def test_secrets_within() -> None:
+    """A value within a variable is secret by its own name; what our own variables name is not."""
+    secrets: dict[str, Any] = {
+        "users": {"admin": {"password": 1}},
+        "doors": [{"pin": 1}],
+        "tokens": {"token": ["a", "b"]},
+    }
+    others: dict[str, Any] = {"key_url": "https://x", "secret_paths": ["/x"], "bakehouse_service": {"secret": "/x"}}
+    for name, value in secrets.items():
+        assert inputs._of_variable(name, value, b"1") != inputs._of_variable(name, value, b"2")
+    for name, value in others.items():
+        assert inputs.of_value(value) == inputs._of_variable(name, value, b"1")
+
+
+def test_the_key_stays(tmp_path: Path) -> None:
+    """A checkout's key is made once, its owner's alone."""
+    key = inputs.own_key(tmp_path)
+
+    assert key == inputs.own_key(tmp_path) and len(key) == 64
+    assert 0o600 == (tmp_path / "inputs.key").stat().st_mode & 0o777
+
+
 def test_a_role_from_elsewhere(tmp_path: Path) -> None:
     """The files of a role outside of the checkout are named by the role, not by where it is."""
     root = checkout(tmp_path / "checkout", {"playbooks/web.yml": "[]\n"})
     theirs = write(tmp_path / "theirs/tasks/main.yml", "[]\n").parent.parent
 
-    read = inputs.of_checkout(root, "web", "playbooks/web.yml", {"../../theirs": theirs}, {})
+    read = inputs.of_checkout(root, "web", "playbooks/web.yml", {"../../theirs": theirs}, {}, b"key")
 
     assert ["playbooks/web.yml", "role ../../theirs: tasks/main.yml"] == sorted(read)
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from ec2_fixtures import CALLER, ROOT, LocalEc2, Machines, describe, permission
 
-from bakehouse import __version__, local
+from bakehouse import __version__
 
 NAME = "bakehouse.images"
 PORT = 8181
@@ -86,7 +86,7 @@ def server(local_ec2: LocalEc2, ec2: Any, key: tuple[str, Path], group: str, bas
 def test_an_ordinary_server(tarball: Path, server: tuple[str, Path], local_ec2: LocalEc2, tmp_path: Path) -> None:
     """Installed alone, it makes a running Jenkins of a plain machine; the same roles by path change nothing more."""
     address, key = server
-    repository = local.ask(local_ec2.endpoint, "stand-in", seconds=900, package="jenkins")
+    repository = local_ec2.ask("stand-in", seconds=900, package="jenkins")
     told = {
         "ansible_user": "admin",
         "ansible_ssh_private_key_file": str(key),

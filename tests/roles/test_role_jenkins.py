@@ -19,7 +19,6 @@ import yaml
 from ec2_fixtures import ROOT, LocalEc2, Machines
 from role_fixtures import NOTHING, SERVED, Host, Task, Told, chapter, role, shell, survived
 
-from bakehouse import local
 from bakehouse.local.packages import apt
 from bakehouse.local.packages.keys import Key
 
@@ -97,7 +96,7 @@ def ground(
 ) -> Iterator[Ground]:
     """Give a bare machine with Java, two versions of the stand-in, and good and bad repositories of them."""
     folder = tmp_path_factory.mktemp("role")
-    local.ask(local_ec2.endpoint, "stand-in", seconds=900, package="jenkins", family="debian")
+    local_ec2.ask("stand-in", seconds=900, package="jenkins", family="debian")
     [deb] = (local_ec2.folder / "packages/served/jenkins-debian").rglob("*.deb")
     machines = Machines(ec2, key[1], key[0], group, base)
     try:

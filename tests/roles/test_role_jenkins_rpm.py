@@ -10,7 +10,6 @@ import pytest
 from ec2_fixtures import LocalEc2, Machines
 from role_fixtures import NOTHING, SERVED, Host, Task, Told, chapter, role, shell, survived
 
-from bakehouse import local
 from bakehouse.local.packages.keys import Key
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
@@ -46,7 +45,7 @@ def amazon(
 ) -> Iterator[dict[str, Told]]:
     """Apply the role to the machine: bad inputs, a pin, twice, a file, started."""
     folder = tmp_path_factory.mktemp("rpm")
-    about = local.ask(local_ec2.endpoint, "stand-in", seconds=900, package="jenkins", family="redhat")
+    about = local_ec2.ask("stand-in", seconds=900, package="jenkins", family="redhat")
     served = local_ec2.folder / "packages/served/jenkins-redhat"
     files = {str(file.relative_to(served)): file.read_bytes() for file in served.rglob("*") if file.is_file()}
     stranger, signature = Key(folder / "stranger"), "repodata/repomd.xml.asc"

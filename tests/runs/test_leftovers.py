@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from moto_fixtures import protected
 
 from bakehouse import runs, settings
 from bakehouse.accounts import TAG, Account, tag_list, tag_specifications
+from bakehouse.errors import CloudError
 from bakehouse.runs import Run, leftovers
 from bakehouse.runs.leftovers import Leftover
 from bakehouse.settings import Settings
@@ -117,6 +119,28 @@ def test_leftovers(account: Account, given: Settings, kind: str) -> None:
     assert not run.key.exists()
     assert [] == leftovers.find(account, given).lines
     leftovers.apply(account, plan)
+
+
+@pytest.mark.local
+def test_one_that_stays_stops_nothing_else(
+    account: Account, given: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A resource that can't be deleted is named with the reason; all others go; the bake goes on."""
+    stones: list[str] = []
+    clumsy = protected(account, stones)
+    for kind in ("instance", "snapshot", "key pair"):
+        made = make(account, dead_run(given).id)
+        stones[:] = [made[kind]]
+
+        leftovers.clear(clumsy, given)
+
+        told, left = capsys.readouterr().err, there(account)
+        assert f"{kind} {made[kind]} stays: " in told and f"{made[kind]} is protected" in told
+        assert {kind: made[kind]} == {other: one for other, one in made.items() if one in left[other]}
+        with pytest.raises(CloudError, match=f"could not be deleted: {kind} {made[kind]}"):
+            leftovers.apply(clumsy, leftovers.find(clumsy, given))
+        leftovers.clear(account, given)
+        assert made[kind] not in there(account)[kind]
 
 
 @pytest.mark.local

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,6 +18,20 @@ import pytest
 from bakehouse import runs, settings
 from bakehouse.errors import VerdictError
 from bakehouse.settings import Settings
+
+
+def foreign(place: Path, _: Path) -> None:
+    """Make a folder that is another user's."""
+    place.mkdir(mode=0o700)
+    os.chown(place, 65534, 65534)
+
+
+PUT: dict[str, Callable[[Path, Path], object]] = {
+    "a link to a folder of the person's": lambda place, theirs: place.symlink_to(theirs),
+    "an open folder": lambda place, _: place.mkdir(mode=0o755),
+    "another user's folder": foreign,
+    "a file": lambda place, _: place.touch(),
+}
 
 IGNORES_TERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
 HOLDS = """
@@ -171,3 +186,28 @@ def test_interruptible(ctrl_c: Callable[[], None]) -> None:
 
 def _interrupted(by: str) -> VerdictError:
     return VerdictError(f"interrupted by {by}")
+
+
+@pytest.mark.parametrize("put", PUT.values(), ids=PUT)
+def test_what_others_have_put_in_place_of_a_dead_runs_scratch_stays(
+    given: Settings, tmp_path: Path, put: Callable[[Path, Path], object]
+) -> None:
+    """After a restart anybody may have made the path anew: only our own link goes, and the person's folder stays."""
+    theirs = tmp_path / "precious"
+    theirs.mkdir()
+    (theirs / "file").touch()
+    with runs.begin(given) as run:
+        scratch = run.scratch
+        run.keep()
+    shutil.rmtree(scratch)
+    try:
+        put(scratch, theirs)
+        (scratch / "file").touch() if scratch.is_dir() else None
+
+        run.wipe()
+
+        assert run.wiped
+        assert (theirs / "file").exists()
+        assert os.path.lexists(scratch)
+    finally:
+        scratch.unlink() if scratch.is_symlink() or scratch.is_file() else shutil.rmtree(scratch)
