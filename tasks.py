@@ -35,6 +35,7 @@ ns = Collection(
         channels.restore,
         channels.cleanup,
         checkout.doctor,
+        checkout.policy,
         checkout.lint,
         checkout.test,
         checkout.try_role,

@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RECIPE = "jenkins"
 """The recipe to use when none is named."""
 
+VAULT = "ANSIBLE_VAULT_PASSWORD_FILE"
+"""The variable of Ansible's that names the file with the password of ansible-vault."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OWNER = re.compile(r"[A-Za-z0-9_.:/=+@,-]{0,256}")  # an ARN, or any other word that fits in a tag
 
@@ -70,6 +73,18 @@ def load(account: str = "", recipe: str = "", root: Path = ROOT, owner: str = ""
         raise InputError(f"BAKEHOUSE_SSH_CONFIG is {ssh_config}, which is no file", "name a file, or unset it")
     ssh_config = os.path.abspath(ssh_config) if ssh_config else ""
     return Settings(root, _ours(state), account, region, recipe, owner, ssh_config)
+
+
+def check_vault() -> None:
+    """Make the name of the vault's password file absolute; raises InputError when the file can't be read."""
+    file = os.environ.get(VAULT, "")
+    if file:
+        place = os.path.abspath(os.path.expanduser(file))
+        if not os.access(place, os.R_OK) or os.path.isdir(place):
+            raise InputError(
+                f"the vault's password file {file} can't be read", f"name a file: --vault-password-file, or {VAULT}"
+            )
+        os.environ[VAULT] = place
 
 
 def _ours(state: Path) -> Path:

@@ -22,7 +22,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from bakehouse import documents, local, system
-from bakehouse.local import checkouts, signatures
+from bakehouse.accounts import rights
+from bakehouse.local import checkouts, policies, signatures
 
 ROOT = Path(__file__).parent.parent
 
@@ -130,20 +131,45 @@ class LocalEc2:
         self.program = ROOT / "inv"
         self.environ = {**os.environ, "BAKEHOUSE_STATE": str(state)}
         self.endpoint = ""
+        self._tasks: list[str] = []
+        self._turn = threading.Lock()
 
     def inv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a task and return what it said; fail with that when it fails."""
-        done = subprocess.run(
-            [self.program, *arguments],
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            timeout=1200,
-            cwd=ROOT,
-            check=False,
-        )
+        """Run a task with the rights that it needs, and no others, and return what it said; fail when it fails."""
+        with self._limited(arguments[0]):
+            done = subprocess.run(
+                [self.program, *arguments],
+                env=self.environ,
+                capture_output=True,
+                text=True,
+                timeout=1200,
+                cwd=ROOT,
+                check=False,
+            )
         assert done.returncode == 0, done.stdout + done.stderr
         return done
+
+    @contextlib.contextmanager
+    def _limited(self, task: str) -> Iterator[None]:
+        """Have the policy enforced that ``./inv policy`` prints for a task, and for those that run beside it."""
+        if task not in rights.TASKS:
+            yield
+            return
+        self._limit(lambda: self._tasks.append(task))
+        try:
+            yield
+        finally:
+            self._limit(lambda: self._tasks.remove(task))
+
+    def _limit(self, change: Callable[[], None]) -> None:
+        file = self.folder / policies.FILE
+        with self._turn:
+            change()
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._tasks:
+                documents.replace(file, json.dumps(rights.policy(self._tasks)).encode())
+            else:
+                file.unlink(missing_ok=True)
 
     def up(self) -> str:
         """Start it, with its base, and return what was said."""

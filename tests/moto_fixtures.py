@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from itertools import count
@@ -14,6 +15,7 @@ import pytest
 from bakehouse import accounts, local
 from bakehouse.accounts import TAG, Account, tag_list
 from bakehouse.images import Image
+from bakehouse.local import policies
 from bakehouse.local.signatures import AccessKey
 from bakehouse.settings import Settings
 
@@ -120,6 +122,31 @@ def protected(account: Account, stones: Collection[str]) -> Account:
 
     there.session.events.register("before-call.ec2", protect)
     return there
+
+
+def enforced(account: Account, policy: dict[str, Any]) -> tuple[Account, list[str], set[str]]:
+    """Return the there of somebody with a policy of IAM, and what was denied and what allowed to them so far."""
+    from botocore.exceptions import ClientError
+
+    from bakehouse.local import answers
+
+    there, denied, allowed = accounts._local(account.variables), list[str](), set[str]()
+    rules = policies.Policy.parse(policy, "the policy")
+
+    def look(model: Any, params: Any, request_signer: Any, **_: Any) -> None:
+        body = params["body"]
+        form = body if isinstance(body, dict) else json.loads(body or "{}")
+        region = request_signer.region_name
+        service = model.service_model.service_name
+        for access in policies.accesses(service, model.name, form, region, answers.tags_in(region)):
+            decision = rules.decide(access)
+            allowed.add(access.action)
+            if not decision.allowed:
+                denied.append(str(decision))
+                raise ClientError({"Error": {"Code": "UnauthorizedOperation", "Message": str(decision)}}, model.name)
+
+    there.session.events.register("before-call", look)
+    return there, denied, allowed
 
 
 @pytest.fixture

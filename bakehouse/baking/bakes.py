@@ -111,7 +111,8 @@ def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool
     try:
         group = _make_key_and_group(account, order, run)
         argv = command(settings, account, order, run, group, on_error="abort" if keep else "cleanup")
-        code = _drive(account, argv, environment(account.environ(*system.ANSIBLE), run, debug), run, settings.root)
+        environ = environment(account.environ(*system.ANSIBLE), run, debug)
+        code = _drive(account, argv, environ, run, settings.root, _own(order, run))
         if code != 0:
             raise _error(code, run)
         return _finish(settings, plan, run)
@@ -149,26 +150,36 @@ def _prepare(plan: Plan, run: Run) -> None:
     run.connection.write_text(json.dumps({"all": {"hosts": {"default": {"ansible_connection": "ssh"}}}}))
 
 
+def _own(order: Order, run: Run) -> dict[str, str]:
+    """Return the tags of what a run makes for itself."""
+    return {f"{TAG}kind": "bake", f"{TAG}recipe": order.recipe.name, f"{TAG}run": run.id}
+
+
 def _make_key_and_group(account: Account, order: Order, run: Run) -> str:
     """Make the run's key pair and a security group that opens SSH to the caller alone; return the group's ID."""
     access.make_key(run.key)
     name = key_name(run)
-    tags = {"Name": name, f"{TAG}kind": "bake", f"{TAG}recipe": order.recipe.name, f"{TAG}run": run.id}
+    tags = {"Name": name, **_own(order, run)}
     access.import_key(account, name, run.key, tags)
     group: str = access.new_group(account, name, tags, "Lets in the one who bakes, while the bake lasts")["GroupId"]
     access.let_in(account, group, [access.permission(22, account.caller())])
     return group
 
 
-def _drive(account: Account, argv: list[str], env: Mapping[str, str], run: Run, root: Path) -> int:
-    """Run Packer to its end, show its steps, and return its exit code; an interruption ends Packer too."""
+def _drive(
+    account: Account, argv: list[str], env: Mapping[str, str], run: Run, root: Path, tags: Mapping[str, str]
+) -> int:
+    """Run Packer to its end, show its steps, and return its exit code; an interruption ends Packer too.
+
+    ``tags`` are those of what the run makes for itself.
+    """
     steps = console.Steps()
     with programs.started(argv, log=run.log, folder=root, environment=env, patience=_CANCEL_SECONDS) as packer:
         try:
             for line in packer.lines():
                 happened = event(plain(line))
                 if isinstance(happened, Named) and happened.id.startswith("ami-"):
-                    _claim(account, happened.id, run)
+                    _claim(account, happened.id, tags)
                 if happened is not None:
                     _show(steps, happened)
         except Interrupted:
@@ -180,9 +191,8 @@ def _drive(account: Account, argv: list[str], env: Mapping[str, str], run: Run, 
     return packer.code or 0
 
 
-def _claim(account: Account, image_id: str, run: Run) -> None:
+def _claim(account: Account, image_id: str, tags: Mapping[str, str]) -> None:
     """Tag an image as the run's own as soon as it has an ID, because Packer tags it only at its end."""
-    tags = {f"{TAG}kind": "bake", f"{TAG}run": run.id}
     with suppress(BakehouseError):
         account.ec2.create_tags(Resources=[image_id], Tags=tag_list(tags))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bakehouse.accounts import PAGED, Account
-from bakehouse.errors import BakehouseError, CloudError
+from bakehouse.errors import BakehouseError
 
 _ID = re.compile(r"\b(?:ami|snap)-[0-9a-f]{8,17}\b")
 _ALIAS = re.compile(r"resolve:ssm:([^\"\\\s]+)")
@@ -135,12 +135,8 @@ def _named_or_resolved(account: Account, data: Any, user: str) -> Use:
 
 def _resolved(account: Account, parameter: str) -> str:
     """Return a parameter's value; empty when there is none. The name may end in a colon and a version or label."""
-    try:
-        return str(account.ssm.get_parameter(Name=parameter)["Parameter"]["Value"])
-    except CloudError as error:
-        if error.aws_code in ("ParameterNotFound", "ParameterVersionNotFound"):
-            return ""
-        raise
+    found = account.ssm.get_parameters(Names=[parameter])["Parameters"]
+    return str(found[0]["Value"]) if found else ""
 
 
 def _named(data: Any, user: str) -> Use:

@@ -18,8 +18,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
 from urllib.request import Request
 
-from bakehouse import console, system, tools
-from bakehouse.errors import ToolError
+from bakehouse import console, documents, system, tools
+from bakehouse.errors import InputError, ToolError
 from bakehouse.local import signatures
 from bakehouse.local.folders import digest
 from bakehouse.local.labels import BASE, CHECKOUT, IMAGE, KIND
@@ -114,6 +114,25 @@ def _stop(container: Any) -> None:
         container.stop(timeout=30)
 
 
+def enforce(settings: Settings, file: str) -> None:
+    """Let the kit's own key do only what the policy of IAM in a file allows; ``none`` lifts that.
+
+    Raises InputError when the file holds no policy that is understood.
+    """
+    from bakehouse.local import policies
+
+    place = _folder(settings) / policies.FILE
+    if file == "none":
+        place.unlink(missing_ok=True)
+        return
+    try:
+        text = Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--policy {file} can't be read: {error}", "./inv policy >FILE writes a policy") from error
+    policies.read(text, f"--policy {file}")
+    documents.replace(place, text.encode())
+
+
 def reset(settings: Settings) -> None:
     """Delete every container, image and file that the checkout's local EC2 has made, and nothing else."""
     with _alone_with_bases(settings), _alone(settings):
@@ -132,17 +151,22 @@ def reset(settings: Settings) -> None:
 
 
 def status(settings: Settings) -> dict[str, Any]:
-    """Return what is there: endpoint, pid, log, variables, docker, bases, images, machines.
+    """Return what is there: endpoint, pid, log, variables, policy, docker, bases, images, machines.
 
-    ``endpoint`` and ``variables`` are empty and ``pid`` is 0 while it is down. ``variables`` make a program use it.
+    ``endpoint`` and ``variables`` are empty and ``pid`` is 0 while it is down. ``variables`` make a program use it;
+    ``policy`` is the file with the policy that is enforced, empty when there is none.
     ``docker`` is empty, or says that the engine doesn't answer: then bases, images and machines are None, not known.
     """
+    from bakehouse.local import policies
+
     server = _find(settings)
+    policy = _folder(settings) / policies.FILE
     found: dict[str, Any] = {
         "endpoint": server.endpoint if server else "",
         "pid": server.pid if server else 0,
         "log": str(_folder(settings) / _LOG),
         "variables": server.variables if server else {},
+        "policy": str(policy) if policy.exists() else "",
         "docker": "",
         "bases": None,
         "images": None,
@@ -180,6 +204,8 @@ def plan_of_reset(found: Mapping[str, Any]) -> list[str]:
 def as_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what ``status`` returned as the rows of a table, under ``COLUMNS``."""
     rows = [(what, str(found[what] or "none")) for what in ("endpoint", "pid", "log")]
+    if found["policy"]:
+        rows.append(("policy", f"{found['policy']} is enforced"))
     if found["variables"]:
         rows.append(("used by other programs after", 'eval "$(./inv local.env)"'))
     if found["docker"]:

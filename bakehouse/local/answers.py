@@ -10,6 +10,7 @@ from typing import Any
 import moto.ec2.urls
 import moto.kms.urls
 import moto.ssm.urls
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import utcnow
 from moto.ec2.exceptions import EC2ClientError, UnvailableAMIIdError
@@ -146,6 +147,21 @@ class Keys(KmsResponse):
         if any(alias.startswith("alias/aws/") for alias in self.kms_backend.keys[told["KeyId"]].aliases):
             told["KeyManager"] = "AWS"
         return json.dumps(answer)
+
+
+def tags_in(region: str) -> Callable[[str, str], dict[str, str]]:
+    """Return what tells the tags of a resource in a region, given its type in EC2's word and its ID or name."""
+    backend: Any = ec2_backends[DEFAULT_ACCOUNT_ID][region]
+
+    def look(kind: str, one: str) -> dict[str, str]:
+        if kind == "key-pair" and one in backend.key_pairs:
+            one = backend.key_pairs[one].id
+        if kind == "security-group" and not one.startswith("sg-"):
+            named = [group.id for groups in backend.groups.values() for group in groups.values() if group.name == one]
+            one = named[0] if named else one
+        return dict(backend.tags.get(one, {}))
+
+    return look
 
 
 def _tags(resource: TaggedEC2Resource) -> list[dict[str, str]]:

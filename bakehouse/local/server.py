@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -35,12 +36,12 @@ from werkzeug.serving import make_server  # noqa: E402
 
 from bakehouse import documents  # noqa: E402
 from bakehouse.errors import ToolError  # noqa: E402
-from bakehouse.local import adoption, ec2, signatures  # noqa: E402
+from bakehouse.local import adoption, answers, ec2, policies, signatures  # noqa: E402
 from bakehouse.local.bodies import Bodies, BodyError  # noqa: E402
 from bakehouse.local.folders import digest  # noqa: E402
 from bakehouse.local.lifecycle import Lifecycle  # noqa: E402
 from bakehouse.local.ports import GateDriver, GateError, public_block  # noqa: E402
-from bakehouse.local.signatures import RefusedError  # noqa: E402
+from bakehouse.local.signatures import RefusedError, Signed  # noqa: E402
 from bakehouse.local.state import State  # noqa: E402
 from bakehouse.local.watch import Watch  # noqa: E402
 
@@ -93,10 +94,12 @@ class Server:
         self.set_aside: Path | None = None
         self._code = f"{digest(Path(__file__).parent)} {folder}"
         self._operations = Operations()
+        self._decisions: dict[str, policies.Decision] = {}  # one of each kind
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._own: dict[str, Callable[[Environ], Any]] = {
             "/bakehouse/health": self._health,
             "/bakehouse/caller": lambda environ: {"address": environ["REMOTE_ADDR"]},
+            "/bakehouse/decisions": self._told_decisions,
             "/bakehouse/adopt": self._adopt,
             "/bakehouse/stand-in": self._stand_in,
         }
@@ -104,17 +107,17 @@ class Server:
     def __call__(self, environ: Environ, respond: Respond) -> Iterable[bytes]:
         """Answer one request (WSGI)."""
         try:
-            key, service = self._caller(environ)
+            signed = self._caller(environ)
         except RefusedError as refusal:
             return _error(environ, "403 Forbidden", refusal.code, str(refusal), respond)
         except ToolError as damaged:
             return _error(environ, "403 Forbidden", "AccessDenied", damaged.text, respond)
-        if service == _KIT:
+        if signed.service == _KIT:
             return self._answer_own(environ, respond)
-        return self._answer_aws(environ, key, respond)
+        return self._answer_aws(environ, signed, respond)
 
-    def _caller(self, environ: Environ) -> tuple[str, str]:
-        """Return the name of the key that signed a request, and the service; raises RefusedError.
+    def _caller(self, environ: Environ) -> Signed:
+        """Return who signed a request, and for what; raises RefusedError when it isn't answered.
 
         A page in a browser of this host may send requests here, and so may another user of it. A browser says from
         where a page is (Origin), and asks for the name by which the page knows us (Host); nothing of ours does either.
@@ -125,20 +128,23 @@ class Server:
             raise RefusedError("AccessDenied", "the local EC2 answers no page of a browser")
         if environ.get("HTTP_HOST", "") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             raise RefusedError("AccessDenied", "the local EC2 answers by the address 127.0.0.1 alone")
-        key, service = signatures.signer(signatures.read(self.folder), _asked(environ))
-        path = environ.get("PATH_INFO", "/")
+        signed = signatures.signer(signatures.read(self.folder), _asked(environ))
+        path, service = environ.get("PATH_INFO", "/"), signed.service
         if path in self._own and environ["REQUEST_METHOD"] != "POST":
             raise RefusedError("AccessDenied", "this question is asked by POST")
         if service not in (*_SERVICES, _KIT) or path.startswith("/moto-api"):
             raise RefusedError("AccessDenied", f"the local EC2 has no service {service}")
         if (path in self._own) != (service == _KIT):
             raise RefusedError("AccessDenied", f"{path} is no question to {service}")
-        return key, service
+        return signed
 
-    def _answer_aws(self, environ: Environ, key: str, respond: Respond) -> Iterable[bytes]:
+    def _answer_aws(self, environ: Environ, signed: Signed, respond: Respond) -> Iterable[bytes]:
         form = _form(environ)
         action = _action(environ, form)
-        self._operations.add(key, action)
+        self._operations.add(signed.key, action)
+        if signed.key == signatures.OWN and (denied := self._denied(environ, signed, action)):
+            code = "UnauthorizedOperation" if signed.service == "ec2" else "AccessDeniedException"
+            return _error(environ, "403 Forbidden", code, denied, respond)
         self._prepare(action, form)
         told: list[Any] = []
 
@@ -164,6 +170,19 @@ class Server:
             body = _internal_error(environ, f"{action} is not possible in the local EC2", keep)
         respond(*told)
         return body
+
+    def _denied(self, environ: Environ, signed: Signed, action: str) -> str:
+        """Return why the policy that is enforced denies a request of the kit's own tasks; empty when it doesn't."""
+        try:
+            policy = policies.read((self.folder / policies.FILE).read_text(), policies.FILE)
+        except FileNotFoundError:
+            return ""
+        with self.lifecycle.lock:
+            tags = answers.tags_in(signed.region)
+            wanted = policies.accesses(signed.service, action, _parameters(environ), signed.region, tags)
+        decisions = [policy.decide(access) for access in wanted]
+        self._decisions.update({f"{one.access.action} {one.allowed} {one.by}": one for one in decisions})
+        return next((str(one) for one in decisions if not one.allowed), "")
 
     def _prepare(self, action: str, form: Mapping[str, list[str]]) -> None:
         """Ask Docker what this request needs of it, before the request takes the lock."""
@@ -193,7 +212,11 @@ class Server:
             "set_aside": str(self.set_aside or ""),
             "docker": self.lifecycle.bodies.answers(),
             "operations": self._operations.told(),
+            "policy": (self.folder / policies.FILE).exists(),
         }
+
+    def _told_decisions(self, _: Environ) -> dict[str, Any]:
+        return {"decisions": [asdict(one) for one in list(self._decisions.values())]}
 
     def _adopt(self, _: Environ) -> dict[str, Any]:
         adopted = adoption.bases(self.lifecycle)
@@ -234,6 +257,14 @@ def _form(environ: Environ) -> dict[str, list[str]]:
     """Return the parameters of a request."""
     data: bytes = environ["wsgi.input"].getvalue()
     return parse_qs(data.decode(errors="replace") or str(environ.get("QUERY_STRING", "")))
+
+
+def _parameters(environ: Environ) -> dict[str, Any]:
+    """Return the parameters of a request, whether it is a form or JSON."""
+    if "json" in str(environ.get("CONTENT_TYPE", "")):
+        told: Any = json.loads(environ["wsgi.input"].getvalue() or b"{}")
+        return told if isinstance(told, dict) else {}
+    return dict(_form(environ))
 
 
 def _action(environ: Environ, form: Mapping[str, list[str]]) -> str:

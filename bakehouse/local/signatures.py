@@ -58,6 +58,15 @@ class Asked:
     body: bytes = b""
 
 
+@dataclass(frozen=True)
+class Signed:
+    """Hold the name of the key that signed a request, and the service and the region that it was signed for."""
+
+    key: str
+    service: str
+    region: str
+
+
 class RefusedError(Exception):
     """A request is not signed by a key of this checkout.
 
@@ -110,8 +119,8 @@ def sign(key: AccessKey, service: str, region: str, request: Asked) -> dict[str,
     return dict(signed.headers.items())
 
 
-def signer(known: Mapping[str, AccessKey], request: Asked, now: datetime | None = None) -> tuple[str, str]:
-    """Return the name of the key that signed a request, and the service that it was signed for.
+def signer(known: Mapping[str, AccessKey], request: Asked, now: datetime | None = None) -> Signed:
+    """Return who signed a request, and for what.
 
     Raises RefusedError when none of the known keys signed it, within five minutes, as it is now.
     """
@@ -137,7 +146,7 @@ def signer(known: Mapping[str, AccessKey], request: Asked, now: datetime | None 
     signature = signer.signature(signer.string_to_sign(again, signer.canonical_request(again)), again)
     if not hmac.compare_digest(signature, told["signature"]):
         raise RefusedError("SignatureDoesNotMatch", "the request was signed with another secret access key")
-    return name, told["service"]
+    return Signed(name, told["service"], told["region"])
 
 
 def _is_now(time: str, day: str, now: datetime) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bakehouse import console, runs
-from bakehouse.accounts import TAG, Account, Stays, filters, tags_of, wait
+from bakehouse.accounts import TAG, Account, Stays, filters, tag_list, tags_of, wait
 from bakehouse.errors import BakehouseError, CloudError
 from bakehouse.runs import Run
 from bakehouse.settings import Settings
@@ -29,11 +29,19 @@ _DELETIONS = {
 
 @dataclass(frozen=True)
 class Leftover:
-    """Hold one resource that a bake or proof made for itself: its kind, its ID and the ID of its run."""
+    """Hold one resource that a bake or proof made for itself.
+
+    Attributes:
+        kind: its kind, a key of ``_DELETIONS``, or private files.
+        id: its ID; of a key pair its name, of files their path.
+        run: the ID of its run.
+        recipe: the name of its recipe if it has no tag that says so yet; else empty.
+    """
 
     kind: str
     id: str
     run: str
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,10 +117,13 @@ def apply(account: Account, plan: Leftovers) -> None:
         runs.end(run)
     for kind in _DELETIONS:
         going = []
-        for one in (one.id for one in plan.leftovers if one.kind == kind):
-            with stays.told(f"{kind} {one}"):
-                _delete(account, kind, one)
-                going.append(one)
+        for left in (left for left in plan.leftovers if left.kind == kind):
+            with stays.told(f"{kind} {left.id}"):
+                if left.recipe:  # AWS lets nobody delete what has not our tag
+                    tags = {f"{TAG}kind": "bake", f"{TAG}recipe": left.recipe, f"{TAG}run": left.run}
+                    account.ec2.create_tags(Resources=[left.id], Tags=tag_list(tags))
+                _delete(account, kind, left.id)
+                going.append(left.id)
         if kind == "instance" and going:
             with stays.told(f"{kind} {', '.join(going)}"):
                 _wait_for_the_end(account, going)
@@ -154,7 +165,7 @@ def _made(account: Account) -> list[Leftover]:
     ):
         found += [_read(kind, name, one) for one in account.ec2.pages(operation, key, Filters=ours)]
     found += [_read("key pair", "KeyName", one) for one in account.ec2.describe_key_pairs(Filters=ours)["KeyPairs"]]
-    return list(dict.fromkeys(found))
+    return list({(one.kind, one.id, one.run): one for one in found}.values())
 
 
 def _read(kind: str, key: str, answer: Mapping[str, Any]) -> Leftover:
@@ -166,9 +177,11 @@ def _there(instance: Mapping[str, Any]) -> bool:
 
 
 def _disks_of(image: Mapping[str, Any]) -> list[Leftover]:
-    """Return the snapshots of an unfinished image. They have no tags of their own yet: Packer tags them last."""
+    """Return the snapshots of an unfinished image. They may have no tags of their own: Packer tags them last."""
     disks = [mapping.get("Ebs", {}).get("SnapshotId") for mapping in image.get("BlockDeviceMappings", ())]
-    return [Leftover("snapshot", disk, tags_of(image)[f"{TAG}run"]) for disk in disks if disk]
+    tags = tags_of(image)
+    recipe = tags.get(f"{TAG}recipe", "")
+    return [Leftover("snapshot", disk, tags[f"{TAG}run"], recipe) for disk in disks if disk]
 
 
 def _delete(account: Account, kind: str, one: str) -> None:

@@ -5,6 +5,7 @@ Each task imports the package when it runs, so that listing the tasks is fast.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -52,13 +53,21 @@ CHANGE = {"dry-run": "only say what would be done", "yes": "do it without asking
 
 OWNER = {"owner": "whose it is, as its tag tells others; you by default, by your ARN"}
 
+VAULT = {"vault-password-file": "the file with the password of ansible-vault; ANSIBLE_VAULT_PASSWORD_FILE by default"}
+
 EVERYONE = {"everyone": "take the images of others too, not only your own"}
 
 
-def load_settings(account: str = "", recipe: str = "", owner: str = "") -> Settings:
-    """Return the settings that follow from a task's flags, the environment and the defaults."""
+def load_settings(account: str = "", recipe: str = "", owner: str = "", vault_password_file: str = "") -> Settings:
+    """Return the settings that follow from a task's flags, the environment and the defaults.
+
+    Ansible gets the name of the vault's password file from the environment; raises InputError when it is no file.
+    """
     from bakehouse import settings
 
+    if vault_password_file:
+        os.environ[settings.VAULT] = vault_password_file
+    settings.check_vault()
     return settings.load(account, recipe, owner=owner)
 
 

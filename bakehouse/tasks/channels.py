@@ -170,7 +170,7 @@ def cleanup(
     account: str = "",
 ) -> None:
     """Tell which images and snapshots may go and why, or clear them away."""
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     from bakehouse import accounts, console
     from bakehouse.images import retention, retirements
@@ -182,7 +182,7 @@ def cleanup(
     if leftovers:
         found = left.find(there, settings, kept=True)
         if json:
-            console.data_json([asdict(one) for one in found.leftovers])
+            console.data_json([{"kind": one.kind, "id": one.id, "run": one.run} for one in found.leftovers])
         if agreed(found.lines, "Clear away?", dry_run=not yes, yes=yes):
             left.apply(there, found)
     else:

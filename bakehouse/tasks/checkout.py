@@ -164,3 +164,15 @@ def _run(c: Context, command: str) -> None:
     outcome = c.run(command, hide=True, warn=True, env=_environment(), replace_env=True)
     if not outcome:
         raise VerdictError(f"{outcome.stdout}{outcome.stderr}".strip())
+
+
+@task(
+    help={"task": "only the rights that these tasks need, with commas between; those of all tasks by default"},
+    examples=("", "--task bake,launch,terminate"),
+)
+def policy(c: Context, task: str = "") -> None:
+    """Print the least policy of IAM that lets somebody run the tasks on AWS."""
+    from bakehouse import console
+    from bakehouse.accounts import rights
+
+    console.data_json(rights.policy([*filter(None, task.split(","))] or rights.TASKS))

@@ -6,7 +6,7 @@ import os
 
 from invoke.context import Context
 
-from bakehouse.tasks import JSON, OWNER, WHICH, load_settings, one_of, same_recipe, task
+from bakehouse.tasks import JSON, OWNER, VAULT, WHICH, load_settings, one_of, same_recipe, task
 
 
 @task(
@@ -14,6 +14,7 @@ from bakehouse.tasks import JSON, OWNER, WHICH, load_settings, one_of, same_reci
         **WHICH,
         **JSON,
         **OWNER,
+        **VAULT,
         "base": "start from this base of packer/bases.auto.pkrvars.hcl instead of the recipe's own",
         "arch": "x86_64 or arm64; by default the recipe's, else the account's own",
         "type": "the EC2 instance type to bake on; the recipe's by default",
@@ -39,6 +40,7 @@ def bake(
     on_failure: str = "cleanup",
     prove: bool = False,
     owner: str = "",
+    vault_password_file: str = "",
     json: bool = False,
     debug: bool = False,
 ) -> None:
@@ -51,7 +53,7 @@ def bake(
 
     if debug:
         os.environ["BAKEHOUSE_DEBUG"] = "1"
-    settings = load_settings(account, recipe, owner)
+    settings = load_settings(account, recipe, owner, vault_password_file)
     files = {"jenkins": Path(jenkins_package)} if jenkins_package else {}
     if plan:
         drawn = plans.draw(settings, base, files, arch, type)
@@ -79,15 +81,22 @@ def bake(
 
 
 @task(
-    help={**WHICH, **JSON, "image": "the image's ID; the recipe's newest image by default"},
+    help={**WHICH, **JSON, **VAULT, "image": "the image's ID; the recipe's newest image by default"},
     examples=("", "--image ami-0a1b2c3d4e5f60718", "--recipe nginx --json"),
 )
-def prove(c: Context, image: str = "", json: bool = False, recipe: str = "", account: str = "") -> None:
+def prove(
+    c: Context,
+    image: str = "",
+    vault_password_file: str = "",
+    json: bool = False,
+    recipe: str = "",
+    account: str = "",
+) -> None:
     """Prove that an image is fit, on two machines of it."""
     from bakehouse import console
     from bakehouse.proving import proofs, reports
 
-    settings = load_settings(account, recipe)
+    settings = load_settings(account, recipe, vault_password_file=vault_password_file)
     proof = proofs.prove(settings, image)
     page = proofs.page(settings, proof)
     if json:

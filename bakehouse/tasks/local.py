@@ -8,14 +8,20 @@ from bakehouse.tasks import CHANGE, JSON, agreed, load_settings, task
 
 
 @task(
-    help={"base": "the base to make if it is missing; the recipe's own by default"}, examples=("", "--base debian-12")
+    help={
+        "base": "the base to make if it is missing; the recipe's own by default",
+        "policy": "a file with a policy of IAM that limits the tasks from now on, as on AWS; none lifts it",
+    },
+    examples=("", "--base debian-12", "--policy FILE"),
 )
-def up(c: Context, base: str = "") -> None:
+def up(c: Context, base: str = "", policy: str = "") -> None:
     """Start the local EC2, with a base to bake on, and print its endpoint."""
     from bakehouse import console, local, recipes
 
     settings = load_settings("local")
     wanted = recipes.base(settings.root, base or recipes.load(settings).base)
+    if policy:
+        local.enforce(settings, policy)
     console.data(local.up(settings, wanted.name, recipes.bases(settings.root)).endpoint)
 
 

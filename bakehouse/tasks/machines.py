@@ -11,6 +11,7 @@ from bakehouse.tasks import (
     JSON,
     MACHINE,
     OWNER,
+    VAULT,
     WHICH,
     agreed,
     load_settings,
@@ -26,6 +27,7 @@ from bakehouse.tasks import (
         **JSON,
         **OWNER,
         **EVERYONE,
+        **VAULT,
         "image": "the image's ID; the newest image of the recipe that is yours by default",
         "channel": "launch the image that this channel points to",
         "count": "the number of machines; 1 by default",
@@ -47,6 +49,7 @@ def launch(
     on_failure: str = "keep",
     owner: str = "",
     everyone: bool = False,
+    vault_password_file: str = "",
     json: bool = False,
     recipe: str = "",
     account: str = "",
@@ -56,7 +59,7 @@ def launch(
     from bakehouse.machines import launches
     from bakehouse.recipes import services
 
-    settings = load_settings(account, recipe, owner)
+    settings = load_settings(account, recipe, owner, vault_password_file)
     launched = launches.launch(
         settings,
         image_id=image,
@@ -81,13 +84,20 @@ def launch(
     help={
         **WHICH,
         **JSON,
+        **VAULT,
         "machine": "a machine's ID; all machines of the recipe by default",
         "junit": "also write a JUnit report to this file",
     },
     examples=("", "--machine i-0a1b2c3d4e5f60718", "--junit probe.xml"),
 )
 def probe(
-    c: Context, machine: str = "", junit: str = "", json: bool = False, recipe: str = "", account: str = ""
+    c: Context,
+    machine: str = "",
+    junit: str = "",
+    vault_password_file: str = "",
+    json: bool = False,
+    recipe: str = "",
+    account: str = "",
 ) -> None:
     """Check whether machines are healthy, and print the evidence."""
     from bakehouse import accounts, console, machines
@@ -97,7 +107,7 @@ def probe(
 
     if junit:
         report.insist_writable(junit)
-    settings = load_settings(account, recipe)
+    settings = load_settings(account, recipe, vault_password_file=vault_password_file)
     service = services.load(settings)
     found = machines.some(accounts.connect(settings), settings.recipe, machine)
     verdicts = probes.probe(settings, service, found)

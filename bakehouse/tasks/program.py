@@ -34,7 +34,7 @@ GROUPS = {
     ),
     "Clear away": ("terminate", "cleanup", "revoke", "restore", "retire"),
     "The local EC2": ("local.up", "local.status", "local.env", "local.down", "local.reset"),
-    "This checkout": ("doctor", "lint", "test", "bench"),
+    "This checkout": ("doctor", "policy", "lint", "test", "bench"),
 }
 """The tasks by what they are for, in the order in which they are needed."""
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import os
 import re
+import secrets
 import subprocess
+import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +149,80 @@ def repository(folder: Path, word: str) -> Path:
     return folder
 
 
-def test_roles_of_others(local_ec2: LocalEc2, tmp_path: Path) -> None:
+USES = """
+- name: Hand the secret to a program
+  ansible.builtin.shell: cat >/run/secret
+  args: {stdin: "{{ mine_password }}"}
+  changed_when: true
+- name: Keep the secret's digest
+  ansible.builtin.copy: {content: "{{ mine_password | hash('sha256') }}", dest: /etc/digest, mode: "0600"}
+"""
+VERIFIES = """
+- name: Read the digest
+  ansible.builtin.slurp: {src: /etc/digest}
+  register: kept
+- name: The secret is the vault's
+  ansible.builtin.assert: {that: "kept.content | b64decode == mine_password | hash('sha256')"}
+"""
+
+
+def vaulted(name: str, value: str, password: Path) -> str:
+    """Return a variable whose value ansible-vault has encrypted, as YAML."""
+    line = ["ansible-vault", "encrypt_string", "--vault-password-file", str(password), "--stdin-name", name]
+    environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(line, input=value, env=environ, capture_output=True, text=True, check=True)
+    return f"{done.stdout}\n"
+
+
+class ProcessTable:
+    """Read the process table again and again, as any user of this host can, and keep each command line."""
+
+    def __init__(self) -> None:
+        self._seen: set[bytes] = set()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.05):
+            for place in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    self._seen.add(place.read_bytes())
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._over.set()
+        self._thread.join()
+
+    def having(self, word: str) -> list[bytes]:
+        """Return the command lines that hold a word."""
+        return [line for line in self._seen if word.encode() in line]
+
+
+def files_with(secret: str, *folders: Path) -> list[Path]:
+    """Return the files in these folders that hold a secret, plain or in base64."""
+    words = [secret.encode(), base64.b64encode(secret.encode()).rstrip(b"=")]
+    found = [file for folder in folders for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+    return [file for file in found if any(word in file.read_bytes() for word in words)]
+
+
+def in_docker_image(word: str, docker_image: str) -> bool:
+    """Tell whether a word stands anywhere in the files of a Docker image."""
+    made = docker("create", docker_image, "true").strip()
+    try:
+        with subprocess.Popen(["docker", "export", made], stdout=subprocess.PIPE) as exported:
+            found = subprocess.run(["grep", "-qa", word], stdin=exported.stdout, check=False).returncode == 0
+            exported.kill()
+        return found
+    finally:
+        docker("rm", made)
+
+
+def test_roles_of_others(local_ec2: LocalEc2, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Roles from git, from a collection and from a path bake, before, as and after the recipe's own; a machine boots.
 
-    It offers nothing over the network, so there is nothing to look at but that.
+    It offers nothing over the network, so there is nothing to look at but that. One of the roles uses a variable that
+    ansible-vault has encrypted: its value is in no file, tag, image or command line in the end.
     """
     kit = Checkout(tmp_path / "checkout", local_ec2.environ)
     theirs = tmp_path / "theirs"
@@ -162,19 +239,35 @@ def test_roles_of_others(local_ec2: LocalEc2, tmp_path: Path) -> None:
         "collections": [{"name": str(theirs / "own"), "type": "dir"}],
     }
     write(kit.folder / "requirements.yml", yaml.safe_dump(required))
-    write(theirs / "plain/tasks/main.yml", NOTE.format(word="plain"))
+    write(theirs / "plain/tasks/main.yml", NOTE.format(word="plain") + USES)
+    write(theirs / "plain/tasks/verify_at_rest.yml", VERIFIES)
+    write(theirs / "plain/tasks/verify_in_service.yml", VERIFIES)
+    secret, password = secrets.token_hex(12), write(tmp_path / "vault password", secrets.token_hex(12))
     kit.inv("new-recipe", "mine", "--roles", f"author.greeting,{theirs / 'plain'}")
     with (kit.folder / "inventory/group_vars/mine.yml").open("a") as variables:
-        variables.write(yaml.safe_dump(HOOKS))
+        variables.write(yaml.safe_dump({**HOOKS, "verify_roles": [str(theirs / "plain")]}))
+        variables.write(vaulted("mine_password", secret, password))
+    table = ProcessTable()
+    request.addfinalizer(table.stop)
+    kit.environ = {**kit.environ, "ANSIBLE_VAULT_PASSWORD_FILE": str(password)}
     image = kit.inv("bake", "--recipe", "mine").stdout.strip()
+    del kit.environ["ANSIBLE_VAULT_PASSWORD_FILE"]
     ec2 = local_ec2.client("ec2")
     snapshot = ec2.describe_images(ImageIds=[image])["Images"][0]["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
     [body] = docker("images", "--filter", f"reference=bakehouse/*:{snapshot}", "--quiet").split()
     noted = docker("run", "--rm", "--entrypoint", "cat", body, "/etc/order")
     assert noted.split("\n") == ["before Debian", "greeting Debian", "plain Debian", "after Debian", ""]
-    machine, address = kit.inv("launch", "--recipe", "mine").stdout.strip().split("\t")
+    knows = ("--recipe", "mine", "--vault-password-file", str(password))
+    machine, address = kit.inv("launch", *knows).stdout.strip().split("\t")
     assert address == describe(ec2, machine)[0]["PublicIpAddress"]
-    [verdict] = json.loads(kit.inv("probe", "--recipe", "mine", "--json").stdout)
+    [verdict] = json.loads(kit.inv("probe", *knows, "--json").stdout)
     assert ["port 22", "SSH", "cloud-init"] == [one["name"] for one in verdict["findings"]][:3]
+    assert "The secret is the vault's" in [one["name"] for one in verdict["findings"]]
+    table.stop()
+    assert (0, True) == (len(table.having(secret)), len(table.having("ansible-playbook")) > 0)
+    assert secret not in json.dumps(ec2.describe_tags()["Tags"])
+    assert [] == files_with(secret, tmp_path, kit.folder, local_ec2.state)
+    assert not in_docker_image(secret, body)
+    assert in_docker_image(hashlib.sha256(secret.encode()).hexdigest(), body)
     kit.inv("terminate", "--recipe", "mine", "--all", "--yes")
     kit.inv("retire", "--recipe", "mine", image, "--yes")

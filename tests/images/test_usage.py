@@ -175,7 +175,6 @@ def test_parameters(account: Account) -> None:
         ("ec2.DescribeInstances", "the machines"),
         ("ec2.DescribeLaunchTemplates", "the launch templates"),
         ("ec2.DescribeLaunchTemplateVersions", "the launch templates"),
-        ("ssm.GetParameter", "the launch templates"),
         ("auto-scaling.DescribeLaunchConfigurations", "the launch configurations of Auto Scaling groups"),
         ("auto-scaling.DescribeAutoScalingGroups", "the Auto Scaling groups"),
         ("ec2.DescribeFleets", "the EC2 Fleets"),

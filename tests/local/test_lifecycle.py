@@ -25,6 +25,7 @@ from ec2_fixtures import ROOT, describe, state_of, status_of, wait, wait_for_sta
 from bakehouse import local
 from bakehouse.local import signatures
 from bakehouse.local.lifecycle import Lifecycle
+from bakehouse.local.signatures import Signed
 from bakehouse.local.watch import Watch
 
 
@@ -273,7 +274,7 @@ def test_health_is_told_while_others_ask(monkeypatch: pytest.MonkeyPatch, tmp_pa
     server = Server(stand_in, tmp_path)
     server._moto = lambda _, respond: respond("200 OK", []) or [b""]  # type: ignore[assignment]
     over = threading.Event()
-    server._caller = lambda environ: (environ["key"], "ec2")  # type: ignore[method-assign]
+    server._caller = lambda environ: Signed(environ["key"], "ec2", "us-east-1")  # type: ignore[method-assign]
 
     def ask() -> None:
         for number in count():

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from bakehouse.errors import ToolError
 from bakehouse.local import signatures
-from bakehouse.local.signatures import AccessKey, Asked, RefusedError
+from bakehouse.local.signatures import AccessKey, Asked, RefusedError, Signed
 
 KEY = AccessKey("LOCAL1", "secret")
 KNOWN = {"local": KEY}
@@ -63,7 +63,7 @@ def test_what_boto3_signs_is_served(call: tuple[str, str, dict[str, object]]) ->
     """The key's name and the service are told of each of the protocols."""
     service, operation, how = call
 
-    assert ("local", service) == signatures.signer(KNOWN, from_boto3(service, operation, KEY, **how))
+    assert Signed("local", service, "us-east-1") == signatures.signer(KNOWN, from_boto3(service, operation, KEY, **how))
 
 
 CHANGES: dict[str, tuple[str, Callable[[Asked], Asked]]] = {
@@ -136,7 +136,7 @@ def test_a_signature_is_good_for_five_minutes() -> None:
     """Who has read a request can't send it again tomorrow."""
     asked, now = from_boto3("sts", "get_caller_identity"), datetime.now(UTC)
 
-    assert ("local", "sts") == signatures.signer(KNOWN, asked, now + timedelta(minutes=4))
+    assert Signed("local", "sts", "us-east-1") == signatures.signer(KNOWN, asked, now + timedelta(minutes=4))
     for moved in (timedelta(minutes=6), timedelta(minutes=-6), timedelta(days=1)):
         with pytest.raises(RefusedError, match="five minutes"):
             signatures.signer(KNOWN, asked, now + moved)
@@ -180,4 +180,5 @@ def test_the_file_says_who_is_who(tmp_path: Path) -> None:
     (tmp_path / signatures.FILE).write_text(json.dumps(told))
     known = signatures.read(tmp_path)
 
-    assert ("mine", "sts") == signatures.signer(known, from_boto3("sts", "get_caller_identity", known["mine"]))
+    asked = from_boto3("sts", "get_caller_identity", known["mine"])
+    assert Signed("mine", "sts", "us-east-1") == signatures.signer(known, asked)
