@@ -72,21 +72,21 @@ def counted(account: Account) -> tuple[Account, Counter[str]]:
 
 
 @pytest.fixture
-def killed_after(account: Account) -> Callable[[int], Account]:
-    """Give what returns the there of somebody who is killed after so many calls."""
-    left = [0]
+def killed_after(account: Account) -> Callable[..., Account]:
+    """Give what returns the there of somebody who is killed after so many calls, or so many changes."""
+    left, there = {"calls": 0, "changes": 0}, accounts._local(account.variables)
 
-    def die() -> None:
-        raise Killed
+    def count_down(model: Any, **_: Any) -> None:
+        kinds = ["calls"] if model.name.startswith(("Describe", "Get")) else ["calls", "changes"]
+        for kind in kinds:
+            left[kind] -= 1
+            if left[kind] < 0:
+                raise Killed
 
-    def count_down(_: int) -> bool:
-        left[0] -= 1
-        return left[0] < 0
+    there.session.events.register("before-call", count_down)
 
-    there = disturbed(account, die, count_down)
-
-    def enter(calls: int) -> Account:
-        left[0] = calls
+    def enter(calls: int = 1000, changes: int = 1000) -> Account:
+        left.update(calls=calls, changes=changes)
         return there
 
     return enter

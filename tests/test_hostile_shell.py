@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -111,7 +112,11 @@ def test_only_replaces_the_environment_for_a_while(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("SECRET", "a secret")
 
     def told() -> list[str]:
-        return sorted(subprocess.run(["env"], capture_output=True, text=True, check=True).stdout.splitlines())
+        return sorted(
+            subprocess.run(
+                ["env"], env=dict(os.environ), capture_output=True, text=True, check=True
+            ).stdout.splitlines()
+        )
 
     with contextlib.suppress(ZeroDivisionError), system.only({"PATH": "/usr/bin:/bin", "A": "b"}):
         assert ["A=b", "PATH=/usr/bin:/bin"] == told()

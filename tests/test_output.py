@@ -24,7 +24,8 @@ from bakehouse.images.retention import Fate, Retention
 from bakehouse.local.checkouts import Checkout
 from bakehouse.machines import probes
 from bakehouse.machines.probes import Finding, Verdict
-from bakehouse.runs.leftovers import Leftover
+from bakehouse.runs import leftovers
+from bakehouse.runs.leftovers import Leftover, Leftovers
 from bakehouse.settings import ROOT
 
 SCHEMA = json.loads((ROOT / "docs/output.schema.json").read_text())
@@ -42,7 +43,7 @@ OUTPUTS: dict[str, Callable[[], Any]] = {
     "bake": lambda: images.as_data(IMAGE),
     "channels": lambda: [channels.as_data(CHANNEL)],
     "cleanup": lambda: retention.as_data(Retention((Fate(IMAGE, "delete", "nothing uses it"),))),
-    "leftovers": lambda: [asdict(Leftover("instance", MACHINE.id, "20261122-081500-a1b2"))],
+    "leftovers": lambda: leftovers.as_data(Leftovers((Leftover("instance", MACHINE.id, "20261122-081500-a1b2"),))),
     "doctor": lambda: [asdict(row) for row in tools.doctor()],
     "local.status --everywhere": lambda: [asdict(Checkout("a" * 12, "/a", "here", 1, 2))],
 }

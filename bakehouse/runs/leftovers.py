@@ -107,6 +107,11 @@ def of_run(account: Account, run: Run) -> Leftovers:
     return decide([one for one in (*_made(account), files) if one.run == run.id], {run.id: run}, {})
 
 
+def as_data(plan: Leftovers) -> list[dict[str, str]]:
+    """Return what may be deleted as data for JSON."""
+    return [{"kind": one.kind, "id": one.id, "run": one.run} for one in plan.leftovers]
+
+
 def apply(account: Account, plan: Leftovers) -> None:
     """End the runs' processes, and delete what the plan names. It is no error when something is gone already.
 

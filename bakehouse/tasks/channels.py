@@ -182,7 +182,7 @@ def cleanup(
     if leftovers:
         found = left.find(there, settings, kept=True)
         if json:
-            console.data_json([{"kind": one.kind, "id": one.id, "run": one.run} for one in found.leftovers])
+            console.data_json(left.as_data(found))
         if agreed(found.lines, "Clear away?", dry_run=not yes, yes=yes):
             left.apply(there, found)
     else:

@@ -387,7 +387,7 @@ def test_the_server_is_on_loopback_only(local_ec2: Any) -> None:
             if row.split()[3] == "0A" and int(at, 16) == port:
                 listening.append(address)
     assert listening == ["0100007F"]
-    assert urllib.request.urlopen(f"{local_ec2.endpoint}/checkip").read() == b"127.0.0.1"
+    assert local_ec2.ask("caller") == {"address": "127.0.0.1"}
 
 
 def test_state_survives_a_crash(ec2: Any, local_ec2: Any, machines: Machines) -> None:

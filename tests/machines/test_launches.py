@@ -107,7 +107,8 @@ def image(account: Account, settings: Settings, shared: tuple[Any, str]) -> Iter
     launcher, machine_id = shared
     launcher.ssh(machine_id, INSTALL)
     image_id = launcher.image(machine_id, "bakehouse-web")
-    images.tag(account, image_id, {f"{TAG}recipe": "web", f"{TAG}kind": "image", f"{TAG}user": "admin"})
+    tags = {"recipe": "web", "kind": "image", "user": "admin", "owner": account.caller_arn()}
+    images.tag(account, image_id, {f"{TAG}{name}": value for name, value in tags.items()})
     yield image_id
     retirements.delete(account, images.get(account, image_id, "web"))
     assert [] == images.find(account, "web")
