@@ -2,10 +2,10 @@ locals {
   user = var.bases[var.base].user
 
   # The kind is "bake" until bakehouse/baking/bakes.py has seen that the image is complete, and makes it "image".
-  tags = {
+  tags = merge({
     "Name"             = "bakehouse-${var.recipe}-${var.run}"
     "bakehouse:kind"   = "bake"
     "bakehouse:recipe" = var.recipe
     "bakehouse:run"    = var.run
-  }
+  }, var.privileged ? { "bakehouse:privileged" = "yes" } : {})
 }

@@ -43,6 +43,12 @@ variable "architecture" {
   default     = ""
 }
 
+variable "privileged" {
+  type        = bool
+  description = "Whether the machines need rights that make their root the host's root, on the local EC2; AWS pays no heed to it."
+  default     = false
+}
+
 # The bases: packer/bases.auto.pkrvars.hcl
 
 variable "bases" {

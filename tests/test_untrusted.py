@@ -14,12 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import ANSWER, MACHINE
+from task_fixtures import Run
 
-from bakehouse import images, system
+from bakehouse import images, local, system
 from bakehouse.accounts import TAG, Account, tag_list
 from bakehouse.errors import UnsoundError
 from bakehouse.images import Image, Snapshot, retention, retirements
@@ -212,3 +214,98 @@ def test_no_control_character_reaches_a_terminal() -> None:
 
     assert all(char.isprintable() or char in "\n\t" for char in done.stdout + done.stderr)
     assert "a\tb\n[[31m]0;mine2Jab c d]\t[[31m]0;mine2Jab c d]\n" in done.stdout
+
+
+OWN_TAGS = (
+    *("user", "recipe", "run", "kind", "base", "owner", "verdict", "revoked", "deprecated", "inputs", "sbom"),
+    *("provenance", "repository-1", "repository-2", "jenkins", "commit", "kit", "packer", "privileged", "copied-from"),
+)
+READERS: tuple[tuple[str, ...], ...] = (
+    *(("images",), ("images", "--json"), ("machines",), ("machines", "--json"), ("channels",), ("channels", "--json")),
+    *(("outputs", "--format", "env"), ("outputs", "--format", "tfvars"), ("outputs", "--format", "github")),
+    *(("show", "IMAGE"), ("show", "stable", "--json"), ("diff", "IMAGE", "stable")),
+    *(("promote", "--image", "IMAGE", "--allow-stand-in"), ("rollback",)),
+    *(("revoke", "IMAGE", "--why", "x"), ("restore", "IMAGE"), ("retire", "IMAGE", "--dry-run")),
+    *(("cleanup",), ("cleanup", "--leftovers"), ("terminate", "--machine", "MACHINE", "--dry-run")),
+    *(("open",), ("ssh", "--", "true"), ("password",), ("share", "IMAGE", "--account-id", "111111111111")),
+)
+in_xml = st.text(max_size=60).map(lambda told: "".join(one for one in told if " " <= one < "\ufffe"))
+
+
+class Programs:
+    """Stand in for the programs that tasks start: note their command lines, and let each fail."""
+
+    def __init__(self) -> None:
+        self.lines: list[list[str]] = []
+
+    def call(self, argv: list[Any], *_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
+        """Note a program, which then fails as ssh does where nobody answers."""
+        self.lines.append([str(word) for word in argv])
+        return subprocess.CompletedProcess(argv, 255, "", "")
+
+    def become(self, argv: list[Any], *_: Any) -> None:
+        """Note a program that would take the task's place."""
+        self.call(argv)
+        raise SystemExit(1)
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> Programs:
+    """Let tasks start no program."""
+    noted = Programs()
+    monkeypatch.setattr(system, "call", noted.call)
+    monkeypatch.setattr(system, "become", noted.become)
+    return noted
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("words", READERS, ids=" ".join)
+@hypothesis.settings(
+    max_examples=6, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+@given(st.sampled_from(["image", "snapshot", "machine"]), st.sampled_from([*OWN_TAGS, ""]), in_xml, text)
+def test_no_task_stumbles_over_any_text(
+    account: Account,
+    image: Image,
+    settings: Settings,
+    run_task: Run,
+    programs: Programs,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    kind: str,
+    name: str,
+    value: str,
+    note: str,
+) -> None:
+    """Any text in any tag, name or description: each task ends with 0, 1 or 2, and commands no terminal and no program.
+
+    A text that can't be a user's name is in no command line.
+    """
+    endpoint = local.Endpoint(1, "", account.endpoint, account.variables, "", docker=True)
+    monkeypatch.setattr(local, "up", lambda *_: endpoint)
+    monkeypatch.setattr(Account, "caller", lambda _: "192.0.2.7/32")
+    usual = tag_list({f"{TAG}recipe": "jenkins", f"{TAG}kind": "image", f"{TAG}user": "admin", f"{TAG}run": "1"})
+    account.ec2.create_tags(Resources=[image.id, *image.snapshots], Tags=usual)
+    [made] = account.ec2.run_instances(ImageId=image.id, MinCount=1, MaxCount=1, InstanceType="t3.small")["Instances"]
+    machine = str(made["InstanceId"])
+    account.ec2.create_tags(Resources=[machine], Tags=[*usual[:1], *usual[2:3]])
+    account.ec2.create_tags(Resources=[machine], Tags=tag_list({f"{TAG}kind": "machine"}))
+    parameter = {"Name": "/bakehouse/jenkins/stable", "Type": "String", "Overwrite": True}
+    account.ssm.put_parameter(**parameter, Value=image.id, Description=note)
+    target = {"image": image.id, "snapshot": image.snapshots[0], "machine": machine}[kind]
+    account.ec2.create_tags(Resources=[target], Tags=tag_list({f"{TAG}{name}" if name else "Name": value}))
+    programs.lines.clear()
+    try:
+        line = [word.replace("IMAGE", image.id).replace("MACHINE", machine) for word in words]
+        environ = {"PATH": os.environ["PATH"], "HOME": str(settings.root), "BAKEHOUSE_STATE": str(settings.state)}
+        outcome = run_task(ROOT, environ, *line)
+    finally:
+        account.ec2.terminate_instances(InstanceIds=[machine])
+        account.ec2.delete_tags(Resources=[target], Tags=[{"Key": f"{TAG}{name}" if name else "Name"}])
+
+    told = outcome.stdout + outcome.stderr
+    assert outcome.returncode in (0, 1, 2), told
+    assert "Traceback" not in told
+    assert [] == [char for char in told if not (char.isprintable() or char in "\n\t")]
+    sound = re.fullmatch("[a-z_][a-z0-9_-]{0,31}", value) is not None
+    assert sound or len(value) < 3 or [] == [line for line in programs.lines if value in " ".join(line)]

@@ -21,6 +21,8 @@ _PACKAGES = {
 }
 """For each family of bases: the first bytes of a package file, what such a file is called, and an example of a name."""
 
+_PLAIN = ("playbook", "instance_type", "volume_size", "privileged")  # of a recipe, inputs as they are
+
 
 @dataclass(frozen=True)
 class Order:
@@ -107,6 +109,8 @@ def place(account: Account, recipe: Recipe, base: Base, files: Mapping[str, Path
         _check_type(account, recipe)
     start = images.base(account, base, recipe.architecture)
     console.say(f"base {base.name}: {start.id} ({start.name})")
+    if recipe.privileged and account.endpoint:
+        console.say(f"recipe {recipe.name} is privileged: on the local EC2 its machines' root is root of this host")
     wanted = {package: url for package, url in recipe.repositories(base).items() if package not in files}
     found = {package: account.stand_in(package, base.family, url) for package, url in wanted.items()}
     order = Order(recipe, base, start, {name: one for name, one in found.items() if one}, files, packer)
@@ -137,7 +141,7 @@ def inputs_of(
     data = recipes.path(root, recipe.name).relative_to(root)
     return {
         **inputs.of_checkout(root, recipe.name, recipe.playbook, roles, collections, inputs.own_key(settings.state)),
-        **{f"{data}: {key}": str(getattr(recipe, key)) for key in ("playbook", "instance_type", "volume_size")},
+        **{f"{data}: {key}": str(getattr(recipe, key)) for key in _PLAIN},
         f"base {base.name}": inputs.of_value([base.family, base.user, base.root_device]),
         "base image": order.start.id,
         "kit": __version__,

@@ -110,6 +110,11 @@ class Image:
         return self.tags.get(f"{TAG}user", "")
 
     @property
+    def privileged(self) -> bool:
+        """Tell whether its recipe says that its machines are privileged on the local EC2."""
+        return f"{TAG}privileged" in self.tags
+
+    @property
     def verdict(self) -> str:
         """Return the verdict of its proof, ``pass`` or ``fail``; empty when it was never proven."""
         return self.tags.get(f"{TAG}verdict", "").partition(" ")[0]

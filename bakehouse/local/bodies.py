@@ -33,16 +33,29 @@ _CONSOLE_BYTES = 65536  # as much as EC2 keeps
 _SEED = "var/lib/cloud/seed/nocloud"
 _REBOOTED = 128 + 1  # reboot(RB_AUTOBOOT) in a PID namespace kills its init with SIGHUP, a power-off with SIGINT
 
-# systemd mounts; reboot(2) in a PID namespace ends its init and says why; root sees whose a socket is, sets its routes
-_CAPABILITIES = ("SYS_ADMIN", "SYS_BOOT", "SYS_PTRACE", "NET_ADMIN")
+# reboot(2) in a PID namespace ends its init and says why; root sees whose a socket is; the others are for _INIT alone
+_CAPABILITIES = ("SYS_BOOT", "SYS_PTRACE", "SYS_ADMIN", "NET_ADMIN")
 
-# Where the host is itself a cloud's machine, its metadata service and so its credentials are not ours to reach.
-# systemd wants a cgroup tree of its own: on a v2 host Docker's is there but read-only, on v1 there is none yet.
-_INIT = (
-    "ip route add unreachable 169.254.169.254 || exit 70; "
-    '[ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ] && mount -o remount,rw /sys/fs/cgroup'
-    " || mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup; exec /lib/systemd/systemd"
-)
+PRIVILEGED = "bakehouse:privileged"
+"""The tag of an instance whose root keeps the rights that are root's on the host too."""
+
+AWAY = ("169.254.169.254", "169.254.170.2", "168.63.129.16")
+"""Where the host is itself a cloud's machine, here are its metadata and so its credentials: not ours to reach."""
+
+# What needs rights on the host is done before systemd starts, and then the rights are given up for good, unless the
+# recipe says that its machines are privileged. systemd wants a cgroup tree of its own: on a v2 host Docker's is there
+# but read-only, on v1 there is none yet. Where the system has /tmp in memory, systemd finds it there.
+_INIT = f"""
+for away in {" ".join(AWAY)}; do ip route add unreachable $away || exit 70; done
+[ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ] && mount -o remount,rw /sys/fs/cgroup ||
+    mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup || exit 71
+for units in /usr/lib/systemd/system /etc/systemd/system; do
+    [ ! -e $units/local-fs.target.wants/tmp.mount ] || [ -L /etc/systemd/system/tmp.mount ] || mountpoint -q /tmp ||
+        mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /tmp
+done
+exec $LIMITED /lib/systemd/systemd
+"""
+_LIMITED = "setpriv --bounding-set=-sys_admin,-net_admin,-mknod"
 _CLOUD_INIT_DONE = "i=0; until [ -s /run/cloud-init/result.json ]; do [ $((i+=1)) -lt {n} ] || exit 1; sleep .2; done"
 
 
@@ -61,6 +74,7 @@ class Birth:
         hostname: the machine's own name for itself.
         public_key: the key pair's public key in OpenSSH's format, empty without a key pair.
         user_data: the user-data as it was given, decoded.
+        privileged: whether its root keeps the rights that are root's on the host too.
     """
 
     instance_id: str
@@ -69,6 +83,7 @@ class Birth:
     hostname: str
     public_key: str
     user_data: bytes
+    privileged: bool = False
 
 
 @contextmanager
@@ -186,14 +201,14 @@ class Bodies:
             api = self.docker.api
             limits = api.create_host_config(
                 cap_add=list(_CAPABILITIES),
-                security_opt=["seccomp=unconfined", "apparmor=unconfined"],
+                security_opt=["apparmor=unconfined"],
                 tmpfs={"/run": "", "/run/lock": ""},
             )
             limits["CgroupnsMode"] = "private"
             place = api.create_endpoint_config(ipv4_address=birth.address)
             made = api.create_container(
                 self.reference(birth.snapshot_id),
-                command=["sh", "-c", _INIT],
+                command=["sh", "-c", f"LIMITED='{'' if birth.privileged else _LIMITED}'\n{_INIT}"],
                 name=self._name(birth.instance_id),
                 hostname=birth.hostname,
                 labels=self.labels("machine", **{INSTANCE: birth.instance_id, IMAGE: "", SNAPSHOT: ""}),

@@ -21,7 +21,7 @@ from moto.ec2.models import ec2_backends
 from moto.ec2.models.instances import StateReason
 from moto.ec2.models.key_pairs import KeyPair
 
-from bakehouse.local.bodies import Birth, Bodies, BodyError
+from bakehouse.local.bodies import PRIVILEGED, Birth, Bodies, BodyError
 from bakehouse.local.coalescing import Coalesced
 from bakehouse.local.ports import GateDriver, GateError, public_block, rules
 from bakehouse.local.state import State
@@ -162,6 +162,7 @@ class Lifecycle:
             hostname="ip-" + instance.address.replace(".", "-"),
             public_key=key.public_key.strip() if key else "",
             user_data=_user_data(instance),
+            privileged=any(tag["key"] == PRIVILEGED for tag in instance.get_tags()),
         )
         self.later(instance, lambda: self.boot(instance, lambda: self.bodies.birth(birth)), only="pending")
 

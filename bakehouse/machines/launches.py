@@ -120,6 +120,7 @@ def begin(
         f"{TAG}recipe": image.recipe,
         f"{TAG}user": image.user,
         f"{TAG}owner": account.owner(settings),
+        **({f"{TAG}privileged": "yes"} if image.privileged else {}),
         **({f"{TAG}run": run} if run else {}),
     }
     disk = {"SnapshotId": image.root_snapshot, "Encrypted": True, "DeleteOnTermination": True}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,11 +36,12 @@ def create(settings: Settings, molecule: Mapping[str, str]) -> None:
 
     config = documents.read_yaml(Path(molecule["MOLECULE_FILE"]), settings.root)
     grounds = [recipes.base(settings.root, platform["name"]) for platform in config["platforms"]]
+    privileged = [platform["name"] for platform in config["platforms"] if platform.get("privileged")]
     account = connect(settings)
     for ground in grounds:
         connect(settings, base=ground.name)
     with _its_run(account, settings) as within:
-        made = _launch(account, settings, within, grounds)
+        made = _launch(account, settings, within, grounds, privileged)
         if runs.VARIABLE not in os.environ:
             roles = scenarios.roles(Path(molecule["MOLECULE_SCENARIO_DIRECTORY"]), settings.root)
             for ground in grounds:
@@ -94,12 +95,18 @@ def _its_run(account: Account, settings: Settings) -> Iterator[Run]:
                 leftovers.sweep(account, within)
 
 
-def _launch(account: Account, settings: Settings, within: Run, grounds: Sequence[Base]) -> list[dict[str, str]]:
-    """Launch a machine of each base, wait until all have booted, and return them as Molecule's instance config."""
+def _launch(
+    account: Account, settings: Settings, within: Run, grounds: Sequence[Base], privileged: Collection[str]
+) -> list[dict[str, str]]:
+    """Launch a machine of each base, wait until all have booted, and return them as Molecule's instance config.
+
+    ``privileged`` names the bases whose machines are privileged.
+    """
     begun = []
     for ground in grounds:
         image = images.base(account, ground)
-        ours = replace(image, tags={f"{TAG}recipe": RECIPE, f"{TAG}user": ground.user})
+        more = {f"{TAG}privileged": "yes"} if ground.name in privileged else {}
+        ours = replace(image, tags={f"{TAG}recipe": RECIPE, f"{TAG}user": ground.user, **more})
         begun += launches.begin(account, settings, ours, launches.request(_TYPE), [], within.id)
     running = machines.running(account, [machine.id for machine in begun])
     for machine in running:

@@ -32,6 +32,7 @@ class Recipe:
         boot_budget: the seconds within which a machine must serve after its launch.
         packages: for each package, the URL of its repository by the name of a base or family.
         architecture: the architecture in EC2's word; empty for the account's own.
+        privileged: whether its machines need rights that make their root the host's root, on the local EC2.
     """
 
     recipe: str
@@ -42,6 +43,7 @@ class Recipe:
     boot_budget: int
     packages: Mapping[str, Mapping[str, str]]
     architecture: str = ""
+    privileged: bool = False
 
     @property
     def name(self) -> str:

@@ -124,10 +124,7 @@ def apply(account: Account, plan: Leftovers) -> None:
         going = []
         for left in (left for left in plan.leftovers if left.kind == kind):
             with stays.told(f"{kind} {left.id}"):
-                if left.recipe:  # AWS lets nobody delete what has not our tag
-                    tags = {f"{TAG}kind": "bake", f"{TAG}recipe": left.recipe, f"{TAG}run": left.run}
-                    account.ec2.create_tags(Resources=[left.id], Tags=tag_list(tags))
-                _delete(account, kind, left.id)
+                _delete(account, left)
                 going.append(left.id)
         if kind == "instance" and going:
             with stays.told(f"{kind} {', '.join(going)}"):
@@ -189,12 +186,15 @@ def _disks_of(image: Mapping[str, Any]) -> list[Leftover]:
     return [Leftover("snapshot", disk, tags[f"{TAG}run"], recipe) for disk in disks if disk]
 
 
-def _delete(account: Account, kind: str, one: str) -> None:
-    operation, parameter, gone = _DELETIONS[kind]
+def _delete(account: Account, left: Leftover) -> None:
+    operation, parameter, gone = _DELETIONS[left.kind]
     try:
-        getattr(account.ec2, operation)(**{parameter: [one] if parameter.endswith("s") else one})
+        if left.recipe:  # our rights are for what has our tag
+            tags = {f"{TAG}kind": "bake", f"{TAG}recipe": left.recipe, f"{TAG}run": left.run}
+            account.ec2.create_tags(Resources=[left.id], Tags=tag_list(tags))
+        getattr(account.ec2, operation)(**{parameter: [left.id] if parameter.endswith("s") else left.id})
     except CloudError as error:
-        if not error.aws_code.startswith(gone):
+        if not error.aws_code.startswith((gone, "InvalidID")):
             raise
 
 
