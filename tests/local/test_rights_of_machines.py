@@ -45,11 +45,15 @@ ATTEMPTS: dict[str, tuple[str, str, str]] = {
         "open",
     ),
     "a file of the host's disk": ("rm -f /tmp/disk; mknod /tmp/disk b 8 0 && echo open || echo shut", "shut", "open"),
-    "the host's disk": ("mknod /tmp/sda b 8 0; : </tmp/sda && echo open || echo shut", "shut", "shut"),
+    "the host's disk": ("mknod /tmp/sda b 8 0; head -c 0 /tmp/sda && echo open || echo shut", "shut", "shut"),
     "kernel modules": (syscall("313, -1, b'', 0"), DENIED, DENIED),
-    "bpf": (syscall("321, 5, bytes(72), 72"), DENIED, "Invalid argument"),
+    "bpf": (syscall("321, 5, bytes(72), 72"), DENIED, "Argument list too long"),
     "the routes": ("ip route del unreachable 169.254.169.254 && echo open || echo shut", "shut", "open"),
-    "the network": ("ip link add x type dummy && ip link del x && echo open || echo shut", "shut", "open"),
+    "the network": (
+        "ip addr add 192.0.2.9 dev lo && ip addr del 192.0.2.9/32 dev lo && echo open || echo shut",
+        "shut",
+        "open",
+    ),
 }
 
 
