@@ -313,7 +313,9 @@ def test_no_task_stumbles_over_any_text(
         account.ec2.delete_tags(Resources=[ids[kind]], Tags=[{"Key": name}])
         return outcome
 
-    @hypothesis.settings(max_examples=3, deadline=None)
+    @hypothesis.settings(max_examples=2, deadline=None)
+    @hypothesis.example("machine", f"{TAG}user", "-oProxyCommand=id", "\x1b]0;mine\x07")
+    @hypothesis.example("image", "Name", "\x9b2Jmine\u202e", "")
     @given(st.sampled_from([*ids]), st.sampled_from([*(f"{TAG}{name}" for name in OWN_TAGS), "Name"]), in_xml, text)
     def any_text(kind: str, name: str, value: str, note: str) -> None:
         outcome = end(kind, name, value, note)
