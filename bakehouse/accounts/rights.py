@@ -1,7 +1,7 @@
 """Rights: what the tasks may do on an AWS account, from one table; printed as a policy of IAM.
 
-Describe operations know no resources. All else is bound to our tags: what is made must get one, and what is changed or
-deleted must have one.
+Describe operations know no resources. All else is bound to our tags: what is made must get one, except for images,
+which Packer 1.6.6 tags afterwards, and what is changed or deleted must have one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ MAKE = Scope("MakeTagged", _ec2("key-pair", "security-group"), (_TAGGED,))
 MAKE_IN = Scope("MakeGroupIn", _ec2("vpc"))
 OURS = Scope("ChangeOurs", condition=(_OURS,))
 RUN_FROM = Scope("RunFrom", _ec2("image", "network-interface", "subnet"))
-RUN_WITH_OURS = Scope("RunWithOurs", _ec2("key-pair", "security-group"), (_OURS,))
+RUN_WITH_OURS = Scope("RunWithOurs", _ec2("key-pair", "security-group", "snapshot"), (_OURS,))
 RUN_TAGGED = Scope("RunTagged", _ec2("instance", "volume"), (_TAGGED,))
 IMAGE_OF = Scope("ImageOfOurs", _ec2("instance"), (_OURS,))
 IMAGE_NEW = Scope("NewImage", _ec2("image", "snapshot"))
@@ -114,7 +114,7 @@ _RIGHTS: tuple[tuple[Scope, tuple[str, ...], tuple[str, ...]], ...] = (
     (IMAGE_NEW, ("ec2:CreateImage",), _BAKES),
     (IMAGE_NEW, ("ec2:CopyImage",), ("copy",)),
     (TAG_NEW, ("ec2:CreateTags",), (*_LAUNCHES, "copy")),
-    (TAG_IMAGES, ("ec2:CreateTags",), _BAKES),
+    (TAG_IMAGES, ("ec2:CreateTags",), ("bake", "cleanup")),
     (OURS, ("ec2:CreateTags",), (*_PROVES, "revoke", "cleanup")),
     (OURS, ("ec2:AuthorizeSecurityGroupIngress", "ec2:GetConsoleOutput", "ec2:TerminateInstances"), _LAUNCHES),
     (OURS, ("ec2:RevokeSecurityGroupIngress",), ("launch",)),

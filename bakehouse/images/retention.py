@@ -161,8 +161,11 @@ def _used(found: Survey) -> Iterator[tuple[str, str]]:
         yield channel.image, f"channel {channel.name} points to it"
         for image_id in channel.predecessors[:_BACK]:
             yield image_id, f"channel {channel.name} can go back to it"
+    of_image = {snapshot: image.id for image in found.images for snapshot in image.snapshots}
     for one, users in found.references.users.items():
         yield one, usage.in_words(users)
+        if one in of_image:
+            yield of_image[one], f"its snapshot: {usage.in_words(users)}"
     for one, whom in found.shares.items():
         if whom:
             yield one, f"shared with {', '.join(whom)}"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from bakehouse import console, images
 from bakehouse.accounts import TAG, Account, Stays, tag_list
-from bakehouse.errors import BakehouseError, CloudError
+from bakehouse.errors import BakehouseError, CloudError, NotFoundError
 from bakehouse.images import DEPRECATED, Image, Snapshot, channels, retention, usage
 from bakehouse.images.channels import Channel
 from bakehouse.images.retention import Fate, Retention, Survey, Terms, Thing
@@ -50,7 +50,8 @@ class Retirement:
 
     def _users(self) -> list[str]:
         own = [f"parameter {channel.parameter}" for channel in self.channels]
-        return [user for user in self.references.users.get(self.image.id, ()) if user not in own]
+        found = (user for one in (self.image.id, *self.image.snapshots) for user in self.references.users.get(one, ()))
+        return [user for user in dict.fromkeys(found) if user not in own]
 
 
 def plan(account: Account, wanted: Terms) -> Retention:
@@ -151,7 +152,11 @@ def retire(account: Account, planned: Retirement) -> None:
 
 def _as_planned(account: Account, planned: Retirement) -> Retirement:
     """Return what a retirement would delete now; raises CloudError when it is more than was planned."""
-    now = retirement(account, planned.image)
+    try:
+        image = images.get(account, planned.image.id)
+    except NotFoundError:  # somebody was quicker
+        image = planned.image
+    now = retirement(account, image)
     if new := [line for line in now.lines if line not in planned.lines]:
         raise CloudError(
             f"image {planned.image.id} stays, because it is not as it was planned any more: {'; '.join(new)}",
@@ -165,7 +170,9 @@ def _fate(account: Account, thing: Thing, wanted: Terms) -> Fate:
     found, now = _ask_for_shares(account, _survey(account), [thing]), datetime.now(UTC)
     unlimited = replace(wanted, limit=len(found.images) + len(found.snapshots))
     fates = retention.decide(found, unlimited, now).fates
-    return next((one for one in fates if one.thing.id == thing.id), Fate(thing, "delete", "it is gone already"))
+    return next(
+        (one for one in fates if one.thing.id == thing.id), Fate(thing, "stay", "it is gone, or not ours any more")
+    )
 
 
 def _survey(account: Account) -> Survey:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -219,9 +220,10 @@ def as_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def ask(variables: Mapping[str, str], question: str, seconds: float = 10, **query: str) -> dict[str, Any]:
-    """Ask the server one of the kit's own questions (under /bakehouse); raises ToolError when it says no.
+    """Ask the server one of the kit's own questions (under /bakehouse).
 
-    ``variables`` are those that make a program use this server.
+    Raises ToolError when it says no, and when the answer isn't from this checkout's server: while that is down, another
+    program may have its port. ``variables`` are those that make a program use this server.
     """
     endpoint = variables["AWS_ENDPOINT_URL"]
     key = signatures.AccessKey(variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"])
@@ -230,6 +232,8 @@ def ask(variables: Mapping[str, str], question: str, seconds: float = 10, **quer
     signed = signatures.sign(key, "bakehouse", REGION, asked)
     try:
         with system.open_url(Request(f"{endpoint}{target}", headers=signed, method="POST"), seconds) as answer:
+            if not _is_ours(answer, key, signed):
+                raise ToolError(f"what answers at {endpoint} is not this checkout's local EC2", "./inv local.up")
             told: dict[str, Any] = json.load(answer)
             return told
     except HTTPError as error:
@@ -237,6 +241,11 @@ def ask(variables: Mapping[str, str], question: str, seconds: float = 10, **quer
             raise ToolError(f"local EC2: {error.read().decode()}", "./inv local.status names its log") from error
         no = json.load(error)
         raise ToolError(f"local EC2: {no['error']}", no["hint"] or "./inv local.status names its log") from error
+
+
+def _is_ours(answer: Any, key: signatures.AccessKey, signed: Mapping[str, str]) -> bool:
+    proof = signatures.proof(key, next(signed[name] for name in signed if name.lower() == "authorization"))
+    return secrets.compare_digest(answer.headers.get(signatures.PROOF, ""), proof)
 
 
 def _have_base(settings: Settings, name: str, known: Mapping[str, Described], server: Endpoint) -> None:
@@ -251,8 +260,23 @@ def _have_base(settings: Settings, name: str, known: Mapping[str, Described], se
         ask(server.variables, "adopt")
 
 
+def _end_unproven(folder: Path) -> None:
+    """End a server of ours that can't show that it has the key: an older version of the kit has started it."""
+    try:
+        pid = int(json.loads((folder / "server.json").read_text())["pid"])
+        line = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except (OSError, ValueError, KeyError):
+        return
+    if "bakehouse.local.server" in line and str(folder) in line:
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while _lives(pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
 def _start(settings: Settings) -> Endpoint:
     folder = _folder(settings)
+    _end_unproven(folder)
     with open(folder / _LOG, "ab") as log:
         process = system.start(
             [sys.executable, "-m", "bakehouse.local.server", str(folder), checkout(settings)],

@@ -55,7 +55,7 @@ for units in /usr/lib/systemd/system /etc/systemd/system; do
 done
 exec $LIMITED /lib/systemd/systemd
 """
-_LIMITED = "setpriv --bounding-set=-sys_admin,-net_admin,-mknod"
+_LIMITED = "setpriv --bounding-set=-sys_admin,-net_admin,-net_raw,-mknod"
 _CLOUD_INIT_DONE = "i=0; until [ -s /run/cloud-init/result.json ]; do [ $((i+=1)) -lt {n} ] || exit 1; sleep .2; done"
 
 

@@ -27,6 +27,7 @@ _NAMED: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("image", ("ImageId",)),
         ("key-pair", ("KeyName",)),
         ("security-group", ("SecurityGroupId",)),
+        ("snapshot", ("SnapshotId",)),
         ("subnet", ("SubnetId",)),
     ),
     "CreateImage": (("instance", ("InstanceId",)),),

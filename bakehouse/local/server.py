@@ -61,6 +61,8 @@ _BODILESS = re.compile(
 _SERVICES = ("ec2", "ssm", "sts", "kms", "iam", "autoscaling", "elasticloadbalancing", "cloudformation", "ebs")
 _KIT = "bakehouse"  # the service for which the kit's own questions are signed
 
+_JSON = "application/json"
+
 _LARGEST = 16 * 1024 * 1024  # bytes of a request: EC2 takes less
 
 Environ = dict[str, Any]
@@ -113,7 +115,7 @@ class Server:
         except ToolError as damaged:
             return _error(environ, "403 Forbidden", "AccessDenied", damaged.text, respond)
         if signed.service == _KIT:
-            return self._answer_own(environ, respond)
+            return self._answer_own(environ, signed, respond)
         return self._answer_aws(environ, signed, respond)
 
     def _caller(self, environ: Environ) -> Signed:
@@ -196,12 +198,15 @@ class Server:
         except GateError as error:
             log.warning("%s", error)
 
-    def _answer_own(self, environ: Environ, respond: Respond) -> Iterable[bytes]:
+    def _answer_own(self, environ: Environ, signed: Signed, respond: Respond) -> Iterable[bytes]:
+        """Answer one of the kit's own questions; the answer shows that we have the key too."""
+        key = signatures.read(self.folder)[signed.key]
+        ours = (signatures.PROOF, signatures.proof(key, environ["HTTP_AUTHORIZATION"]))
         try:
-            return _answer(respond, "200 OK", json.dumps(self._own[environ["PATH_INFO"]](environ)).encode())
+            return _answer(respond, "200 OK", json.dumps(self._own[environ["PATH_INFO"]](environ)).encode(), ours)
         except Exception as error:
             log.exception("%s failed", environ["PATH_INFO"])
-            return _answer(respond, "500 Internal Server Error", _told(error))
+            return _answer(respond, "500 Internal Server Error", _told(error), ours)
 
     def _health(self, _: Environ) -> dict[str, Any]:
         return {
@@ -231,9 +236,13 @@ class Server:
 
 def _asked(environ: Environ) -> signatures.Asked:
     """Return what the signature of a request covers; its body is read here, so that nobody waits with the lock held."""
+    if "HTTP_AUTHORIZATION" not in environ:  # nothing more is read of it
+        raise RefusedError("MissingAuthenticationToken", "the request is not signed; ./inv local.env prints how to")
     told = str(environ.get("CONTENT_LENGTH") or 0)
-    if not told.isdecimal() or int(told) > _LARGEST:
-        raise RefusedError("RequestEntityTooLarge", f"the request has {told} bytes; {_LARGEST} are the most")
+    if not re.fullmatch(r"[0-9]{1,9}", told) or int(told) > _LARGEST:
+        raise RefusedError("RequestEntityTooLarge", f"the request has {told[:20]} bytes; {_LARGEST} are the most")
+    if int(told) and environ.get("QUERY_STRING") and environ["PATH_INFO"] == "/":
+        raise RefusedError("InvalidParameter", "the request has parameters in its address and in its body")
     data: bytes = environ["wsgi.input"].read(int(told))
     environ["wsgi.input"] = io.BytesIO(data)
     headers = {
@@ -248,8 +257,8 @@ def _told(error: Exception) -> bytes:
     return json.dumps({"error": str(error), "hint": getattr(error, "hint", "")}).encode()
 
 
-def _answer(respond: Respond, status: str, body: bytes, kind: str = "application/json") -> list[bytes]:
-    respond(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
+def _answer(respond: Respond, status: str, body: bytes, *more: tuple[str, str], kind: str = _JSON) -> list[bytes]:
+    respond(status, [("Content-Type", kind), ("Content-Length", str(len(body))), *more])
     return [body]
 
 
@@ -261,7 +270,7 @@ def _form(environ: Environ) -> dict[str, list[str]]:
 
 def _parameters(environ: Environ) -> dict[str, Any]:
     """Return the parameters of a request, whether it is a form or JSON."""
-    if "json" in str(environ.get("CONTENT_TYPE", "")):
+    if _in_json(environ):
         told: Any = json.loads(environ["wsgi.input"].getvalue() or b"{}")
         return told if isinstance(told, dict) else {}
     return dict(_form(environ))
@@ -269,8 +278,12 @@ def _parameters(environ: Environ) -> dict[str, Any]:
 
 def _action(environ: Environ, form: Mapping[str, list[str]]) -> str:
     """Return the name of the API's operation that a request asks for, empty when it can't be told."""
-    target = str(environ.get("HTTP_X_AMZ_TARGET", ""))
+    target = str(environ.get("HTTP_X_AMZ_TARGET", "")) if _in_json(environ) else ""
     return target.rpartition(".")[2] if target else form.get("Action", [""])[0]
+
+
+def _in_json(environ: Environ) -> bool:
+    return "json" in str(environ.get("CONTENT_TYPE", ""))
 
 
 def _internal_error(environ: Environ, message: str, respond: Respond) -> list[bytes]:
@@ -279,14 +292,14 @@ def _internal_error(environ: Environ, message: str, respond: Respond) -> list[by
 
 def _error(environ: Environ, status: str, code: str, message: str, respond: Respond) -> list[bytes]:
     """Answer with an error in EC2's form, or in JSON to who asks in JSON."""
-    if "json" in str(environ.get("CONTENT_TYPE", "")):
+    if _in_json(environ):
         told = json.dumps({"__type": code, "message": message}).encode()
-        return _answer(respond, status, told, "application/x-amz-json-1.1")
+        return _answer(respond, status, told, kind="application/x-amz-json-1.1")
     body = (
         f"<?xml version='1.0' encoding='UTF-8'?><Response><Errors><Error><Code>{code}</Code>"
         f"<Message>{escape(message)}</Message></Error></Errors><RequestID>local</RequestID></Response>"
     ).encode()
-    return _answer(respond, status, body, "text/xml")
+    return _answer(respond, status, body, kind="text/xml")
 
 
 def main(folder: Path, checkout: str) -> None:
@@ -346,6 +359,8 @@ def _last_port(folder: Path) -> int:
 
 
 class _Handler(MotoRequestHandler):
+    timeout = 30  # seconds for a request to arrive: who sends half of one doesn't hold a thread for ever
+
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
         """Stay silent: the log tells what happened to machines."""
 

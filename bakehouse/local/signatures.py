@@ -25,6 +25,9 @@ OWN = "local"
 
 FILE = "keys.json"
 """The name of the file with the keys, in the local EC2's folder."""
+PROOF = "X-Bakehouse-Proof"
+"""The header of an answer that shows from whom it comes."""
+
 _TIME = "%Y%m%dT%H%M%SZ"
 _LATE = timedelta(minutes=5)  # as on AWS
 _AUTHORIZATION = re.compile(
@@ -147,6 +150,11 @@ def signer(known: Mapping[str, AccessKey], request: Asked, now: datetime | None 
     if not hmac.compare_digest(signature, told["signature"]):
         raise RefusedError("SignatureDoesNotMatch", "the request was signed with another secret access key")
     return Signed(name, told["service"], told["region"])
+
+
+def proof(key: AccessKey, authorization: str) -> str:
+    """Return what shows that an answer to a signed request comes from somebody who has the key too."""
+    return hmac.new(key.secret.encode(), f"answer to {authorization}".encode(), "sha256").hexdigest()
 
 
 def _is_now(time: str, day: str, now: datetime) -> bool:

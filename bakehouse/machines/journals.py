@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import shlex
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bakehouse import machines
@@ -19,7 +19,9 @@ from bakehouse.records import inspector
 from bakehouse.settings import Settings
 
 _HIDDEN = "(secret)"
-_WORDS = (re.compile(r"\S+"), re.compile(r"[\w+/.~-]{4,}"))  # a word may stand in quotes, or behind a colon
+Mark = tuple[str, int]
+"""By what a secret is recognized: its salted digest, and its length in characters."""
+
 _LIKE_A_SECRET = re.compile(r"[\w+/=-]{20,}")
 
 
@@ -43,22 +45,32 @@ def read(account: Account, settings: Settings, service: Service, machine: Machin
     try:
         answer = shells.enter(settings, machine, command)
         told = json.loads(answer.stdout)
-        journal, hidden = str(told["journal"]), [str(one) for one in told["secrets"]]
+        journal, marks = str(told["journal"]), [(str(digest), int(length)) for digest, length in told["marks"]]
     except (InputError, CloudError) as error:
         return Written(masked_blindly(output), error.text)
     except (ValueError, KeyError, TypeError):
         return Written(masked_blindly(output), masked_blindly(answer.stderr))
-    return Written(masked(output, salt, hidden), masked(journal, salt, hidden))
+    return Written(masked(output, salt, marks), masked(journal, salt, marks))
 
 
-def masked(text: str, salt: str, hidden: Collection[str]) -> str:
-    """Return a text with ``(secret)`` in place of each word whose salted digest is ``hidden``."""
+def masked(text: str, salt: str, marks: Iterable[Mark]) -> str:
+    """Return a text with ``(secret)`` in place of each secret; ``marks`` are their salted digests and lengths.
 
-    def shown(word: re.Match[str]) -> str:
-        return _HIDDEN if inspector.digest(salt.encode(), word[0].encode()) in hidden else word[0]
-
-    for words in _WORDS:
-        text = words.sub(shown, text)
+    A secret is found wherever a word could begin, with whatever stands before and behind it.
+    """
+    of: dict[int, set[str]] = {}
+    for digest, length in marks:
+        of.setdefault(length, set()).add(digest)
+    for length, digests in sorted(of.items(), reverse=True):
+        begun = 0
+        while begun + length <= len(text):
+            piece = text[begun : begun + length]
+            starts = begun == 0 or not (text[begun - 1].isalnum() and piece[0].isalnum())
+            if starts and inspector.digest(salt.encode(), piece.encode(errors="replace")) in digests:
+                text = f"{text[:begun]}{_HIDDEN}{text[begun + length :]}"
+                begun += len(_HIDDEN)
+            else:
+                begun += 1
     return text
 
 

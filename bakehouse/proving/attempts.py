@@ -196,7 +196,7 @@ class Attempt:
         """Return what a machine wrote, without its secrets; of one that never told its traits, without long words."""
         if traits is None:
             return journals.masked_blindly(text)
-        return journals.masked(text, self._question.salt, {traits.files[path] for path in traits.secrets})
+        return journals.masked(text, self._question.salt, traits.marks)
 
     def _find(self, when: str, found: Mapping[str, Sequence[Finding]]) -> None:
         """Add findings, given by machine ID; equal findings on both machines become one finding on ``both``."""

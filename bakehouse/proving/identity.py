@@ -49,6 +49,7 @@ class Traits:
         hostname: its host name.
         files: the files that identify it and the secret ones, each mapped to its salted digest.
         secrets: the paths of the secret files.
+        marks: by what the secrets in these files are recognized, each as digest and length.
         old: those of the secret files that were already in the image.
         keys: the keys that SSH accepts, each as user, file and line of that file.
         passwords: the names of the users that have a password.
@@ -59,6 +60,7 @@ class Traits:
     hostname: str
     files: Mapping[str, str]
     secrets: tuple[str, ...]
+    marks: tuple[tuple[str, int], ...]
     old: tuple[str, ...]
     keys: tuple[tuple[str, str, str], ...]
     passwords: tuple[str, ...]
@@ -71,7 +73,10 @@ class Traits:
         told: dict[str, Any] = json.loads(answer)
         lists = {name: tuple(told[name]) for name in ("secrets", "old", "passwords")}
         keys = tuple((user, path, line) for user, path, line in told["keys"])
-        return cls(**{**told, **lists, "keys": keys, "contents": Contents.from_answer(told["contents"])})
+        marks = tuple((digest, length) for digest, length in told["marks"])
+        return cls(
+            **{**told, **lists, "keys": keys, "marks": marks, "contents": Contents.from_answer(told["contents"])}
+        )
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,12 @@ HERE = "here "
 """The digest of a variable begins with this. It stays in the checkout: whoever has it could guess a short value."""
 
 _VARIABLES = "variables"
-_SECRET = re.compile(r"(^|_)(pass|passwd|password|passphrase|pin|pwd|secret|token|key|credentials?)$", re.IGNORECASE)
+_WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
+_SECRET = {
+    *("credential", "credentials", "key", "keys", "pass", "passcode", "passphrase", "passwd", "password", "passwords"),
+    *("pem", "pin", "psk", "pwd", "secret", "secrets", "token", "tokens"),
+}
+"""What is called so in the end is secret, unless it is the path of a file."""
 
 
 def own_key(folder: Path) -> bytes:
@@ -66,7 +71,10 @@ def of_checkout(
     for name, folder in roles.items():
         inside = folder.is_relative_to(root)
         prefix = f"{folder.relative_to(root).as_posix()}/" if inside else f"role {name}: "
-        found |= _digests(_of_role(folder), folder, prefix)
+        for file in _of_role(folder):
+            called = f"{prefix}{file.relative_to(folder).as_posix()}"
+            variables = file.relative_to(folder).parts[0] in ("defaults", "vars") and _holds_variables(file)
+            found |= _variables(file, called, key) if variables else {called: of_file(file)}
     found |= {f"collection {name}": _of_collection(folder) for name, folder in collections.items()}
     for place in dict.fromkeys((root / "inventory", beside)):
         for file in _group_vars(place / "group_vars", ("all", recipe)):
@@ -217,7 +225,8 @@ def _is_secret(name: str, value: Any) -> bool:
         return any(_is_secret(str(inner), one) for inner, one in value.items())
     if isinstance(value, list):
         return any(_is_secret(name, one) for one in value)
-    return bool(_SECRET.search(name))
+    words = _WORDS.findall(name)
+    return bool(words) and words[-1].lower() in _SECRET and not str(value).startswith("/")
 
 
 def _parsed(file: Path) -> Any:

@@ -44,6 +44,8 @@ _COMMON = re.compile(r"/usr/share/common-licenses/([\w.+-]*\w)")
 _APT = re.compile(rb"^ ([0-9a-f]{32,} +\d+ (?:\S*/)?Packages(?:\.\w+)?)$", re.MULTILINE)
 _DNF = re.compile(rb'<data type="primary">.*?<checksum[^>]*>([0-9a-f]+)</checksum>', re.DOTALL)
 
+_LONG = 20  # characters of a word that may be a key or a token
+
 _USER = re.compile(r"//[^/]*@")
 _DNF_CACHE = "/var/cache/dnf"
 
@@ -72,6 +74,7 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
         "hostname": os.uname().nodename,
         "files": {path: digest(salt, Path(path).read_bytes()) for path in [*present, *secret]},
         "secrets": secret,
+        "marks": marks(salt, secret),
         "old": [path for path in secret if os.stat(path).st_mtime < asked["made"]],
         "keys": [[user, path, line] for user, path in _key_files() for line in _lines(path)],
         "passwords": [user for user, password in _passwords() if not password.startswith(("!", "*"))],
@@ -81,15 +84,30 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def wrote(unit: str, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the last lines of a unit's journal, of the whole one without a unit, and the secret files' digests.
+    """Return the last lines of a unit's journal, of the whole one without a unit, and the marks of the secrets.
 
     ``asked`` holds the salt and the shell patterns of the secret files, as for ``look``.
     """
     of_unit = [f"--unit={unit}"] if unit else []
     return {
         "journal": _told("journalctl", *of_unit, "--boot", "--no-pager", "--quiet", f"--lines={_JOURNAL_LINES}"),
-        "secrets": [digest(asked["salt"].encode(), Path(path).read_bytes()) for path in _matching(asked["secrets"])],
+        "marks": marks(asked["salt"].encode(), _matching(asked["secrets"])),
     }
+
+
+def marks(salt: bytes, paths: list[str]) -> list[list[Any]]:
+    """Return by what secrets are recognized in a text: the salted digest and the length of each.
+
+    A file of one line is a secret as a whole; of a longer file each long word is one. Those of a file that is no text
+    are none: no text holds them.
+    """
+    found = set()
+    for path in paths:
+        with contextlib.suppress(UnicodeDecodeError):
+            text = Path(path).read_text("utf-8").strip()
+            words = text.split() if "\n" in text else [text]
+            found |= {word for word in words if len(word) >= (_LONG if "\n" in text else 1)}
+    return [[digest(salt, word.encode()), len(word)] for word in sorted(found)]
 
 
 def digest(salt: bytes, content: bytes) -> str:

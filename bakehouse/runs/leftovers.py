@@ -120,9 +120,10 @@ def apply(account: Account, plan: Leftovers) -> None:
     stays = Stays()
     for run in plan.runs.values():
         runs.end(run)
+    still = _made(account)  # tags may have changed since the plan
     for kind in _DELETIONS:
         going = []
-        for left in (left for left in plan.leftovers if left.kind == kind):
+        for left in (left for left in plan.leftovers if left.kind == kind and left in still):
             with stays.told(f"{kind} {left.id}"):
                 _delete(account, left)
                 going.append(left.id)

@@ -133,10 +133,21 @@ def share(account: Account, image_id: str) -> None:
     account.ec2.modify_image_attribute(ImageId=image_id, LaunchPermission={"Add": [{"UserId": "111111111111"}]})
 
 
+def untag(account: Account, image_id: str) -> None:
+    """Take away what makes an image ours."""
+    account.ec2.delete_tags(Resources=[image_id], Tags=[{"Key": f"{TAG}recipe"}])
+
+
+def name_its_snapshot(account: Account, image_id: str) -> None:
+    """Name the snapshot of an image in a parameter."""
+    parameter(account, "golden-disk", *disks_of(account, image_id))
+
+
 MEANWHILE: dict[str, tuple[Callable[[Account, str], Any], str]] = {
     "a channel": (promote, "channel stable"),
     "a share": (share, "shared with 111111111111"),
     "a machine": (machine, "machine i-"),
+    "its snapshot": (name_its_snapshot, "parameter golden-disk"),
     "a parameter": (lambda account, image_id: parameter(account, "golden", image_id), "parameter golden"),
 }
 
@@ -160,6 +171,22 @@ def test_what_is_used_since_the_plan_stays(
     assert ({going}, disks_of(account, going)) == there(account)
     assert why in next(line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{going} stays: "))
     assert ["stable"] * (use is promote) == [one.name for one in channels.find(account)]
+
+
+@pytest.mark.local
+def test_what_is_not_ours_any_more_stays(account: Account) -> None:
+    """Between the plan and the deletion somebody takes our tag away: the image is theirs."""
+    theirs, other = baked(account), baked(account)
+    planned = retirements.plan(account, Terms(keep=0, at_once=True))
+    retirement = retirements.retirement(account, images.get(account, theirs, "jenkins"))
+    untag(account, theirs)
+
+    with pytest.raises(InputError, match=f"image {theirs} was not baked by Bakehouse"):
+        retirements.retire(account, retirement)
+    retirements.apply(account, planned, Terms(keep=0, at_once=True))
+
+    assert {theirs} == there(account)[0]
+    assert other not in there(account)[0]
 
 
 @pytest.mark.local

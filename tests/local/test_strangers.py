@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
 import subprocess
@@ -16,8 +17,10 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from ec2_fixtures import LocalEc2, wait
+from ec2_fixtures import LocalEc2, mark, wait
 
+from bakehouse import local
+from bakehouse.errors import ToolError
 from bakehouse.local import signatures
 from bakehouse.local.signatures import AccessKey, Asked
 
@@ -72,8 +75,10 @@ def groups(local_ec2: LocalEc2) -> list[str]:
         ("", "POST", "/", {}, "not signed"),
         ("", "GET", f"/?{CHANGE}", {}, "not signed"),
         ("", "POST", "/", {"Authorization": FORGED.format(key="local")}, "none of this local EC2"),
-        ("", "POST", "/", {"Content-Length": "99999999999"}, "are the most"),
-        ("", "POST", "/", {"Content-Length": "-1"}, "are the most"),
+        ("", "POST", "/", {"Authorization": "x", "Content-Length": "99999999999"}, "are the most"),
+        ("", "POST", "/", {"Authorization": "x", "Content-Length": "-1"}, "are the most"),
+        ("", "POST", "/", {"Authorization": "x", "Content-Length": "9" * 5000}, "are the most"),
+        ("ec2", "POST", f"/?{CHANGE}", {}, "in its address and in its body"),
         ("s3", "POST", "/", {}, "has no service s3"),
         ("ec2", "POST", "/moto-api/reset", {}, "has no service"),
         ("", "GET", "/moto-api/data.json", {}, "not signed"),
@@ -238,3 +243,27 @@ def test_a_page_in_a_browser_is_refused(local_ec2: LocalEc2, page: Pages, browse
 
     assert ["failed", "opaque0", "opaque0", "failed", "opaque0", "sent", "over"] == page.told
     assert before == groups(local_ec2)
+
+
+def test_another_program_on_the_port_is_not_believed(local_ec2: LocalEc2, tmp_path: Path) -> None:
+    """While the server is down another program may have its port: no task talks to it, nor ends what it names."""
+    told = {"pid": os.getpid(), "code": "x", "checkout": mark(local_ec2.state), "set_aside": "", "docker": True}
+
+    class Impostor(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            """Answer as our server would."""
+            body = json.dumps(told).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Impostor) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        key = signatures.keep(tmp_path)
+        with pytest.raises(ToolError, match="is not this checkout's local EC2"):
+            local.ask(local.variables(f"http://127.0.0.1:{server.server_port}", key), "health")
+        server.shutdown()

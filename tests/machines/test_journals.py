@@ -22,12 +22,38 @@ from bakehouse.settings import Settings
 WORD = "5f4dcc3b5aa765d61d8327deb882cf99"
 TEXT = f"initial password:\n{WORD}\n'{WORD}' token={WORD}, {WORD[:-1]} and more\n"
 SHOWN = f"initial password:\n(secret)\n'(secret)' token=(secret), {WORD[:-1]} and more\n"
+SECRETS = ("abc/def==", "p@ss!w0rd", "Tr0ub4dor&3", "two words", "š€cret", "-x-")
 SERVICE = Service(unit="web.service", password_file="/secret/first")
 
 
 def test_masked() -> None:
     """A word that is the content of a secret is hidden wherever it stands; others are shown."""
-    assert SHOWN == journals.masked(TEXT, "salt", {inspector.digest(b"salt", f"{WORD}\n".encode())})
+    assert SHOWN == journals.masked(TEXT, "salt", [(inspector.digest(b"salt", f"{WORD}\n".encode()), len(WORD))])
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize(
+    "around", ["{}", "token='{}'", 'password="{}",', "login with {}, please", "http://u:{}@h/", "({})"]
+)
+def test_masked_whatever_stands_around(tmp_path: Path, secret: str, around: str) -> None:
+    """A secret of any characters is hidden between any others, and the rest of the text stays."""
+    (tmp_path / "secret").write_text(f"{secret}\n")
+    marks = [(str(digest), int(length)) for digest, length in inspector.marks(b"salt", [str(tmp_path / "secret")])]
+
+    assert f"begin {around.format('(secret)')} end" == journals.masked(
+        f"begin {around.format(secret)} end", "salt", marks
+    )
+
+
+def test_marks(tmp_path: Path) -> None:
+    """Of a file of many lines the long words are secret; one that is no text, or is empty, has none."""
+    (tmp_path / "key").write_text(f"-----BEGIN\n{WORD}\nshort\n-----END\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "empty").touch()
+
+    found = inspector.marks(b"salt", [str(tmp_path / name) for name in ("key", "binary", "empty")])
+
+    assert [[inspector.digest(b"salt", WORD.encode()), len(WORD)]] == found
 
 
 def enter(answer: CompletedProcess[str] | Exception) -> Any:
@@ -68,7 +94,7 @@ def test_a_machine_tells_its_secrets_digests(
     assert SHOWN == written.console
     options, _, journal = written.journal.partition("\n")
     assert (True, SHOWN) == (options.startswith("--unit=web.service --boot"), journal)
-    assert WORD not in json.dumps(json.loads(answers[0].stdout)["secrets"])
+    assert WORD not in json.dumps(json.loads(answers[0].stdout)["marks"])
 
 
 @pytest.mark.parametrize(

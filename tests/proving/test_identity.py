@@ -28,6 +28,7 @@ CONTENTS = Contents(
 ONE = Traits(
     hostname="ip-10-0-0-1",
     files={"/etc/machine-id": "a", "/srv/secret": inspector.digest(b"salt", b"hush-hush")},
+    marks=(),
     secrets=("/srv/secret",),
     old=(),
     keys=(("admin", "/home/admin/.ssh/authorized_keys", OWN),),
