@@ -24,6 +24,7 @@ from botocore.exceptions import ClientError
 from bakehouse import documents, local, system
 from bakehouse.accounts import rights
 from bakehouse.local import checkouts, policies, signatures
+from bakehouse.local.bodies import PRIVILEGED
 
 ROOT = Path(__file__).parent.parent
 
@@ -75,6 +76,10 @@ def connects(address: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+PRIVILEGED_MACHINE = [{"ResourceType": "instance", "Tags": [{"Key": PRIVILEGED, "Value": "yes"}]}]
+"""The TagSpecifications of a machine whose root may mount, as a recipe may ask for."""
 
 
 class Machines:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ec2_fixtures import Machines
+from ec2_fixtures import PRIVILEGED_MACHINE, Machines
 
-from bakehouse.local.bodies import AWAY, PRIVILEGED
+from bakehouse.local.bodies import AWAY
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
@@ -66,8 +66,7 @@ ATTEMPTS: dict[str, tuple[str, str, str]] = {
 def both(ec2: Any, key: tuple[str, Path], group: str, base: str) -> Iterator[dict[str, Callable[[str], str]]]:
     """Give what runs a script as root on a machine as usual, and on a privileged one; it returns the last line."""
     launcher = Machines(ec2, key[1], key[0], group, base)
-    tags = [{"ResourceType": "instance", "Tags": [{"Key": PRIVILEGED, "Value": "yes"}]}]
-    ids = {"usual": launcher.launch()[0], "privileged": launcher.launch(TagSpecifications=tags)[0]}
+    ids = {"usual": launcher.launch()[0], "privileged": launcher.launch(TagSpecifications=PRIVILEGED_MACHINE)[0]}
 
     def runner(machine: str) -> Callable[[str], str]:
         return lambda script: launcher.ssh(

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ec2_fixtures import ROOT, LocalEc2, Machines
+from ec2_fixtures import PRIVILEGED_MACHINE, ROOT, LocalEc2, Machines
 from role_fixtures import NOTHING, SERVED, Host, Task, Told, chapter, role, shell, survived
 
 from bakehouse.local.packages import apt
@@ -100,7 +100,8 @@ def ground(
     [deb] = (local_ec2.folder / "packages/served/jenkins-debian").rglob("*.deb")
     machines = Machines(ec2, key[1], key[0], group, base)
     try:
-        yield furnish(Host(machines, machines.launch()[0], folder), deb.read_bytes(), folder)
+        made = machines.launch(TagSpecifications=PRIVILEGED_MACHINE)[0]  # some chapters mount something
+        yield furnish(Host(machines, made, folder), deb.read_bytes(), folder)
     finally:
         machines.terminate()
 
