@@ -12,6 +12,7 @@ datasource_list: [NoCloud]
 datasource: {NoCloud: {fs_label: null}}
 network: {config: disabled}
 manage_etc_hosts: false
+preserve_hostname: true
 growpart: {mode: "off"}
 resize_rootfs: false
 locale: false
