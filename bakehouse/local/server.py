@@ -217,7 +217,6 @@ class Server:
             "set_aside": str(self.set_aside or ""),
             "docker": self.lifecycle.bodies.answers(),
             "operations": self._operations.told(),
-            "policy": (self.folder / policies.FILE).exists(),
         }
 
     def _told_decisions(self, _: Environ) -> dict[str, Any]:
