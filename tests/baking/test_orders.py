@@ -191,6 +191,9 @@ def test_place(account: Account, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     told = capsys.readouterr().err
     assert f"base any: {placed.start.id} ({placed.start.name})" in told
     assert 1 == told.count("STAND-IN")
+    assert "privileged" not in told
+    orders.place(account, replace(RECIPE, privileged=True), base, {}, PACKER)
+    assert f"recipe {RECIPE.name} is privileged: on the local EC2 its machines' root is root" in capsys.readouterr().err
 
 
 @pytest.mark.local
