@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,18 @@ def ctrl_c() -> Iterator[Callable[[], None]]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield lambda: os.kill(os.getpid(), signal.SIGINT)
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure what the local EC2s that the test used have logged last."""
+    from ec2_fixtures import LocalEc2
+
+    report = yield
+    for name, used in getattr(item, "funcargs", {}).items():
+        if report.failed and isinstance(used, LocalEc2):
+            report.sections.append((f"log of {name}", used.log()))
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

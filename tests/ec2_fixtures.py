@@ -207,6 +207,11 @@ class LocalEc2:
         """Ask one of the kit's own questions."""
         return local.ask(self.variables(), question, **how)
 
+    def log(self) -> str:
+        """Return the last lines that the server has logged."""
+        file = self.folder / local.LOG
+        return "\n".join(file.read_text().splitlines()[-60:]) if file.exists() else "none"
+
     def copy_base(self, docker_image: str) -> None:
         """Make a base of this one's own of what another local EC2's holds; nothing when that has gone by now."""
         made = subprocess.run(["docker", "create", docker_image, "true"], capture_output=True, text=True, check=False)

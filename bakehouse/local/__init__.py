@@ -36,7 +36,7 @@ COLUMNS = ("what", "state")
 REGION = "us-east-1"
 """The one region of the local EC2, whatever the person has set."""
 
-_LOG = "server.log"
+LOG = "server.log"
 _START_SECONDS = 60
 _STOP_SECONDS = 40
 _STOPS_AT_ONCE = 32
@@ -100,7 +100,7 @@ def down(settings: Settings) -> None:
     with _alone_with_bases(settings), _alone(settings):
         _end(settings)
         bodies = _bodies(settings)
-        if not (_folder(settings) / _LOG).exists():
+        if not (_folder(settings) / LOG).exists():
             return  # nothing was ever started
         if not bodies.answers():
             raise ToolError(f"{tools.engine_place()} does not answer: the machines are not shut down", "./inv doctor")
@@ -138,7 +138,7 @@ def reset(settings: Settings) -> None:
     """Delete every container, image and file that the checkout's local EC2 has made, and nothing else."""
     with _alone_with_bases(settings), _alone(settings):
         _end(settings)
-        if (_folder(settings) / _LOG).exists():
+        if (_folder(settings) / LOG).exists():
             tools.ensure("docker")  # what was made on it can't go without it
         bodies = _bodies(settings)
         if bodies.answers():
@@ -165,7 +165,7 @@ def status(settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {
         "endpoint": server.endpoint if server else "",
         "pid": server.pid if server else 0,
-        "log": str(_folder(settings) / _LOG),
+        "log": str(_folder(settings) / LOG),
         "variables": server.variables if server else {},
         "policy": str(policy) if policy.exists() else "",
         "docker": "",
@@ -277,7 +277,7 @@ def _end_unproven(folder: Path) -> None:
 def _start(settings: Settings) -> Endpoint:
     folder = _folder(settings)
     _end_unproven(folder)
-    with open(folder / _LOG, "ab") as log:
+    with open(folder / LOG, "ab") as log:
         process = system.start(
             [sys.executable, "-m", "bakehouse.local.server", str(folder), checkout(settings)],
             system.environment(*system.DOCKER, *system.OUTSIDE),
@@ -293,8 +293,8 @@ def _start(settings: Settings) -> Endpoint:
             return server
         time.sleep(0.1)
     process.kill()
-    last = (folder / _LOG).read_text(errors="replace").strip().rpartition("\n")[2]
-    raise ToolError(f"the local EC2 does not start: {last}", f"its log: {folder / _LOG}")
+    last = (folder / LOG).read_text(errors="replace").strip().rpartition("\n")[2]
+    raise ToolError(f"the local EC2 does not start: {last}", f"its log: {folder / LOG}")
 
 
 def _find(settings: Settings) -> Endpoint | None:

@@ -53,7 +53,15 @@ class _Asked(threading.local):
 
 
 class Lifecycle:
-    """Hold the one lock under which moto's backends change, and move bodies outside of it."""
+    """Hold the one lock under which moto's backends change, and move bodies outside of it.
+
+    Attributes:
+        bodies: the bodies that are moved.
+        lock: the lock.
+        refused: set when a move was refused; who looks again what is to be done clears it.
+        unopened: "address:port" -> why that port, which a rule opens, could not be opened.
+        restarting: the IDs of the machines that are off for a moment because they are being restarted.
+    """
 
     def __init__(self, bodies: Bodies, gate: GateDriver, state: State) -> None:
         self.bodies = bodies
@@ -66,6 +74,8 @@ class Lifecycle:
         self._turns: dict[str, deque[Callable[[], None]]] = {}  # by the ID of a machine or image; never an empty one
         self._asked = _Asked()
         self.restarting: set[str] = set()
+        self.refused = threading.Event()
+        self._looked_at: set[tuple[str, int]] = set()  # (instance ID, process ID) where cloud-init is waited for
         self._gate_image = ""
         self._opening = Coalesced(self._open)
 
@@ -229,11 +239,12 @@ class Lifecycle:
                     return
 
     def logged(self, move: Callable[[], None]) -> None:
-        """Make a move; a fault is logged and ends nothing."""
+        """Make a move; a fault is logged and ends nothing, and a refusal is noted for ``Watch.look_again``."""
         try:
             move()
         except (BodyError, GateError) as error:
-            log.warning("%s; the next adoption takes it up again", error)
+            log.warning("%s; what was promised is taken up again", error)
+            self.refused.set()
         except Exception:
             log.exception("a move failed")
 
@@ -268,6 +279,8 @@ class Lifecycle:
 
     def _watch_cloud_init(self, instance: Instance, pid: int) -> None:
         """Look when cloud-init is done, in a thread that takes nobody's turn and doesn't delay the server's end."""
+        with self.lock:
+            self._looked_at.add((instance.id, pid))
         look = threading.Thread(
             target=self.logged,
             args=(lambda: self._see_cloud_init(instance, pid),),
@@ -276,8 +289,16 @@ class Lifecycle:
         )
         look.start()
 
+    def looks_at(self, instance: Instance) -> bool:
+        """Tell whether somebody looks when the cloud-init of a machine, as it runs now, is done."""
+        return (instance.id, instance.pid) in self._looked_at
+
     def _see_cloud_init(self, instance: Instance, pid: int) -> None:
-        done = self.bodies.wait_for_cloud_init(instance.id)
+        try:
+            done = self.bodies.wait_for_cloud_init(instance.id)
+        finally:
+            with self.lock:
+                self._looked_at.discard((instance.id, pid))
         with self.changing():
             if instance.state == "running" and instance.pid == pid:
                 instance.health = "ok" if done else "impaired"

@@ -315,7 +315,9 @@ def main(folder: Path, checkout: str) -> None:
     server.set_aside = state.load()
     adoption.restore(lifecycle, lost=not state.path.exists())
     listener = _listen(server, folder)
-    threading.Thread(target=Watch(lifecycle).watch, daemon=True, name="watch").start()
+    watch = Watch(lifecycle)
+    threading.Thread(target=watch.watch, daemon=True, name="watch").start()
+    threading.Thread(target=watch.look_again, daemon=True, name="look").start()
     threading.Thread(target=_end_with, args=(folder, listener), daemon=True, name="folder").start()
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=listener.shutdown).start())
     documents.replace(

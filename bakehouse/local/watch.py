@@ -15,6 +15,8 @@ from bakehouse.local.things import Ami, Instance
 log = logging.getLogger(__name__)
 
 _FORGET_AFTER = 3600  # a terminated instance can be described for about an hour, as in EC2
+_LOOK_SECONDS = 60
+_AGAIN_SECONDS = 5  # after a refusal
 
 _BY_HOST = ("Server.InternalError: the machine went off while the local EC2 was away", "Server.InternalError")
 _BY_ITSELF = StateReason(
@@ -28,6 +30,7 @@ class Watch:
     def __init__(self, lifecycle: Lifecycle) -> None:
         self.lifecycle = lifecycle
         self.bodies = lifecycle.bodies
+        self._off: set[str] = set()  # the machines that the last look found off
 
     def watch(self) -> None:
         """Follow for ever what machines do by themselves: power off, reboot, die with the Docker engine."""
@@ -35,22 +38,40 @@ class Watch:
             self.lifecycle.logged(self._follow_bodies)
             time.sleep(2)  # the Docker engine is away: look again until it's back
 
+    def look_again(self) -> None:
+        """Compare for ever what Docker has with the state: each minute, and soon after it has refused a move.
+
+        So what was promised is done, though the engine refused it at first: a machine ends, a snapshot goes. What an
+        engine that is away leaves undone is taken up by ``watch`` when it is back.
+        """
+        while True:
+            if self.lifecycle.refused.wait(_LOOK_SECONDS):
+                time.sleep(_AGAIN_SECONDS)
+                self.lifecycle.refused.clear()
+            if self.bodies.answers():
+                self.lifecycle.logged(partial(self.adopt, told=True))
+
     def _follow_bodies(self) -> None:
         self.adopt()
         for instance_id, reboots in self.bodies.deaths():
             self._died(instance_id, reboots)
 
-    def adopt(self) -> None:
-        """Let the backends agree with the machines and snapshots that Docker has: finished, on, off, lost or gone."""
+    def adopt(self, told: bool = False) -> None:
+        """Let the backends agree with the machines and snapshots that Docker has: finished, on, off, lost or gone.
+
+        ``told`` says that Docker tells of each machine that goes off: what it has told may be just on its way, so a
+        machine counts as off from the second look on.
+        """
         with self.lifecycle.lock:
-            still = [instance for instance in self.lifecycle.instances() if not self.lifecycle.moves(instance.id)]
+            still = {one.id: (one.state, one.pid) for one in self._still()}
             left = [image for image in self._pending() if not self.lifecycle.moves(image.id, image.instance_id)]
         # Docker is asked without the lock: everybody who asks the API waits for that
         pids = self.bodies.running()
         there = {image.id for image in left if self.bodies.has(image.ebs_snapshot.id)}
         with self.lifecycle.changing():
-            for instance in still:  # a fault with one must not keep the others
-                self.lifecycle.logged(partial(self._adopt, instance, pids.get(instance.id)))
+            for instance in self._still():  # a fault with one must not keep the others
+                if still.get(instance.id) == (instance.state, instance.pid):  # else the answer was too old for it
+                    self.lifecycle.logged(partial(self._adopt, instance, pids.get(instance.id), told))
             for image in left:
                 _settle(image, image.id in there)
             for backend in self.lifecycle.backends():
@@ -59,12 +80,18 @@ class Watch:
                     self.lifecycle.forget(backend, snapshot_id)
         self.lifecycle.open_ports()
 
+    def _still(self) -> list[Instance]:
+        """Return the instances whose bodies nobody moves."""
+        return [one for one in self.lifecycle.instances() if not self.lifecycle.moves(one.id)]
+
     def _pending(self) -> list[Ami]:
         images = [image for backend in self.lifecycle.backends() for image in backend.amis.values()]
         return [image for image in images if image.state == "pending"]
 
-    def _adopt(self, instance: Instance, pid: int | None) -> None:
-        if instance.state == "terminated" or self.lifecycle.moves(instance.id):
+    def _adopt(self, instance: Instance, pid: int | None, told: bool) -> None:
+        expected = told and instance.id not in self._off
+        self._off.discard(instance.id)
+        if instance.state == "terminated":
             return
         if pid is None:
             off = instance.state in ("shutting-down", "stopped")
@@ -74,13 +101,15 @@ class Watch:
         elif instance.state == "stopping":
             self.lifecycle.stop(instance)
         elif pid == 0:
-            if instance.state != "stopped":
+            if instance.state != "stopped" and expected:
+                self._off.add(instance.id)
+            elif instance.state != "stopped":
                 self.lifecycle.now_stopped(instance, StateReason(*_BY_HOST))
         elif instance.state == "stopped":
             instance.become("pending")
             self.lifecycle.give_public_address(instance)
             self.lifecycle.later(instance, lambda: self.lifecycle.boot(instance, lambda: None))
-        elif instance.pid != pid or instance.health == "initializing":
+        elif instance.pid != pid or (instance.health == "initializing" and not self.lifecycle.looks_at(instance)):
             self.lifecycle.later(instance, lambda: self.lifecycle.boot(instance, lambda: None))
 
     def _died(self, instance_id: str, reboots: bool) -> None:

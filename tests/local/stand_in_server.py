@@ -1,12 +1,14 @@
 """Serve the local EC2 without a Docker engine: a stand-in for its bodies tells when Docker is asked under the lock.
 
 A test runs this file as ``python stand_in_server.py FOLDER``. A machine's user-data says what the machine does:
-``no sshd`` and ``no end`` (of cloud-init) let it come up never, ``powers off`` and ``reboots`` are done by itself.
+``no sshd`` and ``no end`` (of cloud-init) let it come up never, ``powers off`` and ``reboots`` are done by itself; of a
+``stubborn`` one, and of its snapshots, Docker refuses at first each move to stop or remove it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import traceback
@@ -16,6 +18,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 from unittest.mock import patch
+
+log = logging.getLogger(__name__)
 
 CHECKOUT = "0123456789ab"
 BREACHES = "breaches"
@@ -31,6 +35,8 @@ class Bodies:
         self._pids: dict[str, int] = {}
         self._does: dict[str, str] = {}
         self._snapshots: set[str] = set()
+        self._stubborn: set[str] = set()
+        self._refused: set[tuple[str, str]] = set()
         self._died: SimpleQueue[tuple[str, bool]] = SimpleQueue()
         self._numbers = count(1)
 
@@ -69,6 +75,8 @@ class Bodies:
     def birth(self, birth: Any) -> None:
         """Make a machine."""
         self._does[birth.instance_id] = birth.user_data.decode()
+        if self._does[birth.instance_id] == "stubborn":
+            self._stubborn.add(birth.instance_id)
         self.start(birth.instance_id)
 
     def start(self, instance_id: str) -> None:
@@ -77,14 +85,25 @@ class Bodies:
 
     def stop(self, instance_id: str) -> None:
         """Switch a machine off."""
+        self._refuse("stop", instance_id)
         self._pids[instance_id] = 0
 
     def remove(self, instance_id: str) -> None:
         """Remove a machine."""
+        self._refuse("remove", instance_id)
         self._pids.pop(instance_id, None)
 
-    def commit(self, _: str, snapshot_id: str, __: Mapping[str, Any]) -> None:
+    def _refuse(self, move: str, name: str) -> None:
+        from bakehouse.local.bodies import BodyError
+
+        if name in self._stubborn and (move, name) not in self._refused:
+            self._refused.add((move, name))
+            raise BodyError(f"Docker is not in the mood to {move} {name}")
+
+    def commit(self, instance_id: str, snapshot_id: str, _: Mapping[str, Any]) -> None:
         """Make a snapshot of a machine."""
+        if instance_id in self._stubborn:
+            self._stubborn.add(snapshot_id)
         self._snapshots.add(snapshot_id)
 
     def copy(self, _: str, copy_id: str) -> None:
@@ -93,7 +112,9 @@ class Bodies:
 
     def forget(self, snapshot_id: str) -> None:
         """Remove a snapshot."""
+        self._refuse("remove", snapshot_id)
         self._snapshots.discard(snapshot_id)
+        log.info("%s is removed", snapshot_id)
 
     def has(self, snapshot_id: str) -> bool:
         """Tell whether there is a snapshot."""

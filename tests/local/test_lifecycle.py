@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -155,6 +156,10 @@ class StandIn:
         wait(lambda: {one["State"]["Name"] for one in describe(self.ec2, *made)} == {"running"})
         return made
 
+    def log(self) -> str:
+        """Return what the server has logged."""
+        return (self._folder / "log").read_text()
+
     def breaches(self) -> str:
         """Return where the lock was held while Docker was asked."""
         noted = self._folder / stand_in_server.BREACHES
@@ -241,6 +246,24 @@ def _of_other_services(stand_in: StandIn) -> None:
     scaling.delete_auto_scaling_group(**name, ForceDelete=True)
     for one in made:
         wait_for_state(stand_in.ec2, one, "terminated")
+
+
+def test_what_docker_refuses_at_first_is_done_in_the_end(stand_in: StandIn) -> None:
+    """A machine stops and ends, and a snapshot goes, though the engine refused each, and answers nobody of it."""
+    ec2 = stand_in.ec2
+    (one,) = stand_in.running("stubborn")
+    image = ec2.create_image(InstanceId=one, Name="stubborn", NoReboot=True)["ImageId"]
+    _available(ec2, image)
+
+    ec2.stop_instances(InstanceIds=[one])
+    ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
+    wait_for_state(ec2, one, "stopped")
+    ec2.terminate_instances(InstanceIds=[one])
+    wait_for_state(ec2, one, "terminated")
+
+    wait(lambda: re.search(r"snap-\w+ is removed", stand_in.log()))
+
+    assert {"stop i-", "remove i-", "remove snap-"} == set(re.findall(r"mood to (\w+ \w+-)", stand_in.log()))
 
 
 @pytest.mark.parametrize("lacks", ["no end", "no sshd"])
