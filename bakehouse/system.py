@@ -242,7 +242,8 @@ def _is_private(host: str) -> bool:
 def alone(file: Path, waiting: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """Wait for the lock on a file, and hold it. The file is made if it is missing.
 
-    If that takes longer than a second, ``waiting`` is called with who holds the lock, such as "bake (process 4711)".
+    If that takes longer than a second, ``waiting`` is called with who holds the lock, such as "bake (process 4711)";
+    it may raise, and then there is no waiting.
     """
     with file.open("a+") as lock:
         if not _locked(lock, 1):
@@ -258,12 +259,23 @@ def alone(file: Path, waiting: Callable[[str], None] = lambda _: None) -> Iterat
             lock.truncate(0)
 
 
-def _locked(lock: IO[str], seconds: float) -> bool:
+def holder(file: Path) -> str:
+    """Return who holds the lock on a file, such as "bake (process 4711)"; empty when nobody does."""
+    try:
+        with file.open() as lock:
+            if _locked(lock, 0, fcntl.LOCK_SH):
+                return ""
+            return lock.read().strip() or "another task"
+    except OSError:
+        return ""
+
+
+def _locked(lock: IO[str], seconds: float, kind: int = fcntl.LOCK_EX) -> bool:
     """Try for so long to get a lock, and return whether we have it."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
@@ -38,7 +40,16 @@ REGION = "us-east-1"
 
 LOG = "server.log"
 _START_SECONDS = 60
+_ANSWER_SECONDS = 10
 _STOP_SECONDS = 40
+_GRACE_SECONDS = 5  # to a server that has not answered
+
+SILENT_SECONDS = 60
+"""So long a server that is there may be silent: a laptop's lid was shut, the host swaps."""
+
+LOCK = "server.lock"
+"""The file in the folder of the local EC2 whose lock a server holds as long as it lives."""
+
 _STOPS_AT_ONCE = 32
 
 
@@ -51,7 +62,7 @@ class Endpoint:
         code: the digest of what the server was started from, and its folder.
         endpoint: the server's URL.
         variables: the AWS_* variables that make a program use it: its endpoint, its region, the checkout's key.
-        set_aside: the state file that the server could not read, empty when there was none.
+        told: what the server has to say of its state, a line each: what was damaged or lost, and what is used instead.
         docker: whether the Docker engine answers the server.
     """
 
@@ -59,7 +70,7 @@ class Endpoint:
     code: str
     endpoint: str
     variables: Mapping[str, str] = field(repr=False)
-    set_aside: str
+    told: Sequence[str]
     docker: bool
 
 
@@ -71,7 +82,7 @@ def up(settings: Settings, base: str = "", known: Mapping[str, Described] | None
     from bakehouse.local import checkouts
 
     with _alone(settings):
-        server = _find(settings)
+        server = _find(settings) or _awaited(settings)
         if server is None:
             tools.ensure("docker")
         if server is not None and server.code != f"{digest(Path(__file__).parent)} {_folder(settings).resolve()}":
@@ -84,8 +95,8 @@ def up(settings: Settings, base: str = "", known: Mapping[str, Described] | None
             with console.step("start the local EC2"):
                 server = _start(settings)
             checkouts.register(_bodies(settings).docker, checkout(settings), _folder(settings).resolve())
-            if server.set_aside:
-                console.say(f"the local EC2's state could not be read and was set aside: {server.set_aside}")
+            for line in server.told:
+                console.say(line)
     if base:  # under a lock of its own: who only reads doesn't wait for a base
         tools.ensure("docker")  # the server may reach an engine that doesn't let this person in
         with _alone_with_bases(settings):
@@ -236,9 +247,14 @@ def ask(variables: Mapping[str, str], question: str, seconds: float = 10, **quer
                 raise ToolError(f"what answers at {endpoint} is not this checkout's local EC2", "./inv local.up")
             told: dict[str, Any] = json.load(answer)
             return told
+    except HTTPException as error:
+        raise ToolError(f"what answers at {endpoint} is no web server ({error!r})", "./inv local.up") from error
     except HTTPError as error:
         if error.code == HTTPStatus.FORBIDDEN:
-            raise ToolError(f"local EC2: {error.read().decode()}", "./inv local.status names its log") from error
+            said = error.read(1000).decode(errors="replace")
+            raise ToolError(f"local EC2: {said}", "./inv local.status names its log") from error
+        if not _is_ours(error, key, signed):
+            raise ToolError(f"what answers at {endpoint} is not this checkout's local EC2", "./inv local.up") from error
         no = json.load(error)
         raise ToolError(f"local EC2: {no['error']}", no["hint"] or "./inv local.status names its log") from error
 
@@ -260,23 +276,53 @@ def _have_base(settings: Settings, name: str, known: Mapping[str, Described], se
         ask(server.variables, "adopt")
 
 
-def _end_unproven(folder: Path) -> None:
-    """End a server of ours that can't show that it has the key: an older version of the kit has started it."""
+def _awaited(settings: Settings) -> Endpoint | None:
+    """Return the server that is there but did not answer, when it does; end it when it stays silent.
+
+    A second one beside it would write the same state. Return None when there is none, or none any more.
+    """
+    folder = _folder(settings)
+    deadline = time.monotonic() + SILENT_SECONDS
+    if holder := system.holder(folder / LOCK):
+        console.say("waiting for the local EC2, which is there but does not answer ...")
+    while holder and time.monotonic() < deadline:
+        if server := _find(settings):
+            return server
+        time.sleep(0.2)
+        holder = system.holder(folder / LOCK)
+    if pid := _process(folder):
+        console.say(f"the local EC2 (process {pid}) does not answer: it is ended")
+        _end_process(pid, _GRACE_SECONDS)
+    return None
+
+
+def _process(folder: Path) -> int:
+    """Return the process of the server that serves from a folder, also of one that doesn't answer; 0 for none."""
+    told = re.search(r"\(process (\d+)\)", system.holder(folder / LOCK))
+    # a server of an older kit has no lock, and shows no proof that it has the key
+    pid = int(told[1]) if told else last_told(folder).get("pid", 0)
     try:
-        pid = int(json.loads((folder / "server.json").read_text())["pid"])
-        line = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except (OSError, ValueError, KeyError):
-        return
-    if "bakehouse.local.server" in line and str(folder) in line:
+        line = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return 0
+    return pid if "bakehouse.local.server" in line and str(folder) in line else 0
+
+
+def _end_process(pid: int, seconds: float) -> None:
+    """End a server, by force when it is there after so many seconds."""
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_SECONDS
+        deadline = time.monotonic() + seconds
         while _lives(pid) and time.monotonic() < deadline:
             time.sleep(0.1)
+        if _lives(pid):
+            os.kill(pid, signal.SIGKILL)
+    while _lives(pid):
+        time.sleep(0.1)
 
 
 def _start(settings: Settings) -> Endpoint:
     folder = _folder(settings)
-    _end_unproven(folder)
     with open(folder / LOG, "ab") as log:
         process = system.start(
             [sys.executable, "-m", "bakehouse.local.server", str(folder), checkout(settings)],
@@ -299,19 +345,32 @@ def _start(settings: Settings) -> Endpoint:
 
 def _find(settings: Settings) -> Endpoint | None:
     """Return the checkout's server if it answers."""
-    try:
-        told = json.loads((_folder(settings) / "server.json").read_text())
-        endpoint = f"http://127.0.0.1:{told['port']}"
-    except (OSError, ValueError, KeyError):
+    port = last_told(_folder(settings)).get("port", 0)
+    if not port:
         return None
+    endpoint = f"http://127.0.0.1:{port}"
     found = variables(endpoint, signatures.keep(_folder(settings)))
     try:
-        health = ask(found, "health")
-    except (OSError, ValueError, ToolError):  # another program has the port by now
+        health = ask(found, "health", _ANSWER_SECONDS)
+    except (OSError, ToolError):  # another program has the port by now
         return None
     if health["checkout"] != checkout(settings):
         return None
-    return Endpoint(health["pid"], health.get("code", ""), endpoint, found, health["set_aside"], health["docker"])
+    return Endpoint(health["pid"], health.get("code", ""), endpoint, found, health["told"], health["docker"])
+
+
+def last_told(folder: Path) -> dict[str, int]:
+    """Return the ``pid`` and the ``port`` that the last server of a folder has written there; empty when none can be.
+
+    They may be those of another program by now, or of none.
+    """
+    try:
+        told = json.loads((folder / "server.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    most = {"pid": 2**22, "port": 2**16 - 1}
+    sound = isinstance(told, dict) and all(type(told.get(key)) is int and 0 < told[key] <= most[key] for key in most)
+    return {key: told[key] for key in most} if sound else {}
 
 
 def variables(endpoint: str, key: signatures.AccessKey) -> dict[str, str]:
@@ -330,16 +389,8 @@ def variables(endpoint: str, key: signatures.AccessKey) -> dict[str, str]:
 
 
 def _end(settings: Settings) -> None:
-    server = _find(settings)
-    if server is None:
-        return
-    os.kill(server.pid, signal.SIGTERM)
-    deadline = time.monotonic() + _STOP_SECONDS
-    while _find(settings) is not None or _lives(server.pid):
-        if time.monotonic() > deadline:
-            os.kill(server.pid, signal.SIGKILL)
-            return
-        time.sleep(0.1)
+    if pid := _process(_folder(settings)):
+        _end_process(pid, _STOP_SECONDS)
 
 
 def _lives(pid: int) -> bool:

@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any
 
 from moto.core.models import DEFAULT_ACCOUNT_ID
-from moto.ec2.models import ec2_backends
+from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.utils import random_snapshot_id
 
 from bakehouse.local.bodies import Bodies, BodyError
@@ -29,14 +29,17 @@ REGION = "us-east-1"
 _BASE_GIB = 8
 
 
-def restore(lifecycle: Lifecycle, lost: bool) -> None:
-    """Register the bases that are there, and after a lost state the images too; say so where Docker is away."""
+def restore(lifecycle: Lifecycle, lost: bool) -> list[str]:
+    """Register the bases that are there, and after a lost state the images and machines too.
+
+    Return what is to be told: a line on what a lost state has cost.
+    """
     try:
         bases(lifecycle)
-        if lost:
-            _images(lifecycle)
+        return _found_again(lifecycle) if lost else []
     except BodyError as error:
         log.warning("%s", error)
+        return [f"the local EC2 does not know its images and machines: {error}"] if lost else []
 
 
 def bases(lifecycle: Lifecycle) -> list[str]:
@@ -112,18 +115,45 @@ def _make(lifecycle: Lifecycle, name: str, folder: Path) -> str:
     return made
 
 
-def _images(lifecycle: Lifecycle) -> None:
-    found = [labels for _, labels, _ in lifecycle.bodies.images()]
+def _found_again(lifecycle: Lifecycle) -> list[str]:
+    """Register the images and machines that Docker knows, and return what is to be told of that."""
+    bodies = lifecycle.bodies
+    found = [labels for _, labels, _ in bodies.images() if labels.get(KIND) == "image" and labels.get(IMAGE)]
+    images = {labels[SNAPSHOT]: json.loads(labels[IMAGE]) for labels in found}
+    images.update({note["snapshot"]: note for note in bodies.notes().values() if note["snapshot"] in images})
+    machines = bodies.machines()
+    told = []
     with lifecycle.changing():
-        for labels in found:
-            if labels.get(KIND) == "image" and labels.get(IMAGE):
-                _register_again(json.loads(labels[IMAGE]), labels[SNAPSHOT])
+        for snapshot_id, image in images.items():
+            _register(image, snapshot_id, public=False)
+        for instance_id, machine in machines.items():
+            try:
+                _register_machine(instance_id, machine)
+            except Exception:  # whatever moto has against it: the others are registered all the same
+                log.exception("%s can't be registered again", instance_id)
+                told.append(f"machine {instance_id} can't be registered again: docker ps --all shows it")
+    if images or machines:
+        counted = f"{len(images)} images and {len(machines) - len(told)} machines"
+        told.append(f"the local EC2's state is lost; Docker still knows {counted}, but no channel, group or key pair")
+    return told
 
 
-def _register_again(told: Mapping[str, Any], snapshot_id: str) -> None:
-    if told["id"] not in _backend().amis:
-        log.warning("%s (%s) is registered again from its body", told["id"], told["name"])
-        _register(told, snapshot_id, public=False)
+def _register_machine(instance_id: str, told: Mapping[str, Any]) -> None:
+    """Register a machine as an instance that is off; where it is on, ``Watch.adopt`` sees that."""
+    backend = _backend()
+    group = backend.get_security_group_from_name("default", backend.get_default_vpc().id)
+    made: Any = EC2Backend.run_instances(
+        backend, told["image_id"], 1, None, [], security_group_ids=[group.id], is_instance_type_default=True
+    )
+    [instance] = made.instances
+    instance.id = instance_id
+    instance.instance_type, instance.key_name = told["instance_type"], told["key_name"]
+    instance.instance_initiated_shutdown_behavior = told["shutdown"]
+    instance.add_tags(told["tags"])
+    nic = instance.nics[0]
+    nic.private_ip_addresses[0]["PrivateIpAddress"] = nic.private_ip_address = told["address"]
+    nic.public_ip = None
+    instance.become("stopped")
 
 
 def _register(told: Mapping[str, Any], snapshot_id: str, public: bool) -> None:
@@ -148,6 +178,8 @@ def _register(told: Mapping[str, Any], snapshot_id: str, public: bool) -> None:
     snapshot.id = snapshot_id
     snapshot.volume.size = told["size"]
     image.source_image_id = told.get("source_image_id")
+    image.deprecation_time, image.imds_support = told.get("deprecation_time"), told.get("imds_support")
+    snapshot.add_tags(told.get("snapshot_tags", {}))
     backend.amis[image.id] = image
 
 

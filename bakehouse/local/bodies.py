@@ -23,7 +23,7 @@ from docker.context import ContextAPI
 from docker.utils import kwargs_from_env
 
 from bakehouse import tools
-from bakehouse.local.labels import BASE, CHECKOUT, IMAGE, INSTANCE, KIND, SNAPSHOT
+from bakehouse.local.labels import BASE, CHECKOUT, IMAGE, INSTANCE, KIND, MACHINE, SNAPSHOT
 
 BOOT_SECONDS = 180
 """After this a machine without an sshd, or whose cloud-init isn't done, counts as impaired."""
@@ -74,6 +74,7 @@ class Birth:
         hostname: the machine's own name for itself.
         public_key: the key pair's public key in OpenSSH's format, empty without a key pair.
         user_data: the user-data as it was given, decoded.
+        record: what the instance is, for the case that the state is lost.
         privileged: whether its root keeps the rights that are root's on the host too.
     """
 
@@ -83,6 +84,7 @@ class Birth:
     hostname: str
     public_key: str
     user_data: bytes
+    record: Mapping[str, Any]
     privileged: bool = False
 
 
@@ -197,6 +199,7 @@ class Bodies:
 
     def birth(self, birth: Birth) -> None:
         """Create a machine and switch it on."""
+        told = json.dumps({**birth.record, "address": birth.address})
         with docker_errors(f"machine {birth.instance_id}"):
             api = self.docker.api
             limits = api.create_host_config(
@@ -211,7 +214,7 @@ class Bodies:
                 command=["sh", "-c", f"LIMITED='{'' if birth.privileged else _LIMITED}'\n{_INIT}"],
                 name=self._name(birth.instance_id),
                 hostname=birth.hostname,
-                labels=self.labels("machine", **{INSTANCE: birth.instance_id, IMAGE: "", SNAPSHOT: ""}),
+                labels=self.labels("machine", **{INSTANCE: birth.instance_id, MACHINE: told, IMAGE: "", SNAPSHOT: ""}),
                 environment={"container": "docker"},
                 tty=True,  # without a terminal systemd's console output is lost
                 stop_signal="SIGRTMIN+3",
@@ -244,7 +247,8 @@ class Bodies:
 
     def commit(self, instance_id: str, snapshot_id: str, record: Mapping[str, Any]) -> None:
         """Copy a machine's disk into a snapshot; a running machine stands still. ``record`` describes the image."""
-        labels = self.labels("image", **{SNAPSHOT: snapshot_id, IMAGE: json.dumps(record), INSTANCE: "", BASE: ""})
+        told = {SNAPSHOT: snapshot_id, IMAGE: json.dumps(record), INSTANCE: "", MACHINE: "", BASE: ""}
+        labels = self.labels("image", **told)
         with docker_errors(f"snapshot {snapshot_id}"):
             self._container(instance_id).commit(
                 repository=self.repository, tag=snapshot_id, pause=True, conf={"Labels": labels}
@@ -288,6 +292,43 @@ class Bodies:
             filters = {"label": [f"{CHECKOUT}={self.checkout}", f"{KIND}=machine"]}
             rows = self.docker.containers.list(all=True, filters=filters, ignore_removed=True)
             return {row.labels[INSTANCE]: row.attrs["State"]["Pid"] for row in rows}
+
+    def machines(self) -> dict[str, dict[str, Any]]:
+        """Return what each machine's instance was at its launch, and its private ``address``, by the instance ID."""
+        with docker_errors("machines"):
+            filters = {"label": [f"{CHECKOUT}={self.checkout}", f"{KIND}=machine"]}
+            rows = self.docker.api.containers(all=True, filters=filters)
+            return {row["Labels"][INSTANCE]: json.loads(row["Labels"].get(MACHINE) or "{}") for row in rows}
+
+    def note(self, image_id: str, record: Mapping[str, Any]) -> None:
+        """Have Docker remember what an image is now, in the labels of a volume that holds nothing.
+
+        The labels of the image's own body were written when it was made, and can't be changed.
+        """
+        told = {SNAPSHOT: str(record["snapshot"]), IMAGE: json.dumps({**record, "noted": time.time_ns()})}
+        with docker_errors(f"image {image_id}"):
+            before = self._notes(image_id)
+            name = f"bakehouse-{self.checkout}-{image_id}-{time.time_ns()}"
+            self.docker.volumes.create(name, labels=self.labels("note", **told))
+            for one in before:
+                one.remove()
+
+    def unnote(self, image_id: str) -> None:
+        """Have Docker forget what an image was."""
+        with docker_errors(f"image {image_id}"):
+            for one in self._notes(image_id):
+                one.remove()
+
+    def notes(self) -> dict[str, dict[str, Any]]:
+        """Return what Docker remembers of each image, as ``note`` was told it, by the image's ID."""
+        with docker_errors("images"):
+            told = [json.loads(one.attrs["Labels"][IMAGE]) for one in self._notes()]
+        return {one["id"]: one for one in sorted(told, key=lambda one: int(one.pop("noted")))}
+
+    def _notes(self, image_id: str = "") -> list[Any]:
+        filters = {"label": [f"{CHECKOUT}={self.checkout}", f"{KIND}=note"], "name": image_id}
+        found: list[Any] = self.docker.volumes.list(filters=filters)
+        return found
 
     def pid(self, instance_id: str) -> int:
         """Return the process ID on the host of a machine's init, 0 when it's off or gone."""

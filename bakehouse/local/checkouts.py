@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import secrets
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -25,7 +26,7 @@ from bakehouse.local.labels import CHECKOUT, HOST, KIND, PATH
 COLUMNS = ("checkout", "folder", "state", "machines", "images")
 
 _FILE = "checkout.json"
-_OF_ANOTHER = ("state.pickle", "server.json", "bases.json", signatures.FILE)  # in a copied folder: the original's
+_OF_ANOTHER = ("state.pickle", "server.json", "bases.json", signatures.FILE)  # and the folder state: the original's
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def own(folder: Path) -> str:
             return told["id"]
         original = Path(told.get("path", folder))
         if told and _read(original).get("id") == told["id"]:
+            shutil.rmtree(folder / "state", ignore_errors=True)
             for name in _OF_ANOTHER:
                 (folder / name).unlink(missing_ok=True)
             told = {}
@@ -90,7 +92,7 @@ def everywhere(docker: Any) -> list[Checkout]:
     images = docker.api.images(filters={"label": CHECKOUT})
     volumes = docker.api.volumes(filters={"label": CHECKOUT})["Volumes"] or []
     networks = docker.api.networks(filters={"label": CHECKOUT})
-    places = {one["Labels"][CHECKOUT]: one["Labels"] for one in volumes}
+    places = {one["Labels"][CHECKOUT]: one["Labels"] for one in volumes if one["Labels"].get(KIND) == "checkout"}
     machines = Counter(one["Labels"][CHECKOUT] for one in containers if one["Labels"].get(KIND) == "machine")
     kept = Counter(one["Labels"][CHECKOUT] for one in images)
     ids = {one["Labels"][CHECKOUT] for one in (*containers, *images, *volumes, *networks)}

@@ -172,6 +172,13 @@ class Lifecycle:
             hostname="ip-" + instance.address.replace(".", "-"),
             public_key=key.public_key.strip() if key else "",
             user_data=_user_data(instance),
+            record={
+                "image_id": instance.image_id,
+                "instance_type": instance.instance_type,
+                "key_name": instance.key_name,
+                "shutdown": instance.instance_initiated_shutdown_behavior,
+                "tags": _tags(instance),
+            },
             privileged=any(tag["key"] == PRIVILEGED for tag in instance.get_tags()),
         )
         self.later(instance, lambda: self.boot(instance, lambda: self.bodies.birth(birth)), only="pending")
@@ -406,13 +413,21 @@ def record(image: Ami) -> dict[str, Any]:
     """Return what an image's body says of it, so that it can be registered again when the state is lost."""
     return {
         "id": image.id,
+        "snapshot": image.ebs_snapshot.id,
         "name": image.name,
         "description": image.description,
         "root_device": image.root_device_name,
         "source_image_id": image.source_image_id,
         "size": image.ebs_snapshot.volume_size,
-        "tags": {tag["key"]: tag["value"] for tag in image.get_tags()},
+        "tags": _tags(image),
+        "snapshot_tags": _tags(image.ebs_snapshot),
+        "deprecation_time": image.deprecation_time,
+        "imds_support": image.imds_support,
     }
+
+
+def _tags(thing: Any) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in thing.get_tags()}
 
 
 def available(image: Ami) -> None:

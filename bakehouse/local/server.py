@@ -33,13 +33,15 @@ for _name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPO
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app  # noqa: E402
 from werkzeug.serving import make_server  # noqa: E402
+from werkzeug.test import EnvironBuilder, run_wsgi_app  # noqa: E402
 
-from bakehouse import documents  # noqa: E402
+from bakehouse import documents, system  # noqa: E402
 from bakehouse.errors import ToolError  # noqa: E402
-from bakehouse.local import adoption, answers, ec2, policies, signatures  # noqa: E402
+from bakehouse.local import LOCK, adoption, answers, ec2, last_told, policies, signatures  # noqa: E402
 from bakehouse.local.bodies import Bodies, BodyError  # noqa: E402
 from bakehouse.local.folders import digest  # noqa: E402
 from bakehouse.local.lifecycle import Lifecycle  # noqa: E402
+from bakehouse.local.notes import Notes  # noqa: E402
 from bakehouse.local.ports import GateDriver, GateError, public_block  # noqa: E402
 from bakehouse.local.signatures import RefusedError, Signed  # noqa: E402
 from bakehouse.local.state import State  # noqa: E402
@@ -93,7 +95,8 @@ class Server:
     def __init__(self, lifecycle: Lifecycle, folder: Path) -> None:
         self.lifecycle = lifecycle
         self.folder = folder
-        self.set_aside: Path | None = None
+        self.told: list[str] = []
+        self.notes = Notes(lifecycle)
         self._code = f"{digest(Path(__file__).parent)} {folder}"
         self._operations = Operations()
         self._decisions: dict[str, policies.Decision] = {}  # one of each kind
@@ -164,6 +167,8 @@ class Server:
                 with self.lifecycle.changing():
                     body = ask()
                 self._follow()
+                if "Tags" in action or "Image" in action:
+                    self.notes.follow()
         except Exception as error:  # moto's own faults arrive here
             log.exception("%s failed", action)
             body = _internal_error(environ, f"{type(error).__name__}: {error}", keep)
@@ -214,10 +219,19 @@ class Server:
             "code": self._code,
             "checkout": self.lifecycle.bodies.checkout,
             "unopened": dict(self.lifecycle.unopened),
-            "set_aside": str(self.set_aside or ""),
+            "told": self.told,
             "docker": self.lifecycle.bodies.answers(),
             "operations": self._operations.told(),
         }
+
+    def check(self) -> None:
+        """Ask moto for all that its backends hold; raises RuntimeError where it can't tell."""
+        for action in ("Instances", "Images", "Snapshots", "Volumes", "SecurityGroups", "KeyPairs", "Tags", "Subnets"):
+            form = {"Action": f"Describe{action}", "Version": "2016-11-15"}
+            asked = EnvironBuilder("/", method="POST", data=form, headers=[("Host", "ec2.us-east-1.amazonaws.com")])
+            body, status, _ = run_wsgi_app(self._moto, asked.get_environ(), buffered=True)
+            if not status.startswith("200"):
+                raise RuntimeError(f"Describe{action}: {b''.join(body).decode(errors='replace')[-200:]}")
 
     def _told_decisions(self, _: Environ) -> dict[str, Any]:
         return {"decisions": [asdict(one) for one in list(self._decisions.values())]}
@@ -302,20 +316,30 @@ def _error(environ: Environ, status: str, code: str, message: str, respond: Resp
 
 
 def main(folder: Path, checkout: str) -> None:
-    """Serve until SIGTERM; the endpoint's port is written to ``server.json`` as soon as it answers."""
+    """Serve until SIGTERM, alone in its folder; raises ToolError where another one serves."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    with system.alone(folder / LOCK, _refuse_second):
+        _serve(folder, checkout)
+
+
+def _refuse_second(holder: str) -> None:
+    raise ToolError(f"{holder} serves already")
+
+
+def _serve(folder: Path, checkout: str) -> None:
+    """Serve; the endpoint's port is written to ``server.json`` as soon as it answers."""
     bodies = Bodies(checkout)
     gate = GateDriver(f"bakehouse-{checkout}-gate", public_block(checkout), bodies.labels("gate"))
-    state = State(folder / "state.pickle")
+    state = State(folder)
     lifecycle = Lifecycle(bodies, gate, state)
     signatures.keep(folder)
     ec2.install(lifecycle)
     server = Server(lifecycle, folder)
-    server.set_aside = state.load()
-    adoption.restore(lifecycle, lost=not state.path.exists())
+    there, server.told = state.load(server.check)
+    server.told += adoption.restore(lifecycle, lost=not there)
     listener = _listen(server, folder)
-    watch = Watch(lifecycle)
+    watch = Watch(lifecycle, server.notes.follow)
     threading.Thread(target=watch.watch, daemon=True, name="watch").start()
     threading.Thread(target=watch.look_again, daemon=True, name="look").start()
     threading.Thread(target=_end_with, args=(folder, listener), daemon=True, name="folder").start()
@@ -344,19 +368,12 @@ def _end_with(folder: Path, listener: Any) -> None:
 
 def _listen(server: Server, folder: Path) -> Any:
     """Listen on the port of the last time, so that the endpoint stays the same; on any other when it's taken."""
-    for port in (_last_port(folder), 0):
+    for port in (last_told(folder).get("port", 0), 0):
         try:
             return make_server("127.0.0.1", port, server, threaded=True, request_handler=_Handler)
         except (OSError, SystemExit):
             log.warning("port %s is taken", port)
     raise OSError("no port can be listened on")
-
-
-def _last_port(folder: Path) -> int:
-    try:
-        return int(json.loads((folder / "server.json").read_text())["port"])
-    except (OSError, ValueError, KeyError):
-        return 0
 
 
 class _Handler(MotoRequestHandler):
@@ -369,5 +386,5 @@ class _Handler(MotoRequestHandler):
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), sys.argv[2])
-    except (BodyError, GateError) as error:
+    except (BodyError, GateError, ToolError) as error:
         sys.exit(str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,10 +26,11 @@ _BY_ITSELF = StateReason(
 
 
 class Watch:
-    """Hold the lifecycle whose machines are watched."""
+    """Hold the lifecycle whose machines are watched, and what else follows the backends at each look."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
+    def __init__(self, lifecycle: Lifecycle, follow: Callable[[], None] = lambda: None) -> None:
         self.lifecycle = lifecycle
+        self._follow = follow
         self.bodies = lifecycle.bodies
         self._off: set[str] = set()  # the machines that the last look found off
 
@@ -79,6 +81,7 @@ class Watch:
                 for snapshot_id in backend.forgetting:
                     self.lifecycle.forget(backend, snapshot_id)
         self.lifecycle.open_ports()
+        self._follow()
 
     def _still(self) -> list[Instance]:
         """Return the instances whose bodies nobody moves."""

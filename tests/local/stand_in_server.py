@@ -38,6 +38,7 @@ class Bodies:
         self._stubborn: set[str] = set()
         self._refused: set[tuple[str, str]] = set()
         self._died: SimpleQueue[tuple[str, bool]] = SimpleQueue()
+        self._notes: dict[str, dict[str, Any]] = {}
         self._numbers = count(1)
 
     def labels(self, kind: str) -> dict[str, str]:
@@ -120,6 +121,22 @@ class Bodies:
         """Tell whether there is a snapshot."""
         return snapshot_id in self._snapshots
 
+    def machines(self) -> dict[str, dict[str, Any]]:
+        """Return no machine of a lost state."""
+        return {}
+
+    def notes(self) -> dict[str, dict[str, Any]]:
+        """Return what was noted of images."""
+        return dict(self._notes)
+
+    def note(self, image_id: str, record: Mapping[str, Any]) -> None:
+        """Note what an image is."""
+        self._notes[image_id] = dict(record)
+
+    def unnote(self, image_id: str) -> None:
+        """Forget what an image was."""
+        self._notes.pop(image_id)
+
     def running(self) -> dict[str, int]:
         """Return each machine's process ID."""
         return dict(self._pids)
@@ -188,7 +205,7 @@ def main(folder: Path) -> None:
     from bakehouse.local import server
     from bakehouse.local.state import State
 
-    state = State(folder / "state.pickle")
+    state = State(folder)
 
     def guarded(kind: type[Any]) -> Callable[..., Guarded]:
         return lambda *given: Guarded(kind(*given), state.lock._is_owned, folder / BREACHES)  # type: ignore[attr-defined]

@@ -464,30 +464,46 @@ def test_what_was_answered_is_kept(ec2: Any, local_ec2: LocalEc2, group: str) ->
         local_ec2.kill()
         for one in changes:
             one.result()
-    assert "set aside" not in local_ec2.up()
+    assert "state" not in local_ec2.up()
     kept = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["Tags"]
     assert len(answered) < 40
     assert set(answered) <= {tag["Key"] for tag in kept}
 
 
 def test_a_lost_state_loses_no_image(ec2: Any, local_ec2: Any, machines: Machines) -> None:
-    """A state file that can't be read is set aside, never deleted; images are registered again from their bodies."""
-    (one,) = machines.launch()
+    """When no generation of the state is left, Docker still knows images with all their tags, machines and bases."""
     tags = [{"ResourceType": "image", "Tags": [{"Key": "who", "Value": "me"}]}]
+    mine = [{"ResourceType": "instance", "Tags": [{"Key": "whose", "Value": "mine"}]}]
+    (one,) = machines.launch(TagSpecifications=mine)
     image = machines.image(one, "never-lost", NoReboot=True, TagSpecifications=tags)
+    ec2.create_tags(Resources=[image], Tags=[{"Key": "late", "Value": "tag"}])
+    before = {file: file.read_bytes() for file in (local_ec2.folder / "state").iterdir()}
     local_ec2.kill()
-    good = (local_ec2.folder / "state.pickle").read_bytes()
-    (local_ec2.folder / "state.pickle").write_bytes(b"not a state")
+    for file in before:
+        file.write_bytes(b"not a state")
     said = local_ec2.up()
-    aside = list(local_ec2.folder.glob("state.pickle.unreadable-*"))
-    assert len(aside) == 1
-    assert str(aside[0]) in said
-    assert aside[0].read_bytes() == b"not a state"
+    assert 3 == said.count("can't be used, it does not begin as one; it is kept: ")
+    assert "the local EC2's state is lost; Docker still knows" in said
     found = ec2.describe_images(ImageIds=[image])["Images"][0]
-    assert (found["Name"], found["Tags"]) == ("never-lost", [{"Key": "who", "Value": "me"}])
+    assert (found["Name"], found["Tags"]) == (
+        "never-lost",
+        [{"Key": "who", "Value": "me"}, {"Key": "late", "Value": "tag"}],
+    )
+    wait(lambda: state_of(ec2, one) == "running")
+    assert describe(ec2, one)[0]["Tags"] == [{"Key": "whose", "Value": "mine"}]
+    ec2.terminate_instances(InstanceIds=[one])
+    wait_for_state(ec2, one, "terminated")
+    assert container_of(one) == ""
+    machines.launched.remove(one)
+    ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
     local_ec2.kill()
-    (local_ec2.folder / "state.pickle").write_bytes(good)
+    for file, content in before.items():
+        file.write_bytes(content)
+    for file in (local_ec2.folder / "state").iterdir():
+        if file not in before:
+            file.unlink()
     local_ec2.up()
+    wait_for_state(ec2, one, "terminated")
     ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
 
 

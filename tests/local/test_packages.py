@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import ssl
+import subprocess
 import tempfile
 import time
 import zipfile
@@ -23,6 +24,7 @@ from typing import Any
 
 import docker
 import pytest
+from ec2_fixtures import docker as docker_prints
 from ec2_fixtures import wait
 
 from bakehouse.errors import BakehouseError, ToolError
@@ -48,15 +50,20 @@ class Machine:
 
     def run(self, command: str, succeeds: bool = True) -> str:
         """Run a shell command as root; return what it printed, both streams."""
-        code, output = self.container.exec_run(["sh", "-c", command])
-        assert not succeeds or code == 0, f"{command}: {output.decode()}"
-        return str(output.decode()).strip()
+        done = self._shell(command)
+        assert not succeeds or done.returncode == 0, f"{command}: {done.stdout}"
+        return done.stdout.strip()
 
     def fails(self, command: str) -> str:
         """Run a shell command that must fail; return what it printed."""
-        code, output = self.container.exec_run(["sh", "-c", command])
-        assert code != 0, f"{command} should fail: {output.decode()}"
-        return str(output.decode()).strip()
+        done = self._shell(command)
+        assert done.returncode != 0, f"{command} should fail: {done.stdout}"
+        return done.stdout.strip()
+
+    def _shell(self, command: str) -> subprocess.CompletedProcess[str]:
+        # Docker's library loses the output that arrives together with the answer's head; its command line doesn't
+        line = ["docker", "exec", self.container.id, "sh", "-c", command]
+        return subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
 
     def get(self, path: str, port: int = 8080, tls: bool = False, **headers: str) -> tuple[int, Any, str]:
         """Return status, headers and body of what the machine answers; raises ConnectionRefusedError."""
@@ -401,7 +408,9 @@ def test_up_builds_only_what_changed(engine: Any, base: str, tiny: Path, tmp_pat
         changed = site.up()
         assert "2" == changed.version
         assert first.fingerprint == changed.fingerprint
-        assert b"jenkins_2_all.deb" in site.container().exec_run("ls /srv/packages/jenkins-debian/binary").output
+        assert "jenkins_2_all.deb" in docker_prints(
+            "exec", site.container().id, "ls", "/srv/packages/jenkins-debian/binary"
+        )
 
 
 @pytest.mark.docker
@@ -446,14 +455,14 @@ def test_the_repository_has_no_rights_and_no_secret(site: Site) -> None:
     """Its container is nobody without capabilities, opens no port on the host, holds public files only."""
     container = site.container()
     limits = container.attrs["HostConfig"]
-    names = container.exec_run(["find", "/srv", "-type", "f", "-printf", "%P\n"]).output.decode().split()
+    names = docker_prints("exec", container.id, "find", "/srv", "-type", "f", "-printf", "%P\n").split()
     version = site.up().version
 
     assert ["ALL"] == limits["CapDrop"]
     assert not limits["CapAdd"]
     assert not limits["PortBindings"]
     assert not limits["Binds"]
-    assert "65534" == container.exec_run(["id", "-u"]).output.decode().strip()
+    assert "65534" == docker_prints("exec", container.id, "id", "-u").strip()
     assert container.exec_run(["touch", "/srv/packages/jenkins-debian/jenkins.asc"]).exit_code != 0
     assert sorted(
         [f"packages/jenkins-debian/{name}" for name in ("repository.json", "jenkins.asc")]

@@ -247,7 +247,7 @@ def test_a_page_in_a_browser_is_refused(local_ec2: LocalEc2, page: Pages, browse
 
 def test_another_program_on_the_port_is_not_believed(local_ec2: LocalEc2, tmp_path: Path) -> None:
     """While the server is down another program may have its port: no task talks to it, nor ends what it names."""
-    told = {"pid": os.getpid(), "code": "x", "checkout": mark(local_ec2.state), "set_aside": "", "docker": True}
+    told = {"pid": os.getpid(), "code": "x", "checkout": mark(local_ec2.state), "told": [], "docker": True}
 
     class Impostor(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
