@@ -8,8 +8,10 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import hypothesis
 import pytest
+from botocore import loaders
 from xdist.scheduler import LoadScopeScheduling
 
 from bakehouse import tools
@@ -42,6 +44,24 @@ def _nobody(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             if name.startswith(("AWS_", "BAKEHOUSE_", "ANSIBLE_", "PACKER_", "PKR_", "INVOKE_", "MOLECULE_")):
                 patch.delenv(name)
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_are_read_once() -> Iterator[None]:
+    """Let all sessions of boto3 share what botocore has read of AWS's services, as those of one task do.
+
+    A task in a test's own process would read it anew, which takes three times as long as all else that the task does.
+    """
+    read: dict[Any, Any] = {}
+
+    def sharing(*given: Any) -> loaders.Loader:
+        made = loaders.create_loader(*given)
+        vars(made)["_cache"] = read.setdefault(given, {})
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", sharing)
         yield
 
 
