@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from invoke.context import Context
 from invoke.exceptions import Exit
@@ -15,12 +17,12 @@ from bakehouse.tasks import JSON, load_settings, task
 _OF_TESTS = ("CI", "PYTEST_ADDOPTS")
 
 LINTERS = (
+    "ansible-lint",  # takes longest
+    "mypy --strict .",
     "ruff check",
     "ruff format --check",
-    "mypy --strict .",
     "lint-imports",
     "yamllint --strict .",
-    "ansible-lint",
     "shellcheck inv .ci/run examples/aws-cli.sh tests/bench/floor.sh",
     *(f"packer fmt -check {folder}" for folder in ("packer", "packer/plugins", "packer/recipes", "tests/bench")),
 )
@@ -74,14 +76,20 @@ def lint(c: Context) -> None:
 
     packer = shlex.quote(str(tools.ensure("packer")))
     files = [recipes.path(settings.ROOT, name).relative_to(settings.ROOT) for name in recipes.names(settings.ROOT)]
+    commands = (*LINTERS, *(f"packer validate -var-file={file} packer" for file in files))
+    console.say(f"running {len(commands)} linters, as many at once as there are CPUs ...")
     failed = []
-    for command in (*LINTERS, *(f"packer validate -var-file={file} packer" for file in files)):
-        try:
-            with console.step(command), c.cd(str(settings.ROOT)):
-                _run(c, command.replace("packer", packer, 1) if command.startswith("packer") else command)
-        except VerdictError as error:
-            console.say(error.text)
-            failed.append(" ".join(command.split()[:2]))
+    with c.cd(str(settings.ROOT)), ThreadPoolExecutor(os.cpu_count()) as pool:
+        running = {
+            pool.submit(_seconds, c, one.replace("packer", packer, 1) if one.startswith("packer") else one): one
+            for one in commands
+        }
+        for done in as_completed(running):
+            seconds, said = done.result()
+            console.finished(running[done], seconds, ok=not said)
+            if said:
+                console.say(said)
+                failed.append(" ".join(running[done].split()[:2]))
     if failed:
         raise VerdictError(f"these linters complain: {', '.join(failed)}")
 
@@ -160,10 +168,12 @@ def _environment(account: str = "") -> dict[str, str]:
     return system.environment(*system.OUTSIDE, *system.DOCKER, *_OF_TESTS, *aws, **system.PACKER)
 
 
-def _run(c: Context, command: str) -> None:
-    outcome = c.run(command, hide=True, warn=True, env=_environment(), replace_env=True)
-    if not outcome:
-        raise VerdictError(f"{outcome.stdout}{outcome.stderr}".strip())
+def _seconds(c: Context, linter: str) -> tuple[float, str]:
+    """Run a linter, and return how long that took and what it complains of, empty when of nothing."""
+    begun = time.monotonic()
+    outcome = c.run(linter, hide=True, warn=True, env=_environment(), replace_env=True)
+    complaint = "" if outcome else f"{outcome.stdout}{outcome.stderr}".strip() or "it failed without a word"
+    return time.monotonic() - begun, complaint
 
 
 @task(
