@@ -92,6 +92,7 @@ def up(settings: Settings, base: str = "", known: Mapping[str, Described] | None
         if server is not None and not server.docker:
             tools.ensure("docker")
         if server is None:
+            _insist_on_our_users(_bodies(settings).docker)
             with console.step("start the local EC2"):
                 server = _start(settings)
             checkouts.register(_bodies(settings).docker, checkout(settings), _folder(settings).resolve())
@@ -102,6 +103,18 @@ def up(settings: Settings, base: str = "", known: Mapping[str, Described] | None
         with _alone_with_bases(settings):
             _have_base(settings, base, known or {}, server)
     return server
+
+
+def _insist_on_our_users(docker: Any) -> None:
+    """Raise ToolError where the engine gives the users of its containers other numbers (``userns-remap``).
+
+    There systemd can't make its control groups, and no container may share the host's network, as the gate does.
+    """
+    if "name=userns" in docker.info()["SecurityOptions"]:
+        raise ToolError(
+            f"{tools.engine_place()} maps users (userns-remap): no machine boots there",
+            "use an engine without it: DOCKER_HOST, or a context of Docker's, names one",
+        )
 
 
 def down(settings: Settings) -> None:

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import boto3
 import pytest
 
 from bakehouse import local, settings, tools
+from bakehouse.errors import ToolError
 from bakehouse.local import checkouts
 from bakehouse.settings import Settings
 
@@ -28,7 +30,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:R
 class NoBodies:
     """Be what there is of Docker where there is none."""
 
-    docker = None
+    options: ClassVar[list[str]] = ["name=seccomp,profile=default"]
+
+    @property
+    def docker(self) -> Any:
+        """Return what tells of the engine."""
+        return SimpleNamespace(info=lambda: {"SecurityOptions": self.options})
 
     def answers(self) -> bool:
         """Return that no engine answers."""
@@ -116,6 +123,16 @@ def test_a_server_that_stays_silent_is_ended(
     monkeypatch.setattr(local, "_STOP_SECONDS", 0.5)
     os.kill(second.pid, signal.SIGSTOP)
     local._end(own)
+    assert [] == servers(own)
+
+
+def test_an_engine_that_maps_users_is_refused(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With userns-remap no machine boots, as was tried: it is said in one line, before anything is started."""
+    monkeypatch.setattr(NoBodies, "options", ["name=seccomp,profile=default", "name=userns"])
+
+    with pytest.raises(ToolError, match=r"the Docker engine at .* maps users \(userns-remap\)"):
+        local.up(own)
+
     assert [] == servers(own)
 
 
