@@ -47,8 +47,7 @@ class Order:
     @property
     def variables(self) -> dict[str, str]:
         """Return the variables of the roles that say where packages come from: stand-in repositories and files."""
-        told = {f"{_word(package)}_package_file": str(file) for package, file in self.files.items()}
-        return told | variables(self.stand_ins)
+        return variables(self.stand_ins, self.files)
 
     @property
     def notices(self) -> list[str]:
@@ -80,9 +79,9 @@ class Order:
         return {f"{TAG}{key}": value for key, value in told.items()}
 
 
-def variables(stand_ins: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Return the variables of the roles that make packages come from stand-in repositories."""
-    told = {}
+def variables(stand_ins: Mapping[str, Mapping[str, str]], files: Mapping[str, Path]) -> dict[str, str]:
+    """Return the variables of the roles that make packages come from stand-in repositories, and others from files."""
+    told = {f"{_word(package)}_package_file": str(file) for package, file in files.items()}
     for package, repository in stand_ins.items():
         told[f"{_word(package)}_repository_url"] = repository["url"]
         told[f"{_word(package)}_repository_key_url"] = repository["key_url"]
@@ -100,7 +99,25 @@ def notice(what: str, url: str, repository: Mapping[str, str]) -> str:
 
 def check_files(recipe: Recipe, base: Base, files: Mapping[str, Path]) -> dict[str, Path]:
     """Return the absolute path of each package file; raises InputError when the base can't install one."""
-    return {package: _checked(recipe, base, package, file) for package, file in files.items()}
+    for package in files:
+        if package not in recipe.packages:
+            raise InputError(f"recipe {recipe.name} has no package {package}", f"known: {', '.join(recipe.packages)}")
+    return {package: check_file(base, package, file) for package, file in files.items()}
+
+
+def check_file(base: Base, package: str, file: Path) -> Path:
+    """Return the absolute path of a package's file; raises InputError when the base can't install it."""
+    magic, kind, example = _PACKAGES[base.family]
+    try:
+        with file.open("rb") as opened:
+            begin = opened.read(len(magic))
+    except OSError as error:
+        raise InputError(f"package {file} can't be read: {error.strerror}", "give an existing file") from error
+    if begin != magic:
+        raise InputError(
+            f"{file} is not {kind}, which base {base.name} needs", f"its name looks like {example.format(package)}"
+        )
+    return file.resolve()
 
 
 def place(account: Account, recipe: Recipe, base: Base, files: Mapping[str, Path], packer: tools.Packer) -> Order:
@@ -179,22 +196,6 @@ def commit_of(root: Path) -> tuple[str, str]:
         return "none", f"{outside}: {untold}"
     within = f"this checkout is a folder of the git repository {top}: its commit is {commit}"
     return commit, "" if top == root.resolve() else within
-
-
-def _checked(recipe: Recipe, base: Base, package: str, file: Path) -> Path:
-    if package not in recipe.packages:
-        raise InputError(f"recipe {recipe.name} has no package {package}", f"known: {', '.join(recipe.packages)}")
-    magic, kind, example = _PACKAGES[base.family]
-    try:
-        with file.open("rb") as opened:
-            begin = opened.read(len(magic))
-    except OSError as error:
-        raise InputError(f"package {file} can't be read: {error.strerror}", "give an existing file") from error
-    if begin != magic:
-        raise InputError(
-            f"{file} is not {kind}, which base {base.name} needs", f"its name looks like {example.format(package)}"
-        )
-    return file.resolve()
 
 
 def _word(package: str) -> str:

@@ -45,7 +45,7 @@ def create(settings: Settings, molecule: Mapping[str, str]) -> None:
         if runs.VARIABLE not in os.environ:
             roles = scenarios.roles(Path(molecule["MOLECULE_SCENARIO_DIRECTORY"]), settings.root)
             for ground in grounds:
-                tell_stand_ins(account, settings, roles, ground, Path(molecule["MOLECULE_EPHEMERAL_DIRECTORY"]))
+                tell_packages(account, settings, roles, ground, Path(molecule["MOLECULE_EPHEMERAL_DIRECTORY"]))
         Path(molecule["MOLECULE_INSTANCE_CONFIG"]).write_text(yaml.safe_dump(made))
 
 
@@ -59,25 +59,33 @@ def destroy(settings: Settings, molecule: Mapping[str, str]) -> None:
     file.unlink(missing_ok=True)
 
 
-def tell_stand_ins(account: Account, settings: Settings, roles: Sequence[str], ground: Base, folder: Path) -> None:
+def tell_packages(
+    account: Account,
+    settings: Settings,
+    roles: Sequence[str],
+    ground: Base,
+    folder: Path,
+    files: Mapping[str, Path] | None = None,
+) -> None:
     """Find the packages of the roles that need a stand-in, print them, and write variables for the roles.
 
     The variables go into the inventory in Molecule's ``folder``, for the machine of this base. They make the packages
-    come from stand-in repositories.
+    come from stand-in repositories, and those that ``files`` names from files.
     """
+    given = {package: file for package, file in (files or {}).items() if package in roles}
     packages: dict[str, str] = {}
     for name in recipes.names(settings.root):
         packages |= recipes.load(settings, name).repositories(ground)
     stand_ins = {}
     for package, url in packages.items():
-        repository = account.stand_in(package, ground.family, url) if package in roles else None
-        if repository:
+        needed = package in roles and package not in given
+        if repository := account.stand_in(package, ground.family, url) if needed else None:
             stand_ins[package] = repository
             console.say(orders.notice(f"the {package} on {ground.name}", url, repository))
-    told = {"all": {"hosts": {ground.name: {"bakehouse_stand_ins": [*stand_ins], **orders.variables(stand_ins)}}}}
+    told = {"bakehouse_stand_ins": [*stand_ins], **orders.variables(stand_ins, given)}
     file = folder / "inventory" / f"{ground.name}.yml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(told))
+    file.write_text(json.dumps({"all": {"hosts": {ground.name: told}}}))
 
 
 @contextmanager

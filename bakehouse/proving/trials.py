@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bakehouse import console, machines, recipes, runs, system, tools
 from bakehouse.accounts import Account, connect
-from bakehouse.errors import RegistryError, VerdictError
+from bakehouse.baking import orders
+from bakehouse.errors import BakehouseError, InputError, RegistryError, VerdictError
 from bakehouse.junit import Case, Suite
 from bakehouse.proving import driver, scenarios
 from bakehouse.proving.scenarios import Scenario
@@ -66,17 +67,27 @@ class Trial:
         return sum(step.seconds for step in self.steps)
 
 
-def run(settings: Settings, chosen: Sequence[tuple[Scenario, str]], asked: bool, keep: bool) -> list[Trial]:
+def run(
+    settings: Settings,
+    chosen: Sequence[tuple[Scenario, str]],
+    asked: bool,
+    keep: bool,
+    files: Mapping[str, Path] | None = None,
+) -> list[Trial]:
     """Try each scenario on its platform, one after the other, and return the results.
 
-    A platform whose base needs an image registry that can't be reached is skipped; if the platform was ``asked`` for,
-    RegistryError is raised. Everything that a trial made is cleared away in any case, except with ``keep``, which
-    leaves the machines. Raises VerdictError when interrupted.
+    ``files`` maps packages to the files that they are installed from. A platform that can't install one of them, or
+    whose base needs an image registry that can't be reached, is skipped; if the platform was ``asked`` for, InputError
+    or RegistryError is raised, as it is when no platform can. Everything that a trial made is cleared away in any case,
+    except with ``keep``, which leaves the machines. Raises VerdictError when interrupted.
     """
     tools.ensure("ssh")
+    platforms = list(dict.fromkeys(platform for _, platform in chosen))
+    unfit = _unfit(settings, platforms, files or {}, asked)
     with runs.interruptible(_interrupted):
-        clouds = _clouds(settings, [platform for _, platform in chosen], asked)
-        return [_try(settings, scenario, platform, clouds[platform], keep) for scenario, platform in chosen]
+        clouds = _clouds(settings, [platform for platform in platforms if platform not in unfit], asked)
+        found = {**clouds, **unfit}
+        return [_try(settings, one, platform, found[platform], keep, files or {}) for one, platform in chosen]
 
 
 def insist(trials: Sequence[Trial]) -> None:
@@ -145,10 +156,26 @@ def _interrupted(signal_name: str) -> VerdictError:
     return VerdictError(f"the trial was interrupted by {signal_name}", "./inv test-role starts again")
 
 
+def _unfit(
+    settings: Settings, platforms: Sequence[str], files: Mapping[str, Path], asked: bool
+) -> dict[str, InputError]:
+    """Return for each platform that can't install a file the error that says why; raises it if none is left."""
+    found: dict[str, InputError] = {}
+    for platform in platforms:
+        try:
+            for package, file in files.items():
+                orders.check_file(recipes.base(settings.root, platform), package, file)
+        except InputError as error:
+            found[platform] = error
+    if found and (asked or len(found) == len(platforms)):
+        raise next(iter(found.values()))
+    return found
+
+
 def _clouds(settings: Settings, platforms: Sequence[str], asked: bool) -> dict[str, Account | RegistryError]:
     """Return for each platform the account that has its base, or the error that says why it can't have it."""
     found: dict[str, Account | RegistryError] = {}
-    for platform in dict.fromkeys(platforms):
+    for platform in platforms:
         try:
             found[platform] = connect(settings, base=platform)
         except RegistryError as error:
@@ -158,16 +185,27 @@ def _clouds(settings: Settings, platforms: Sequence[str], asked: bool) -> dict[s
     return found
 
 
-def _try(settings: Settings, scenario: Scenario, platform: str, account: Account | RegistryError, keep: bool) -> Trial:
+def _try(
+    settings: Settings,
+    scenario: Scenario,
+    platform: str,
+    account: Account | BakehouseError,
+    keep: bool,
+    files: Mapping[str, Path],
+) -> Trial:
     title = f"{scenario.name} on {platform}"
-    if isinstance(account, RegistryError):
+    if isinstance(account, BakehouseError):
         console.say(f"skipped: {title}: {account.text}")
         return Trial(scenario.name, platform, skipped=account.text)
     leftovers.clear(account, settings)
     with runs.begin(settings) as within:
         log = within.folder / "molecule.log"
         try:
-            steps = _carry_out(account, settings, scenario, platform, within, log)
+            folder = within.folder / "molecule"
+            ground = recipes.base(settings.root, platform)
+            given = {package: orders.check_file(ground, package, file) for package, file in files.items()}
+            driver.tell_packages(account, settings, scenario.roles, ground, folder, given)
+            steps = _carry_out(account, settings, scenario, platform, within, folder, log)
             if not keep:
                 steps.append(_clear(account, within, title))
         finally:
@@ -179,12 +217,9 @@ def _try(settings: Settings, scenario: Scenario, platform: str, account: Account
 
 
 def _carry_out(
-    account: Account, settings: Settings, scenario: Scenario, platform: str, within: Run, log: Path
+    account: Account, settings: Settings, scenario: Scenario, platform: str, within: Run, folder: Path, log: Path
 ) -> list[TrialStep]:
     """Run Molecule to its end and return its steps; an interruption ends Molecule too."""
-    folder = within.folder / "molecule"
-    ground = recipes.base(settings.root, platform)
-    driver.tell_stand_ins(account, settings, scenario.roles, ground, folder)
     argv = [
         str(Path(sys.executable).with_name("molecule")),
         "--base-config",

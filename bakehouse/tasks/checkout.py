@@ -123,15 +123,24 @@ def test(c: Context, only: str = "", account: str = "") -> None:  # noqa: PT028,
         "role": "run only the scenarios that apply this role",
         "scenario": "run only this scenario: a folder in molecule/",
         "platform": "run only on this base",
+        "jenkins-package": "install this .deb or .rpm, on the platforms that can, instead of one from the repository",
         "keep": "keep the machines; ./inv cleanup --leftovers --yes clears them away",
         "junit": "also write a JUnit report to this file",
     },
-    examples=("", "--role java --platform debian-12", "--scenario alternative --keep"),
+    examples=("", "--role java --platform debian-12", "--scenario alternative --keep", "--jenkins-package FILE"),
 )
 def try_role(
-    c: Context, role: str = "", scenario: str = "", platform: str = "", keep: bool = False, junit: str = ""
+    c: Context,
+    role: str = "",
+    scenario: str = "",
+    platform: str = "",
+    jenkins_package: str = "",
+    keep: bool = False,
+    junit: str = "",
 ) -> None:
     """Try the roles with Molecule, on machines of the local EC2."""
+    from pathlib import Path
+
     from bakehouse import console
     from bakehouse import junit as report
     from bakehouse.proving import scenarios, trials
@@ -140,7 +149,8 @@ def try_role(
         report.insist_writable(junit)
     settings = load_settings("local")
     chosen = scenarios.choose(scenarios.load(settings.root), role, scenario, platform)
-    tried = trials.run(settings, chosen, asked=bool(platform), keep=keep)
+    files = {"jenkins": Path(jenkins_package)} if jenkins_package else {}
+    tried = trials.run(settings, chosen, asked=bool(platform), keep=keep, files=files)
     console.table(trials.COLUMNS, trials.as_rows(tried))
     if junit:
         report.write(junit, "bakehouse test-role", trials.as_suites(tried))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,10 +15,10 @@ import pytest
 from ec2_fixtures import LocalEc2, wait
 from samples import PARTS
 
-from bakehouse import settings
-from bakehouse.errors import RegistryError, VerdictError
+from bakehouse import recipes, settings
+from bakehouse.errors import InputError, RegistryError, VerdictError
 from bakehouse.junit import Case, Suite
-from bakehouse.proving import trials
+from bakehouse.proving import driver, trials
 from bakehouse.proving.scenarios import Scenario
 from bakehouse.proving.trials import Trial, TrialStep
 from bakehouse.settings import ROOT
@@ -123,6 +124,41 @@ def test_without_an_image_registry(
     assert "skipped: default on rocky-9: base rocky-9 needs an image registry\n" == capsys.readouterr().err
     with pytest.raises(RegistryError):
         trials.run(given, chosen, asked=True, keep=False)
+
+
+def test_a_package_that_some_platforms_can_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A platform that can't install the package is skipped by name; one that was asked for is refused."""
+
+    def refuse(*_: object, base: str) -> None:
+        raise RegistryError(f"base {base} needs an image registry")
+
+    monkeypatch.setattr(trials, "connect", refuse)
+    (tmp_path / "jenkins.deb").write_bytes(b"!<arch>\ndebian-binary")
+    given, deb = settings.load("local"), {"jenkins": tmp_path / "jenkins.deb"}
+    on = [(Scenario("default", ("jenkins",), (), ()), platform) for platform in ("debian-13", "rocky-9")]
+    unfit = f"{tmp_path}/jenkins.deb is not an RPM package, which base rocky-9 needs"
+
+    tried = trials.run(given, on, asked=False, keep=False, files=deb)
+
+    assert ["base debian-13 needs an image registry", unfit] == [one.skipped for one in tried]
+    assert f"skipped: default on rocky-9: {unfit}" in capsys.readouterr().err
+    for which, files in ((on[1:], deb), (on, {"jenkins": tmp_path / "none.deb"})):
+        with pytest.raises(InputError):
+            trials.run(given, which, asked=len(which) == 1, keep=False, files=files)
+
+
+def test_a_package_comes_from_its_file(tmp_path: Path) -> None:
+    """The role is told the file, and nothing stands in for the package; another role's packages are no affair of it."""
+    given, ground = settings.load("local"), recipes.base(settings.ROOT, "debian-13")
+    files = {"jenkins": Path("/srv/jenkins.deb"), "nginx": Path("/srv/nginx.deb")}
+
+    driver.tell_packages(None, given, ["jenkins"], ground, tmp_path, files)  # type: ignore[arg-type]  # isn't asked
+
+    told = json.loads((tmp_path / "inventory/debian-13.yml").read_text())
+    expected = {"bakehouse_stand_ins": [], "jenkins_package_file": "/srv/jenkins.deb"}
+    assert {"all": {"hosts": {"debian-13": expected}}} == told
 
 
 @pytest.fixture

@@ -219,6 +219,8 @@ EXCEPTIONS = {
     ("bakehouse/settings.py", 'RECIPE = "jenkins"'): "the recipe where none is named",
     ("bakehouse/tasks/images.py", "jenkins-package"): "the flag --jenkins-package, which is asked for by this name",
     ("bakehouse/tasks/images.py", "jenkins_package"): "the same",
+    ("bakehouse/tasks/checkout.py", "jenkins-package"): "the same",
+    ("bakehouse/tasks/checkout.py", "jenkins_package"): "the same",
     ("galaxy.yml", "tags: "): "what the collection is found by",
 }
 
