@@ -14,6 +14,7 @@ from bakehouse.accounts import access, wait
 from bakehouse.errors import CloudError, InputError
 from bakehouse.machines import Machine
 from bakehouse.settings import Settings
+from bakehouse.recipes.services import Service
 
 
 def options(settings: Settings, machine: Machine) -> list[str]:
@@ -76,6 +77,22 @@ def read(settings: Settings, machine: Machine, path: str) -> str:
 
 
 def reachable(settings: Settings, machine: Machine, seconds: float) -> None:
+def first_password(settings: Settings, service: Service, machine: Machine) -> str:
+    """Return the first password of a machine's service.
+
+    Raises InputError when somebody has set up the service, which took the password away, and CloudError as ``read``.
+    """
+    try:
+        return read(settings, machine, service.password_file)
+    except CloudError:
+        if not service.set_up or enter(settings, machine, f"sudo test -e {shlex.quote(service.set_up)}").returncode:
+            raise
+    raise InputError(
+        f"machine {machine.id} has no first password any more: somebody has set up its service",
+        "log in as the administrator that was made then",
+    )
+
+
     """Wait until a machine accepts SSH logins; raises DeadlineError after ``seconds``."""
     with console.step(f"{machine.id} lets us in over SSH at {machine.address}"):
         wait(

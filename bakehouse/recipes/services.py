@@ -31,6 +31,8 @@ class Service:
         port: the TCP port that it listens on; 0 when there is none.
         pages: what somebody who isn't logged in gets over HTTP; the first page tells that the service is up.
         password_file: the path of the file on the machine with the first password; empty when there is none.
+        set_up: the path of a file that is there as soon as somebody has set up the service, and its first password is
+            gone; empty when no setup takes the password away.
         secrets: shell patterns of the files that must differ between any two machines.
     """
 
@@ -38,6 +40,7 @@ class Service:
     port: int = 0
     pages: tuple[Page, ...] = ()
     password_file: str = ""
+    set_up: str = ""
     secrets: tuple[str, ...] = ()
 
     @property
@@ -67,15 +70,15 @@ def load(settings: Settings) -> Service:
     return parse(read.get(KEY) if isinstance(read, dict) else None, f"{where}: {KEY}")
 
 
-def password_file(settings: Settings) -> str:
-    """Return the path of the file with the first password on a machine; raises InputError when there is none."""
-    path = load(settings).password_file
-    if not path:
+def with_password(settings: Settings) -> Service:
+    """Return what the machines offer, as ``load`` does; raises InputError when they have no first password."""
+    service = load(settings)
+    if not service.password_file:
         raise InputError(
             f"machines of recipe {settings.recipe} have no first password",
             f"if they have one, name its file: password_file of {KEY} in inventory/group_vars/{settings.recipe}.yml",
         )
-    return path
+    return service
 
 
 def parse(read: Any, where: str) -> Service:

@@ -139,9 +139,9 @@ def password(c: Context, machine: str = "", recipe: str = "", account: str = "")
     from bakehouse.recipes import services
 
     settings = load_settings(account, recipe)
-    path = services.password_file(settings)
+    service = services.with_password(settings)
     found = machines.one(accounts.connect(settings), settings.recipe, machine)
-    console.data(shells.read(settings, found, path))
+    console.data(shells.first_password(settings, service, found))
 
 
 @task(name="open", help=MACHINE, examples=("", "--machine i-0a1b2c3d4e5f60718"))

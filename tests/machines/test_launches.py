@@ -16,7 +16,7 @@ from samples import MACHINE
 
 from bakehouse import accounts, images, machines
 from bakehouse.accounts import TAG, Account, access
-from bakehouse.errors import VerdictError
+from bakehouse.errors import CloudError, InputError, VerdictError
 from bakehouse.images import retirements
 from bakehouse.machines import Machine, launches, probes, shells
 from bakehouse.recipes import services
@@ -39,6 +39,7 @@ bakehouse_service:
   unit: web.service
   port: 8000
   password_file: /root/password
+  set_up: /srv/web/set-up
   pages:
     - {path: /, status: 200, header: Server}
     - {path: /none, status: 404}
@@ -128,7 +129,13 @@ def test_launch_and_live(account: Account, settings: Settings, capfd: pytest.Cap
     [machine] = launches.launch(settings)
     said = capfd.readouterr().err
     assert all(word in said for word in ("running", "SSH", "cloud-init", f"serves {service.url(machine.address)}"))
-    assert "secret" == shells.read(settings, machine, service.password_file)
+    assert "secret" == shells.first_password(settings, service, machine)
+    shells.enter(settings, machine, "sudo mv /root/password /srv")
+    with pytest.raises(CloudError, match="/root/password can't be read: cat: "):
+        shells.first_password(settings, service, machine)
+    shells.enter(settings, machine, "sudo touch /srv/web/set-up")
+    with pytest.raises(InputError, match=f"machine {machine.id} has no first password any more: somebody has set up"):
+        shells.first_password(settings, service, machine)
     known = (settings.state / "known_hosts/local" / machine.id).read_text()
 
     before = shells.boot(settings, machine)

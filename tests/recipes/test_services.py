@@ -18,6 +18,7 @@ READ = {
     "unit": "jenkins.service",
     "port": 8080,
     "password_file": "/var/lib/jenkins/secrets/initialAdminPassword",
+    "set_up": "/var/lib/jenkins/jenkins.install.UpgradeWizard.state",
     "secrets": ["/var/lib/jenkins/secrets/*"],
     "pages": [{"path": "/login", "status": 200, "header": "X-Jenkins"}, {"path": "/api/json", "status": 403}],
 }
@@ -44,6 +45,7 @@ def test_parse() -> None:
         port=8080,
         pages=pages,
         password_file="/var/lib/jenkins/secrets/initialAdminPassword",
+        set_up="/var/lib/jenkins/jenkins.install.UpgradeWizard.state",
         secrets=("/var/lib/jenkins/secrets/*",),
     ) == services.parse(READ, "here")
 
@@ -93,7 +95,7 @@ def test_no_password(settings: Settings) -> None:
     (folder / "jenkins.yml").write_text(yaml.safe_dump({"bakehouse_service": least}))
 
     with pytest.raises(InputError, match="machines of recipe jenkins have no first password") as raised:
-        services.password_file(settings)
+        services.with_password(settings)
     assert "password_file of bakehouse_service in inventory/group_vars/jenkins.yml" in raised.value.hint
 
 
