@@ -158,7 +158,7 @@ def settled(settings: Settings, service: Service, launched: Sequence[Machine], s
         with suppress(DeadlineError):
             shells.reachable(settings, machine, max(0, patience - time.monotonic()))
             deadline = deadline or time.monotonic() + seconds
-            shells.booted(settings, machine)
+            shells.booted(settings, machine, deadline - time.monotonic())
             booted.append(machine)
             if not service.port:  # there is nothing else to wait for
                 seen[machine.id] = time.monotonic()

@@ -102,7 +102,7 @@ def outside(settings: Settings, service: Service, machine: Machine) -> list[Prob
     return [
         _port(machine, 22),
         Probe("SSH", lambda: _entered(settings, machine)),
-        Probe("cloud-init", lambda: cloud_init(_answer(settings, machine, "cloud-init status --format json"))),
+        Probe("cloud-init", lambda: _booted(settings, machine)),
         *(_port(machine, port) for port in service.ports),
         *pages(service, machine),
     ]
@@ -316,6 +316,16 @@ def _connected(address: str, port: int) -> str:
 def _entered(settings: Settings, machine: Machine) -> str:
     kernel = _answer(settings, machine, "uname -nsr")
     return f"{machine.user}@{machine.address} on {kernel}"
+
+
+def _booted(settings: Settings, machine: Machine) -> str:
+    """Return the evidence that cloud-init is done; when it is not, it may wait for a unit that doesn't get ready."""
+    try:
+        return cloud_init(_answer(settings, machine, "cloud-init status --format json"))
+    except Unhealthy as error:
+        listed = _answer(settings, machine, "systemctl list-units --state=activating --plain --no-legend --no-pager")
+        starting = ", ".join(line.split()[0] for line in listed.splitlines() if line.strip())
+        raise Unhealthy(f"{error}; systemd is still starting {starting}" if starting else str(error)) from error
 
 
 def _answer(settings: Settings, machine: Machine, command: str) -> str:

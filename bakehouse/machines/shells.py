@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import time
 from pathlib import Path
 
 from bakehouse import console, machines, system
 from bakehouse.accounts import access, wait
 from bakehouse.errors import CloudError, InputError
 from bakehouse.machines import Machine
-from bakehouse.settings import Settings
 from bakehouse.recipes.services import Service
+from bakehouse.settings import Settings
 
 
 def options(settings: Settings, machine: Machine) -> list[str]:
@@ -76,7 +77,6 @@ def read(settings: Settings, machine: Machine, path: str) -> str:
     return answer.stdout.rstrip("\n")
 
 
-def reachable(settings: Settings, machine: Machine, seconds: float) -> None:
 def first_password(settings: Settings, service: Service, machine: Machine) -> str:
     """Return the first password of a machine's service.
 
@@ -93,6 +93,7 @@ def first_password(settings: Settings, service: Service, machine: Machine) -> st
     )
 
 
+def reachable(settings: Settings, machine: Machine, seconds: float) -> None:
     """Wait until a machine accepts SSH logins; raises DeadlineError after ``seconds``."""
     with console.step(f"{machine.id} lets us in over SSH at {machine.address}"):
         wait(
@@ -104,12 +105,14 @@ def first_password(settings: Settings, service: Service, machine: Machine) -> st
 
 def booted(settings: Settings, machine: Machine, seconds: float = 600) -> None:
     """Wait until cloud-init has ended on a machine, even with errors; raises DeadlineError after ``seconds``."""
+    deadline = time.monotonic() + seconds
+
+    def look() -> bool | None:
+        left = min(60, max(1, deadline - time.monotonic()))
+        return enter(settings, machine, "cloud-init status --wait", left).returncode in (0, 1, 2) or None
+
     with console.step(f"{machine.id} cloud-init done"):
-        wait(
-            f"cloud-init on machine {machine.id} to end",
-            lambda: enter(settings, machine, "cloud-init status --wait", seconds=60).returncode in (0, 1, 2) or None,
-            seconds,
-        )
+        wait(f"cloud-init on machine {machine.id} to end", look, seconds)
 
 
 def boot(settings: Settings, machine: Machine) -> str:

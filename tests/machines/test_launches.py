@@ -78,6 +78,13 @@ bootcmd:
   - [systemctl, mask, --now, web.service]
 """
 
+NEVER_READY = """#cloud-config
+bootcmd:
+  - mkdir -p /run/systemd/system/web.service.d
+  - printf '[Service]\\nType=notify\\nTimeoutStartSec=600\\n' >/run/systemd/system/web.service.d/slow.conf
+  - systemctl daemon-reload
+"""
+
 
 @pytest.fixture(scope="module")
 def settings(local_ec2: Any, tmp_path_factory: pytest.TempPathFactory) -> Settings:
@@ -183,14 +190,17 @@ def test_never_healthy(account: Account, settings: Settings, tmp_path: Path, cap
     assert f"still there: {machine.id}\n" in said
 
 
-def test_never_healthy_and_terminated(account: Account, settings: Settings, tmp_path: Path) -> None:
-    """Where it was asked for, a machine that doesn't get healthy is terminated."""
-    (tmp_path / "break").write_text(BREAK)
+def test_never_ready_and_terminated(
+    account: Account, settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A machine with a unit that never gets ready is waited for until the budget ends, and terminated as asked."""
+    (tmp_path / "slow").write_text(NEVER_READY)
 
-    with pytest.raises(VerdictError) as raised:
-        launches.launch(settings, user_data=str(tmp_path / "break"), terminate=True)
+    with pytest.raises(VerdictError, match=r"not healthy: i-\w+: cloud-init, The unit is active") as raised:
+        launches.launch(settings, user_data=str(tmp_path / "slow"), terminate=True)
 
     assert "keep" in raised.value.hint
+    assert "cloud-init: cloud-init is running; systemd is still starting web.service\n" in capfd.readouterr().err
     assert [] == machines.find(account, "web")
 
 
