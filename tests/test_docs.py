@@ -222,6 +222,17 @@ def test_roles_names_the_scenarios() -> None:
     assert sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")) == sorted(rows)
 
 
+def test_the_stand_in_is_tested_row_by_row() -> None:
+    """docs/stand-in.md names at least one test for each behaviour, and each of them is there."""
+    rows = re.findall(r"^\| (.+) \| .+ \| (.+) \|$", (ROOT / "docs/stand-in.md").read_text(), re.MULTILINE)[2:]
+    there = "".join((ROOT / f"tests/local/test_packages{which}.py").read_text() for which in ("", "_rpm"))
+    named = {behaviour: re.findall(r"`(test_\w+)`", tests) for behaviour, tests in rows}
+
+    assert len(rows) > 15
+    assert [] == [behaviour for behaviour, tests in named.items() if not tests]
+    assert [] == [test for tests in named.values() for test in tests if f"def {test}(" not in there]
+
+
 def test_line_ends() -> None:
     """Every file of the checkout has the line ends that .gitattributes demands."""
     command = ["git", "ls-files", "--eol", "--cached", "--others", "--exclude-standard"]

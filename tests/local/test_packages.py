@@ -6,6 +6,7 @@ import base64
 import hashlib
 import http.client
 import io
+import json
 import os
 import re
 import shlex
@@ -65,8 +66,18 @@ class Machine:
         line = ["docker", "exec", self.container.id, "sh", "-c", command]
         return subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
 
-    def get(self, path: str, port: int = 8080, tls: bool = False, **headers: str) -> tuple[int, Any, str]:
-        """Return status, headers and body of what the machine answers; raises ConnectionRefusedError."""
+    def get(
+        self,
+        path: str,
+        port: int = 8080,
+        tls: bool = False,
+        text: str | None = None,
+        **headers: str,
+    ) -> tuple[int, Any, str]:
+        """Return status, headers and body of what the machine answers, to a POST with a text, if one is given.
+
+        Raises ConnectionRefusedError.
+        """
         self.container.reload()
         [network] = self.container.attrs["NetworkSettings"]["Networks"].values()
         if tls:
@@ -77,7 +88,7 @@ class Machine:
         else:
             line = http.client.HTTPConnection(network["IPAddress"], port, timeout=60)
         try:
-            line.request("GET", path, headers=headers)
+            line.request("GET" if text is None else "POST", path, body=text, headers=headers)
             answer = line.getresponse()
             return answer.status, answer.headers, answer.read().decode()
         finally:
@@ -228,9 +239,9 @@ def installed(present: Machine) -> Machine:
     return present
 
 
-def basic(password: str) -> str:
-    """Return the Authorization header of the administrator."""
-    return "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()
+def basic(password: str, user: str = "admin") -> str:
+    """Return the Authorization header of a user, the administrator by default."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 @pytest.mark.parametrize(
@@ -596,7 +607,8 @@ def test_it_gets_ready_as_jenkins_does(installed: Machine, site: Site) -> None:
 
 ANSWERS = [
     ("/login", 200, "STAND-IN<br>NOT JENKINS"),
-    ("/health", 200, '{"status":true}'),
+    ("/health", 302, ""),
+    ("/health/", 200, '{"status":true}'),
     ("/whoAmI/api/json", 200, '"anonymous":true'),
     ("/", 403, "url=/login?from=%2F"),
     ("/api/json", 403, "Authentication required"),
@@ -662,18 +674,200 @@ def test_without_the_wizard_it_is_open(installed: Machine) -> None:
     assert "Please use the following password" not in installed.run("journalctl -u jenkins -o cat --boot -n 20")
 
 
+CASC = """jenkins:
+  securityRealm:
+    local:
+      allowsSignup: false
+      users:
+"""
+USER = """        - id: {}
+          password: {}
+"""
+PLUGIN = """
+import sys, zipfile
+with zipfile.ZipFile("/var/lib/jenkins/plugins/configuration-as-code.jpi", "w") as jar:
+    jar.writestr("META-INF/MANIFEST.MF", f"Manifest-Version: 1.0\\nPlugin-Version: {sys.argv[1]}\\n")
+"""
+SECRETS = {
+    "kept": "${readFile:/run/secret}",
+    "trimmed": "${trim:${readFile:/run/secret}}",
+    "missing": "${trim:${readFile:/run/secret-none}}",
+}
+# Who gets in with the file's text, and with that as a person types it; whether the log holds the secret.
+ENTERED: list[tuple[str, dict[str, list[int]], bool]] = [
+    ("2061.vc08919f7fc37", {"kept": [200, 401], "trimmed": [401, 200], "missing": [401, 401]}, False),
+    ("1.55.1", {"kept": [200, 401], "trimmed": [401, 401], "missing": [401, 401]}, True),
+]
+
+
 @pytest.mark.docker
-def test_a_realm_by_configuration_as_code_closes_it(installed: Machine) -> None:
-    """With the wizard off a realm keeps strangers out, and nobody gets in while it has no user."""
-    installed.run("printf 'jenkins:\\n  securityRealm: {local: {allowsSignup: false}}\\n' >/etc/casc.yaml")
-    installed.run("mkdir /var/lib/jenkins/plugins && touch /var/lib/jenkins/plugins/configuration-as-code.jpi")
+@pytest.mark.parametrize(("version", "expected", "logged"), ENTERED)
+def test_secrets_of_configuration_as_code(
+    installed: Machine, version: str, expected: dict[str, list[int]], logged: bool
+) -> None:
+    """A secret keeps the end of its file's line unless it is trimmed; one that is missing is a warning.
+
+    An old plugin takes `trim` for a variable, which it logs. Strangers stay out, and agents have a port.
+    """
+    casc = CASC + "".join(USER.format(*one) for one in SECRETS.items())
+    installed.run(
+        f"printf %s {shlex.quote(casc)} >/etc/casc.yaml; printf 'words \\n' >/run/secret; chmod 644 /run/secret"
+    )
+    installed.run(f"mkdir -p /var/lib/jenkins/plugins; python3 -c {shlex.quote(PLUGIN)} {version}")
     installed.configure(
         "Environment=JAVA_OPTS=-Djenkins.install.runSetupWizard=false CASC_JENKINS_CONFIG=/etc/casc.yaml"
     )
     installed.run("systemctl start jenkins")
 
-    stranger, guest = installed.get("/api/json"), installed.get("/api/json", Authorization=basic("guess"))
-    assert (403, 401) == (stranger[0], guest[0])
+    got = {
+        user: [installed.get("/api/json", Authorization=basic(password, user))[0] for password in ("words \n", "words")]
+        for user in SECRETS
+    }
+    said = installed.run("journalctl -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID jenkins)")
+    assert (expected, 403) == (got, installed.get("/api/json")[0])
+    assert "Error looking up file '/run/secret-none' with UTF-8 encoding. Will default to empty string" in said
+    assert logged == ("variable 'trim:words" in said)
+    listening = (
+        installed.run("ss -Hlnte 2>/dev/null | grep -c uid:$(id -u jenkins)"),
+        installed.run("grep -o 'Port>0<' /var/lib/jenkins/config.xml"),
+    )
+    assert ("2", "Port>0<") == listening
+
+
+class Browser:
+    """Keep the session's cookie and crumb over requests to a machine's Jenkins."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine, self.cookie, self.crumb = machine, "", ""
+
+    def ask(
+        self, path: str, text: str | None = None, kind: str = "application/x-www-form-urlencoded"
+    ) -> tuple[int, str]:
+        """Return the status, and where it leads to or what it says; with a text it is a POST."""
+        headers: dict[str, Any] = {"Cookie": self.cookie, "Jenkins-Crumb": self.crumb, "Content-Type": kind}
+        status, got, body = self.machine.get(path, text=text, **headers)
+        self.cookie = got["Set-Cookie"].split(";")[0] if got["Set-Cookie"] else self.cookie
+        return status, got["Location"] or body
+
+    def take_crumb(self) -> None:
+        """Get the crumb of the session."""
+        self.crumb = json.loads(self.ask("/crumbIssuer/api/json")[1])["crumb"]
+
+
+JOB = "<project><builders><hudson.tasks.Shell><command>echo {}</command></hudson.tasks.Shell></builders></project>"
+
+
+@pytest.mark.docker
+def test_somebody_signs_in_sets_it_up_and_builds(installed: Machine) -> None:
+    """The form leads on with a session, changes need its crumb, the wizard's end takes the password away, jobs run."""
+    first = "/var/lib/jenkins/secrets/initialAdminPassword"
+    installed.run("systemctl start jenkins")
+    form = "j_username=admin&j_password={}&from=%2Fmanage"
+    password, browser = installed.run(f"cat {first}"), Browser(installed)
+
+    assert (302, "/loginError") == browser.ask("/j_spring_security_check", form.format("wrong"))
+    assert 403 == browser.ask("/api/json")[0]
+    assert (302, "/manage") == browser.ask("/j_spring_security_check", form.format(password))
+    assert 200 == browser.ask("/api/json")[0]
+    admin = "username=ann&password1=secret&password2=secret&fullname=Ann"
+    assert 403 == browser.ask("/setupWizard/createAdminUser", admin)[0]
+    browser.take_crumb()
+    assert 200 == browser.ask("/setupWizard/createAdminUser", admin)[0]
+    installed.run(f"! test -e {first}; ! test -e /var/lib/jenkins/jenkins.install.UpgradeWizard.state")
+    assert 401 == installed.get("/api/json", Authorization=basic(password))[0]
+    assert 200 == installed.get("/api/json", Authorization=basic("secret", "ann"))[0]
+    browser.take_crumb()
+    assert 200 == browser.ask("/setupWizard/completeInstall", "")[0]
+    installed.run("test -s /var/lib/jenkins/jenkins.install.UpgradeWizard.state")
+
+    for name, command, result in (("good", "$JOB_NAME $BUILD_NUMBER", "SUCCESS"), ("bad", "x; exit 7", "FAILURE")):
+        assert 200 == browser.ask(f"/createItem?name={name}", JOB.format(command), "application/xml")[0]
+        assert (201, "/queue/item/1/") == browser.ask(f"/job/{name}/build", "")
+        wait(lambda: not json.loads(browser.ask(f"/job/{name}/lastBuild/api/json")[1])["building"])  # noqa: B023
+        assert result == json.loads(browser.ask(f"/job/{name}/1/api/json")[1])["result"]
+    assert "+ echo good 1\ngood 1\n" == browser.ask("/job/good/lastBuild/consoleText")[1]
+
+
+@pytest.mark.docker
+def test_a_start_that_was_cut_off_begins_anew(installed: Machine) -> None:
+    """Until config.xml is there, which is the last, a start makes the first administrator and his password again."""
+    home = "/var/lib/jenkins"
+    installed.run(
+        f"install -d -o jenkins {home}/users {home}/users/admin_1; install -d -m 700 -o jenkins {home}/secrets;"
+        f" install -o jenkins -m 640 /dev/null {home}/secrets/initialAdminPassword"
+    )
+    installed.run("systemctl start jenkins")
+
+    password = installed.run(f"cat {home}/secrets/initialAdminPassword")
+    assert 200 == installed.get("/api/json", Authorization=basic(password))[0]
+
+
+NO_ANSWER = """
+import socket, time
+server = socket.create_server(("127.0.0.1", 81), backlog=0)
+full = [socket.create_connection(("127.0.0.1", 81)) for _ in range(1)]
+time.sleep(99)
+"""
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    ("url", "seconds", "reason"),
+    [
+        ("http://127.0.0.1:1/", 0, "ConnectException: Connection refused"),
+        ("http://127.0.0.1:81/", 4, "SocketTimeoutException: Connect timed out"),
+    ],
+    ids=["refused", "dropped"],
+)
+def test_without_an_update_centre(installed: Machine, url: str, seconds: int, reason: str) -> None:
+    """A way to the update centre that is shut is one SEVERE; where packets are dropped the start is late by that."""
+    installed.run(f"systemd-run -qG --unit silent python3 -c {shlex.quote(NO_ANSWER)}")
+    timeout = "-Dhudson.ProxyConfiguration.DEFAULT_CONNECT_TIMEOUT_MILLIS=4000"
+    installed.configure(f'Environment="JAVA_OPTS=-Dhudson.model.UpdateCenter.updateCenterUrl={url} {timeout}"')
+    begun = time.monotonic()
+    installed.run("systemctl start jenkins; systemctl stop silent")
+    took = time.monotonic() - begun
+
+    said = installed.run("journalctl -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID jenkins)")
+    severe = [line.split("SEVERE\t")[1] for line in said.splitlines() if "\tSEVERE\t" in line]
+    error = "hudson.PluginManager#doCheckUpdatesServer: Error checking update sites for 1 attempt(s)."
+    [one] = severe
+    assert one.startswith(f"{error} Last exception was: {reason}")
+    assert took >= seconds
+
+
+@pytest.mark.docker
+def test_it_boots_as_long_as_asked(installed: Machine) -> None:
+    """It takes the time that it is told, of those that a genuine one takes, and no other."""
+    installed.configure('Environment="JAVA_OPTS=-Dstandin.bootSeconds=5"')
+    begun = time.monotonic()
+    installed.run("systemctl start jenkins")
+
+    assert time.monotonic() - begun > 4.5  # systemd began it a moment before
+    refused = installed.fails("java -Dstandin.bootSeconds=18 -jar /usr/share/java/jenkins.war")
+    assert "standin.bootSeconds takes 2 to 17, not 18" in refused
+
+
+@pytest.mark.docker
+def test_old_settings_become_an_override(present: Machine) -> None:
+    """What was edited in /etc/default/jenkins becomes override.conf, and one that is there stays."""
+    drop_in = "/etc/systemd/system/jenkins.service.d/override.conf"
+    migrate = f"/usr/share/jenkins/migrate /root/old; cat {drop_in}"
+    present.run(f"rm -f {drop_in}; cp /etc/default/jenkins /root/old")
+    assert "No such file" in present.fails(migrate)
+    present.run("echo HTTP_PORT=8081 >>/root/old; echo JENKINS_HOME=/srv >>/root/old")
+    try:
+        expected = [
+            "[Service]",
+            'Environment="JENKINS_HOME=/srv"',
+            "WorkingDirectory=/srv",
+            'Environment="JENKINS_PORT=8081"',
+        ]
+        assert expected == present.run(migrate).splitlines()
+        present.run("echo HTTP_PORT=8082 >>/root/old")
+        assert expected == present.run(migrate).splitlines()
+    finally:
+        present.run(f"rm -f {drop_in}")
 
 
 @pytest.mark.docker
@@ -773,7 +967,28 @@ def test_the_war_obeys_its_options(installed: Machine) -> None:
     assert "200" == installed.run(f'python3 -c "{inside}"')
     assert "Jenkins is fully up and running" in installed.run("cat /var/log/jenkins/jenkins.log")
     assert '"GET /ci/login HTTP/1.1" 200' in installed.run("cat /var/log/jenkins/access_log")
-    assert "Unrecognized option" in installed.fails("java -jar /usr/share/java/jenkins.war --http2Port=1")
+
+
+# The options of a genuine 2.426.2's --help; the last two stand for one of each user.
+OPTIONS = """
+webroot pluginroot extractedFilesFolder enable-future-java paramsFromStdIn javaHome config prefix commonLibFolder
+extraLibFolder logfile logThrowingLineNo logThrowingThread debug httpPort httpListenAddress httpKeepAliveTimeout
+httpsPort httpsListenAddress httpsKeepAliveTimeout httpsKeyStore httpsKeyStorePassword httpsKeyManagerType
+httpsRedirectHttp http2Port http2ListenAddress httpsSniHostCheck httpsSniRequired excludeCipherSuites controlPort
+useJasper sessionTimeout sessionEviction mimeTypes maxParamCount useJmx qtpMaxThreadsCount jettyAcceptorsCount
+jettySelectorsCount usage realmClassName fileRealm.configFile accessLoggerClassName simpleAccessLogger.format
+simpleAccessLogger.file argumentsRealm.passwd.ann argumentsRealm.roles.ann
+"""
+
+
+@pytest.mark.docker
+def test_every_option_of_the_genuine_help_is_taken(present: Machine) -> None:
+    """What a genuine Jenkins takes is taken, whether it is played or not; what it doesn't know is refused as there."""
+    options = " ".join(f"--{option}=1" for option in OPTIONS.split())
+
+    assert "Stand-in for Jenkins, not Jenkins." in present.run(f"java -jar /usr/share/java/jenkins.war {options}")
+    refused = present.fails("java -jar /usr/share/java/jenkins.war --sessionTimeOut=1")
+    assert "Unrecognized option: --sessionTimeOut=1" in refused
 
 
 ASK = """

@@ -5,6 +5,7 @@ import java.io.Reader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.security.GeneralSecurityException;
@@ -17,6 +18,7 @@ import java.util.HexFormat;
 import java.util.List;
 import java.util.Properties;
 import java.util.UUID;
+import java.util.regex.Pattern;
 import javax.crypto.Cipher;
 import javax.crypto.SecretKeyFactory;
 import javax.crypto.spec.PBEKeySpec;
@@ -34,6 +36,7 @@ record Home(Path root) {
     private static final String WIZARD_STATE = "jenkins.install.UpgradeWizard.state";
     private static final String HASH = "<passwordHash>";
     private static final String HASH_END = "</passwordHash>";
+    private static final String AGENTS = "<slaveAgentPort>";
 
     static Home locate() throws IOException {
         String place = System.getProperty("JENKINS_HOME", System.getenv("JENKINS_HOME"));
@@ -51,7 +54,7 @@ record Home(Path root) {
         Files.deleteIfExists(root.resolve("failed-boot-attempts.txt"));
     }
 
-    /** Makes what is missing, and the administrator unless the setup wizard is off or was there before. */
+    /** Makes what is missing, and the administrator unless the setup wizard is off or done. */
     void fill(String version) throws IOException, GeneralSecurityException {
         if (make("secret.key", hex(32))) {
             make("secret.key.not-so-secret", "");
@@ -70,47 +73,106 @@ record Home(Path root) {
                 "<correlationId>" + UUID.randomUUID() + "</correlationId>"));
         make("nodeMonitors.xml", xml("hudson.util.DescribableList", ""));
         make("hudson.model.UpdateCenter.xml", xml("sites", ""));
-        if (Files.notExists(root.resolve(WIZARD_STATE))) {
+        if (waitsForSetup() || !wizard()) {
             introduce(version);
         }
         make(".lastStarted", "");
     }
 
+    /** Makes who may get in. The configuration is the last: a start that was cut off before begins anew. */
     private void introduce(String version) throws IOException, GeneralSecurityException {
-        boolean wizard = !"false".equalsIgnoreCase(System.getProperty("jenkins.install.runSetupWizard"));
-        if (!wizard) {
+        if (!wizard()) {
             Casc casc = Casc.read(root);
-            String password = casc.password();
-            if (!casc.closes()) {
-                make("config.xml", configuration(
-                        "hudson.security.AuthorizationStrategy$Unsecured", "hudson.security.SecurityRealm$None"));
-            } else if (make("config.xml", closed()) && password != null) {
-                makeAdministrator(password);
+            for (var user : casc.users().entrySet()) {
+                if (!admits(user.getKey(), user.getValue())) {
+                    makeUser(user.getKey(), user.getValue());
+                }
             }
-            make(WIZARD_STATE, version);
-            make("jenkins.install.InstallUtil.lastExecVersion", version);
+            int port = casc.agentPort().orElse(Integer.getInteger("jenkins.model.Jenkins.slaveAgentPort", 0));
+            if (casc.closes()) {
+                configure(closed(port));
+            } else if (Files.notExists(configuration())) {
+                configure(configuration(
+                        "hudson.security.AuthorizationStrategy$Unsecured", "hudson.security.SecurityRealm$None", port));
+            }
+            finish(version);
             return;
         }
-        if (make("config.xml", closed())) {
+        if (Files.notExists(configuration())) {
             String password = HEX.formatHex(bytes(16));
-            makeAdministrator(password);
-            make("secrets/initialAdminPassword", "");
+            makeUser("admin", password);
+            Files.writeString(passwordFile(), "");
             mode(passwordFile(), "rw-r-----");
             Files.writeString(passwordFile(), password + "\n");
+            configure(closed(Integer.getInteger("jenkins.model.Jenkins.slaveAgentPort", -1)));
         }
         if (Files.exists(passwordFile())) {
             announce();
         }
     }
 
-    private void makeAdministrator(String password) throws IOException, GeneralSecurityException {
-        String name = "admin_" + Math.abs(RANDOM.nextLong());
-        make("users/users.xml", xml("hudson.model.UserIdMapper",
-                "<idToDirectoryNameMap><entry><string>admin</string><string>" + name
-                + "</string></entry></idToDirectoryNameMap>"));
+    private static boolean wizard() {
+        return !"false".equalsIgnoreCase(System.getProperty("jenkins.install.runSetupWizard"));
+    }
+
+    /** Tells whether the setup wizard waits for somebody. */
+    boolean waitsForSetup() {
+        return wizard() && Files.notExists(root.resolve(WIZARD_STATE));
+    }
+
+    /** Does what the wizard does when somebody has made an administrator: the first one and the password go. */
+    void makeAdministrator(String user, String password) throws IOException, GeneralSecurityException {
+        deleteUser("admin");
+        makeUser(user, password);
+        Files.deleteIfExists(passwordFile());
+    }
+
+    /** Does what the wizard does at its end. */
+    void finish(String version) throws IOException {
+        make(WIZARD_STATE, version);
+        make("jenkins.install.InstallUtil.lastExecVersion", version);
+    }
+
+    /** Returns the port for inbound agents, which the configuration keeps: 0 for any, -1 for none. */
+    int agentPort() throws IOException {
+        return Integer.parseInt(Files.readString(configuration()).split(AGENTS)[1].split("<")[0]);
+    }
+
+    private void makeUser(String user, String password) throws IOException, GeneralSecurityException {
+        deleteUser(user);
+        String name = user + "_" + Math.abs(RANDOM.nextLong());
         Files.createDirectory(root.resolve("users").resolve(name));
-        make("users/" + name + "/config.xml", xml("user", "<id>admin</id><fullName>admin</fullName>"
+        make("users/" + name + "/config.xml", xml("user", "<id>" + user + "</id><fullName>" + user + "</fullName>"
                 + HASH + hash(password, hex(16)) + HASH_END));
+        recordUsers();
+    }
+
+    private void deleteUser(String user) throws IOException {
+        for (Path folder : folders(user)) {
+            Files.deleteIfExists(folder.resolve("config.xml"));
+            Files.delete(folder);
+        }
+        recordUsers();
+    }
+
+    private List<Path> folders(String user) throws IOException {
+        try (var found = Files.list(root.resolve("users"))) {
+            return found.filter(Files::isDirectory)
+                    .filter(each -> each.getFileName().toString().matches(Pattern.quote(user) + "_\\d+")).toList();
+        }
+    }
+
+    private void recordUsers() throws IOException {
+        StringBuilder entries = new StringBuilder();
+        try (var found = Files.list(root.resolve("users"))) {
+            for (Path folder : found.filter(Files::isDirectory).sorted().toList()) {
+                String name = folder.getFileName().toString();
+                entries.append("<entry><string>%s</string><string>%s</string></entry>"
+                        .formatted(name.substring(0, name.lastIndexOf('_')), name));
+            }
+        }
+        Files.writeString(root.resolve("users/users.xml"),
+                xml("hudson.model.UserIdMapper", "<idToDirectoryNameMap>" + entries + "</idToDirectoryNameMap>"));
     }
 
     private void announce() throws IOException {
@@ -134,17 +196,18 @@ record Home(Path root) {
 
     /** Tells whether anybody may do anything: no realm, as when the wizard is off and nothing else sets one. */
     boolean open() throws IOException {
-        return Files.readString(root.resolve("config.xml")).contains("hudson.security.SecurityRealm$None");
+        return Files.readString(configuration()).contains("hudson.security.SecurityRealm$None");
     }
 
-    /** Tells whether these are the administrator's name and password. */
+    /** Tells whether these are a user's name and password; an empty one lets nobody in. */
     boolean admits(String user, String password) throws IOException, GeneralSecurityException {
-        try (var folders = Files.newDirectoryStream(root.resolve("users"), "admin_*")) {
-            for (Path folder : folders) {
-                String kept = Files.readString(folder.resolve("config.xml")).split(HASH)[1].split(HASH_END)[0];
-                String tried = hash(password, kept.split(":")[0]);
-                return user.equals("admin") && MessageDigest.isEqual(kept.getBytes(), tried.getBytes());
+        for (Path folder : folders(user)) {
+            if (Files.notExists(folder.resolve("config.xml"))) {
+                return false; // a start was cut off right here
             }
+            String kept = Files.readString(folder.resolve("config.xml")).split(HASH)[1].split(HASH_END)[0];
+            String tried = hash(password, kept.split(":")[0]);
+            return !password.isEmpty() && MessageDigest.isEqual(kept.getBytes(), tried.getBytes());
         }
         return false;
     }
@@ -163,6 +226,15 @@ record Home(Path root) {
 
     Path passwordFile() {
         return secrets().resolve("initialAdminPassword");
+    }
+
+    private Path configuration() {
+        return root.resolve("config.xml");
+    }
+
+    private void configure(String content) throws IOException {
+        Path part = Files.writeString(root.resolve("config.xml.part"), content);
+        Files.move(part, configuration(), StandardCopyOption.ATOMIC_MOVE);
     }
 
     private Path secrets() {
@@ -200,14 +272,14 @@ record Home(Path root) {
                 SecretKeyFactory.getInstance("PBKDF2WithHmacSHA256").generateSecret(spec).getEncoded());
     }
 
-    private static String closed() {
+    private static String closed(int agentPort) {
         return configuration("hudson.security.FullControlOnceLoggedInAuthorizationStrategy",
-                "hudson.security.HudsonPrivateSecurityRealm");
+                "hudson.security.HudsonPrivateSecurityRealm", agentPort);
     }
 
-    private static String configuration(String authorization, String realm) {
+    private static String configuration(String authorization, String realm, int agentPort) {
         return xml("hudson", "<authorizationStrategy class=\"" + authorization + "\"/>"
-                + "<securityRealm class=\"" + realm + "\"/>");
+                + "<securityRealm class=\"" + realm + "\"/>" + AGENTS + agentPort + "</slaveAgentPort>");
     }
 
     private static String xml(String element, String content) {

@@ -5,6 +5,7 @@ import java.io.Reader;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
@@ -12,20 +13,43 @@ import java.util.Set;
 
 /** The command line, as /usr/bin/jenkins writes it: {@code --name=value} or {@code --name}. */
 record Options(Map<String, String> values) {
-    private static final Set<String> KNOWN = Set.of(
-            "version", "enable-future-java", "webroot", "logfile", "debug", "prefix", "config",
+    private static final Set<String> PLAYED = Set.of(
+            "version", "enable-future-java", "help", "usage", "webroot", "logfile", "prefix", "config",
             "httpPort", "httpListenAddress",
             "httpsPort", "httpsListenAddress", "httpsKeyStore", "httpsKeyStorePassword",
             "accessLoggerClassName", "simpleAccessLogger.format", "simpleAccessLogger.file");
 
-    /** Refuses what is not played here (HTTP/2, Unix sockets) as loudly as what nobody knows. */
+    /** What else the genuine one's help lists: it is taken, and changes nothing here. */
+    private static final Set<String> TAKEN = Set.of(
+            "pluginroot", "extractedFilesFolder", "paramsFromStdIn", "javaHome", "toolsJar", "commonLibFolder",
+            "extraLibFolder", "logThrowingLineNo", "logThrowingThread", "debug", "daemon", "httpKeepAliveTimeout",
+            "httpUnixDomainPath", "httpsKeepAliveTimeout", "httpsKeyManagerType", "httpsKeyStoreType",
+            "httpsPrivateKeyPassword", "httpsRedirectHttp", "httpsVerifyClient", "httpsSniHostCheck",
+            "httpsSniRequired", "httpsCertificateAlias", "http2Port", "http2ListenAddress", "excludeProtocols",
+            "excludeCipherSuites", "controlPort", "useJasper", "useServlets", "useInvoker", "sessionTimeout",
+            "sessionEviction", "mimeTypes", "maxParamCount", "useJmx", "qtpMaxThreadsCount", "handlerCountMax",
+            "jettyAcceptorsCount", "jettySelectorsCount", "compression", "realmClassName", "fileRealm.configFile");
+
+    /** What ends a name of which the rest is a user's. */
+    private static final Set<String> OF_USERS = Set.of("argumentsRealm.passwd.", "argumentsRealm.roles.");
+
+    static final String HELP = "Stand-in for Jenkins, not Jenkins. Options:\n   --" + String.join("\n   --", known());
+
+    private static List<String> known() {
+        Set<String> known = new HashSet<>(PLAYED);
+        known.addAll(TAKEN);
+        return known.stream().sorted().toList();
+    }
+
+    /** Refuses what the genuine one doesn't know, as it does. */
     static Options parse(List<String> arguments) throws IOException {
         Map<String, String> values = new HashMap<>();
         for (String argument : arguments) {
             String[] parts = argument.split("=", 2);
             String name = parts[0].replaceFirst("^--", "");
-            if (!argument.startsWith("--") || !KNOWN.contains(name)) {
-                throw new IllegalArgumentException("Unrecognized option for the stand-in: " + argument);
+            boolean taken = TAKEN.contains(name) || OF_USERS.stream().anyMatch(name::startsWith);
+            if (!argument.startsWith("--") || !(taken || PLAYED.contains(name))) {
+                throw new IllegalArgumentException("Unrecognized option: " + argument);
             }
             values.put(name, parts.length == 2 ? parts[1] : "true");
         }

@@ -21,7 +21,7 @@ import javax.net.ssl.SSLContext;
 
 /** The HTTP side: every request gets the answer of the phase that Jenkins is in. */
 final class Site {
-    /** A stretch of Jenkins's life; {@code path} comes without the prefix and without a slash at its end. */
+    /** A stretch of Jenkins's life; {@code path} comes without the prefix, and begins with a slash. */
     interface Phase {
         Answer answer(HttpExchange exchange, String path) throws Exception;
     }
@@ -89,8 +89,7 @@ final class Site {
                     : new Answer(404, "text/plain", "Not Found\n", Map.of());
         }
         try {
-            String inside = path.substring(prefix.length()).replaceFirst("/+$", "");
-            return phase.answer(exchange, inside.isEmpty() ? "/" : inside);
+            return phase.answer(exchange, path.substring(prefix.length()));
         } catch (Exception problem) {
             problem.printStackTrace();
             return new Answer(500, "text/plain", problem + "\n", Map.of());
