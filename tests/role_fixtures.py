@@ -9,11 +9,15 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import ansible_runner
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar
 from ec2_fixtures import ROOT, Machines, describe
 
 from bakehouse.machines import probes
@@ -47,6 +51,10 @@ class Told:
     def findings(self) -> dict[str, str]:
         """Return the bad findings of a verification, name to evidence."""
         return {one.name: one.evidence for one in probes.findings_of(self.events).get("machine", []) if not one.ok}
+
+    def good(self) -> dict[str, str]:
+        """Return the good findings of a verification, name to evidence."""
+        return {one.name: one.evidence for one in probes.findings_of(self.events).get("machine", []) if one.ok}
 
     def changes(self) -> list[str]:
         """Return the names of the tasks that changed something, or would have."""
@@ -161,3 +169,19 @@ def chapter(name: str, command: str = "") -> Task:
 def survived(task: Task) -> Task:
     """Return the task as one whose failure ends nothing."""
     return {"block": [task], "rescue": [{"ansible.builtin.debug": {"msg": "the next chapter goes on"}}]}
+
+
+@cache
+def plugins() -> None:
+    """Let Ansible find its own plugins."""
+    init_plugin_loader()
+
+
+def templar(**values: Any) -> Any:
+    """Return Ansible's own templating with the role's variables, defaults for all but these."""
+    plugins()
+    loader = DataLoader()
+    files = [ROOT / f"roles/jenkins/{folder}/main.yml" for folder in ("defaults", "vars")]
+    read = [loader.load_from_file(str(file), trusted_as_template=True) for file in files]
+    facts = {"distribution": "Debian", "distribution_major_version": "13"}
+    return Templar(loader, {"ansible_facts": facts, **read[0], **read[1], **values})

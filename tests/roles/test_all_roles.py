@@ -11,14 +11,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
+from ansible.template import trust_as_template
+from ec2_fixtures import ROOT
+from role_fixtures import templar
+
+from bakehouse import recipes, settings
 from ansible.template import Templar, trust_as_template
 from ec2_fixtures import ROOT
 
@@ -117,22 +120,6 @@ def test_existing_files_are_listed(tmp_path: Path) -> None:
     assert sorted(expected) == runpy.run_path(str(LOOK))["existing"](patterns)
 
 
-@cache
-def plugins() -> None:
-    """Let Ansible find its own plugins."""
-    init_plugin_loader()
-
-
-def templar(**values: Any) -> Any:
-    """Return Ansible's own templating with the role's variables, defaults for all but these."""
-    plugins()
-    loader = DataLoader()
-    files = [ROOT / f"roles/jenkins/{folder}/main.yml" for folder in ("defaults", "vars")]
-    read = [loader.load_from_file(str(file), trusted_as_template=True) for file in files]
-    facts = {"distribution": "Debian", "distribution_major_version": "13"}
-    return Templar(loader, {"ansible_facts": facts, **read[0], **read[1], **values})
-
-
 def rendered(**values: Any) -> str:
     """Return the drop-in for these values, with the role's defaults for all others."""
     text = trust_as_template(DROP_IN.read_text())
@@ -228,6 +215,14 @@ JAVA_ARGUMENTS: list[tuple[dict[str, Any], list[str]]] = [
             "-Dhttp.nonProxyHosts=localhost|*.example.org",
         ],
     ),
+def test_it_may_start_for_as_long_as_a_machine_may_boot() -> None:
+    """Systemd doesn't end a start that the recipe's budget allows."""
+    budget = recipes.load(settings.load(recipe="jenkins")).boot_budget
+
+    assert "TimeoutStartSec=300\n" in rendered()
+    assert 300 >= budget
+
+
 ]
 
 
@@ -254,6 +249,7 @@ BAD_VALUES: dict[str, Any] = {
     "jenkins_home": "/jenkins",
     "jenkins_volume": "sdf",
     "jenkins_port": -1,
+    "jenkins_start_timeout": 0,
     "jenkins_listen_address": "127.0.0.1; x",
     "jenkins_prefix": "/ci/",
     "jenkins_https_port": 8080,
