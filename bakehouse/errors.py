@@ -5,6 +5,7 @@
     + UnsoundError    (2) what an account says of a resource can't be what it should be
   + ToolError         (2) a needed program is missing, too old or doesn't start
     + RegistryError   (2) no image registry can be reached
+    + UnreachableError (2) a file of a program's release can't be fetched
   + AccountError      (2) the account's credentials, region or endpoint are wrong
   + NotFoundError     (2) there is no image, machine, base or recipe of that name
   x CloudError        (1) AWS refused a call; holds AWS's own error code
@@ -74,6 +75,10 @@ class ToolError(BakehouseError):
 
 class RegistryError(ToolError):
     """Say that an image registry is needed and none can be reached."""
+
+
+class UnreachableError(ToolError):
+    """Say that a file of a program's release can't be fetched; the text names its URL."""
 
 
 class AccountError(BakehouseError):

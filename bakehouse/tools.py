@@ -124,19 +124,6 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Packer:
-    """Hold the path and version of the Packer that bakes."""
-
-    path: Path
-    version: Version
-
-    @property
-    def needs_init(self) -> bool:
-        """Return whether its plugins must be installed with ``packer init``."""
-        return self.version >= (1, 7)
-
-
-@dataclass(frozen=True)
 class Row:
     """Hold what ``./inv doctor`` shows of one tool.
 
@@ -166,23 +153,17 @@ def ensure(name: str) -> Path:
     tool = TOOLS[name]
     found = find(tool)
     if found.trouble:
-        _install(tool, found.trouble)
+        install(tool, found.trouble)
         found = find(tool)
     if name == "docker":
         _ensure_engine(found.path)
     return found.path
 
 
-def packer() -> Packer:
-    """Return the Packer to use, and install it first if it is missing."""
-    path = ensure("packer")
-    return Packer(path, _version(TOOLS["packer"], path))
-
-
 def doctor() -> list[Row]:
-    """Look at every tool, and return a row for each; nothing is changed."""
+    """Look at every tool but Packer, and return a row for each; nothing is changed."""
     rows = []
-    for tool in TOOLS.values():
+    for tool in [one for one in TOOLS.values() if one.name != "packer"]:
         found = find(tool)
         rows.append(_row(tool, found))
         if tool.name == "docker":
@@ -197,11 +178,11 @@ def find(tool: Tool) -> Found:
         path = shutil.which(tool.name, path=folder)
         if not path:
             continue
-        version = _version(tool, Path(path))
+        version = version_of(tool, Path(path))
         if not version:
             trouble = f"{path} is another program"
         elif version < tool.wanted:
-            trouble = f"{path} is {_dotted(version)}"
+            trouble = f"{path} is {dotted(version)}"
         elif lacking := [name for name in tool.companions if not shutil.which(name)]:
             trouble = f"{lacking[0]} is missing"
         else:
@@ -209,50 +190,60 @@ def find(tool: Tool) -> Found:
     return Found(trouble=trouble)
 
 
-def _version(tool: Tool, path: Path) -> Version:
+def version_of(tool: Tool, path: Path) -> Version:
+    """Return the version of the program at a path; empty when it is another program than the tool."""
     # In an empty folder, because cracklib's packer writes a dictionary that is named after its argument.
     with tempfile.TemporaryDirectory() as folder:
         _, told = system.run(str(path.absolute()), tool.ask, folder=folder)
     match = re.search(tool.answer, told, re.MULTILINE)
-    return _parsed(match[1]) if match else ()
+    return parsed(match[1]) if match else ()
 
 
-def _install(tool: Tool, trouble: str) -> None:
-    lack = f"{tool.name} {_dotted(tool.wanted)} or later is needed (it {tool.purpose}): {trouble}"
+def lack(tool: Tool, trouble: str) -> str:
+    """Return the words that say that a tool is needed and why it can't be used."""
+    return f"{tool.name} {dotted(tool.wanted)} or later is needed (it {tool.purpose}): {trouble}"
+
+
+def install(tool: Tool, trouble: str) -> None:
+    """Install a tool from the distribution; ``trouble`` says why it can't be used as it is.
+
+    Raises ToolError, whose hint is the command for the person, when the kit may not or can't do that.
+    """
     if "apt-get" not in tool.packages or not system.can_install():
-        raise ToolError(lack, _remedy(tool))
+        raise ToolError(lack(tool, trouble), remedy(tool))
     say(f"installing {tool.name} (it {tool.purpose}) ...")
     if complaint := system.install(tool.packages["apt-get"]):
-        raise ToolError(f"{lack}, and it can't be installed: {complaint}", _remedy(tool))
+        raise ToolError(f"{lack(tool, trouble)}, and it can't be installed: {complaint}", remedy(tool))
     if trouble := find(tool).trouble:
         raise ToolError(f"{tool.name} was installed, but {trouble}", tool.home)
 
 
-def _remedy(tool: Tool) -> str:
+def remedy(tool: Tool) -> str:
     """Return the command that installs the tool on this system, or the URL of its page when there is none."""
     return system.command_for(tool.packages) or tool.home
 
 
 def _row(tool: Tool, found: Found) -> Row:
-    wanted = f">= {_dotted(tool.wanted)}"
+    wanted = f">= {dotted(tool.wanted)}"
     if not found.trouble:
-        return Row(tool.name, _dotted(found.version), wanted, tool.purpose, "", blocking=False)
-    ours = _obtainable(tool)
-    remedy = "the kit installs it when it needs it" if ours else _remedy(tool)
-    return Row(tool.name, found.trouble, wanted, tool.purpose, remedy, blocking=not (ours or tool.optional))
+        return Row(tool.name, dotted(found.version), wanted, tool.purpose, "", blocking=False)
+    ours = obtainable(tool)
+    how = "the kit installs it when it needs it" if ours else remedy(tool)
+    return Row(tool.name, found.trouble, wanted, tool.purpose, how, blocking=not (ours or tool.optional))
 
 
-def _obtainable(tool: Tool) -> bool:
+def obtainable(tool: Tool) -> bool:
+    """Return whether the kit can install a tool from the distribution."""
     return system.can_install() and bool(system.command_for(tool.packages))
 
 
 def _engine_row(client: Found) -> Row:
     if client.trouble:
-        ours = _obtainable(TOOLS["docker"])
+        ours = obtainable(TOOLS["docker"])
         found, remedy, blocking = "missing", "comes with docker", not ours
     else:
         engine = _engine(client.path)
-        found, remedy = engine.trouble or _dotted(engine.version), _engine_remedy(engine.trouble)
+        found, remedy = engine.trouble or dotted(engine.version), _engine_remedy(engine.trouble)
         blocking = bool(remedy)
         if engine.trouble and not remedy:
             remedy = f"the kit {'starts' if _dockerd() else 'installs'} it when it needs it"
@@ -276,7 +267,7 @@ def _engine(docker: Path) -> Found:
     code, told = system.run(str(docker), "version", "--format", "{{.Server.Version}}", passing=system.DOCKER)
     match = re.search(r"^\d+\.\d+", told, re.MULTILINE)
     if code == 0 and match:
-        return Found(docker, _parsed(match[0]))
+        return Found(docker, parsed(match[0]))
     return Found(trouble="permission denied" if "permission denied" in told else system.last_line(told) or "no answer")
 
 
@@ -291,7 +282,7 @@ def _engine_remedy(trouble: str) -> str:
     if name := docker_context():
         return f"Docker's context is {name}: start its engine, or take another: docker context use default"
     if not _dockerd():  # a client alone
-        return "" if _obtainable(TOOLS["docker"]) else _remedy(TOOLS["docker"])
+        return "" if obtainable(TOOLS["docker"]) else remedy(TOOLS["docker"])
     if system.become_root() is None:
         return "sudo systemctl start docker" if system.has_systemd() else "sudo service docker start"
     return ""
@@ -321,7 +312,7 @@ def _ensure_engine(docker: Path) -> None:
     trouble = _engine(docker).trouble
     if trouble and not _engine_remedy(trouble):
         if not _dockerd():
-            _install(TOOLS["docker"], "its engine is missing")
+            install(TOOLS["docker"], "its engine is missing")
         say("starting the Docker engine ...")
         log = _start_engine()
         deadline = time.monotonic() + _ENGINE_SECONDS
@@ -354,9 +345,11 @@ def _dockerd() -> str:
     return shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:{_SBIN}") or ""
 
 
-def _parsed(version: str) -> Version:
+def parsed(version: str) -> Version:
+    """Return a version's numbers."""
     return tuple(int(part) for part in version.split("."))
 
 
-def _dotted(version: Version) -> str:
+def dotted(version: Version) -> str:
+    """Return a version as it is written."""
     return ".".join(map(str, version))

@@ -16,7 +16,7 @@ import pytest
 from samples import ANSWER, MACHINE, NOW
 
 import tasks
-from bakehouse import images, machines, tools
+from bakehouse import images, machines, packers, tools
 from bakehouse.images import Image, channels, details, retention
 from bakehouse.images.channels import Channel, Move
 from bakehouse.images.details import Entry
@@ -44,7 +44,7 @@ OUTPUTS: dict[str, Callable[[], Any]] = {
     "channels": lambda: [channels.as_data(CHANNEL)],
     "cleanup": lambda: retention.as_data(Retention((Fate(IMAGE, "delete", "nothing uses it"),))),
     "leftovers": lambda: leftovers.as_data(Leftovers((Leftover("instance", MACHINE.id, "20261122-081500-a1b2"),))),
-    "doctor": lambda: [asdict(row) for row in tools.doctor()],
+    "doctor": lambda: [asdict(row) for row in [*packers.rows(Path("none")), *tools.doctor()]],
     "local.status --everywhere": lambda: [asdict(Checkout("a" * 12, "/a", "here", 1, 2))],
 }
 

@@ -5,36 +5,22 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ec2_fixtures import LocalEc2, docker, mark
+from release_fixtures import POLICY, have
 
 from bakehouse import tools
 from bakehouse.errors import ToolError
-from bakehouse.tools import TOOLS, Found, Packer, Row
+from bakehouse.tools import TOOLS, Found, Row
 
 GOOD = "echo Packer v1.14.2; echo; echo Your version of Packer is out of date"
 OLD = "echo Packer v1.5.6"
+OLD_SSH = "echo OpenSSH_6.6.1"
 CRACKLIB = 'cat >/dev/null; echo "skipping line: 1"; touch "$1.pwd"; echo 0 0'  # reads words, writes a dictionary
-
-
-def have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *folders: Mapping[str, str]) -> None:
-    """Have nothing on PATH but these folders of scripts, and what those need themselves."""
-    last = dict.fromkeys(("cat", "chmod", "env", "grep", "sh", "touch", "true"), "")
-    paths = [tmp_path / str(number) for number in range(len(folders) + 1)]
-    for path, programs in zip(paths, [*folders, last], strict=True):
-        path.mkdir()
-        for name, script in programs.items():
-            if script:
-                (path / name).write_text(f"#!/bin/sh\n{script}\n")
-                (path / name).chmod(0o755)
-            else:
-                (path / name).symlink_to(str(shutil.which(name)))
-    monkeypatch.setenv("PATH", os.pathsep.join(map(str, paths)))
 
 
 @pytest.mark.parametrize(
@@ -94,34 +80,25 @@ def test_find_wants_the_companions(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert Found(trouble="newuidmap is missing") == tools.find(TOOLS["mmdebstrap"])
 
 
-@pytest.mark.parametrize(("version", "needs"), [((1, 6, 6), False), ((1, 7, 0), True), ((1, 16, 0), True)])
-def test_packer_needs_init(version: tuple[int, ...], needs: bool) -> None:
-    """From 1.7 on Packer's plugins come by packer init."""
-    assert needs == Packer(Path("packer"), version).needs_init
-
-
-POLICY = r"""for name; do printf '%s:\n  Installed: (none)\n  Candidate: 1.6.6\n' $name; done"""
-
-
 @pytest.mark.parametrize(
     ("user", "programs", "text", "hint"),
     [
-        (1000, {"apt-get": "exit", "apt-cache": POLICY}, "missing", "sudo apt-get install packer"),
-        (0, {"dnf": "exit"}, "missing", "https://developer.hashicorp.com/packer/install"),
-        (0, {"brew": "exit"}, "missing", "brew install hashicorp/tap/packer"),
-        (0, {}, "missing", "https://developer.hashicorp.com/packer/install"),
-        (0, {"packer": OLD}, "{path}/packer is 1.5.6", "https://developer.hashicorp.com/packer/install"),
+        (1000, {"apt-get": "exit", "apt-cache": POLICY}, "missing", "sudo apt-get install openssh-client"),
+        (0, {"dnf": "exit"}, "missing", "sudo dnf install openssh-clients"),
+        (0, {"brew": "exit"}, "missing", "https://www.openssh.com/portable.html"),
+        (0, {}, "missing", "https://www.openssh.com/portable.html"),
+        (0, {"ssh": OLD_SSH}, "{path}/ssh is 6.6", "https://www.openssh.com/portable.html"),
         (
             0,
             {"apt-get": "exit", "apt-cache": "exit"},
-            "missing, and it can't be installed: this distribution has no package packer",
-            "https://developer.hashicorp.com/packer/install",
+            "missing, and it can't be installed: this distribution has no package openssh-client",
+            "https://www.openssh.com/portable.html",
         ),
         (
             0,
             {"apt-get": "echo E: no mirror; exit 100", "apt-cache": POLICY},
             "missing, and it can't be installed: E: no mirror",
-            "sudo apt-get install packer",
+            "sudo apt-get install openssh-client",
         ),
     ],
 )
@@ -133,24 +110,25 @@ def test_ensure_refuses(
     monkeypatch.setattr(os, "geteuid", lambda: user)
 
     with pytest.raises(ToolError) as raised:
-        tools.ensure("packer")
+        tools.ensure("ssh")
 
     said = text.format(path=tmp_path / "0")
-    assert f"packer 1.6.6 or later is needed (it drives the bake): {said}" == raised.value.text
+    assert f"ssh 7.6 or later is needed (it enters machines): {said}" == raised.value.text
     assert (hint, 2) == (raised.value.hint, raised.value.code)
 
 
 def test_ensure_installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """As root a missing tool is installed, with one line said; a second time nothing is done or said."""
-    script = tmp_path / "0" / "packer"
-    made = f"echo '#!/bin/sh' >{script}; echo 'echo Packer v1.6.6' >>{script}; chmod +x {script}"
+    folder = tmp_path / "0"
+    script = folder / "ssh"
+    made = f"printf '#!/bin/sh\necho OpenSSH_9.2\n' >{script}; chmod +x {script}; cp {script} {script}-keygen"
     get = f"case $* in *install*) {made} ;; esac"
-    have(tmp_path, monkeypatch, {"apt-get": get, "apt-cache": POLICY})
+    have(tmp_path, monkeypatch, {"apt-get": get, "apt-cache": POLICY, "cp": ""})
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
-    assert script == tools.ensure("packer")
-    assert "installing packer (it drives the bake) ...\n" == capsys.readouterr().err
-    assert Packer(script, (1, 6, 6)) == tools.packer()
+    assert script == tools.ensure("ssh")
+    assert "installing ssh (it enters machines) ...\n" == capsys.readouterr().err
+    assert script == tools.ensure("ssh")
     assert "" == capsys.readouterr().err
 
 
@@ -352,7 +330,7 @@ def test_doctor_where_nothing_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     rows = [row for row in tools.doctor() if row.tool != "ansible-playbook"]
 
-    assert ["packer", "docker", "docker engine", "mmdebstrap", "ssh", "gpg", "git"] == [row.tool for row in rows]
+    assert ["docker", "docker engine", "mmdebstrap", "ssh", "gpg", "git"] == [row.tool for row in rows]
     assert {"missing"} == {row.found for row in rows}
     assert ["git"] == [row.tool for row in rows if not row.blocking]
     assert all(row.remedy for row in rows)

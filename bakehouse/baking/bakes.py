@@ -111,7 +111,7 @@ def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool
     try:
         group = _make_key_and_group(account, order, run)
         argv = command(settings, account, order, run, group, on_error="abort" if keep else "cleanup")
-        environ = environment(account.environ(*system.ANSIBLE), run, debug)
+        environ = environment({**account.environ(*system.ANSIBLE), **order.packer.environ}, run, debug)
         code = _drive(account, argv, environ, run, settings.root, _own(order, run))
         if code != 0:
             raise _error(code, run)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from bakehouse import __version__, console, images, recipes, system, tools
+from bakehouse import __version__, console, images, packers, recipes, system
 from bakehouse.accounts import TAG, Account
 from bakehouse.errors import InputError
 from bakehouse.images import Image
@@ -42,7 +42,7 @@ class Order:
     start: Image
     stand_ins: Mapping[str, Mapping[str, str]]
     files: Mapping[str, Path]
-    packer: tools.Packer
+    packer: packers.Packer
 
     @property
     def variables(self) -> dict[str, str]:
@@ -120,7 +120,7 @@ def check_file(base: Base, package: str, file: Path) -> Path:
     return file.resolve()
 
 
-def place(account: Account, recipe: Recipe, base: Base, files: Mapping[str, Path], packer: tools.Packer) -> Order:
+def place(account: Account, recipe: Recipe, base: Base, files: Mapping[str, Path], packer: packers.Packer) -> Order:
     """Find the base's image and the packages that need a stand-in, print both, and return the order."""
     if recipe.architecture:
         _check_type(account, recipe)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 
-from bakehouse import console, images, recipes, system, tools
+from bakehouse import console, images, packers, recipes, system, tools
 from bakehouse.accounts import TAG, Account, connect
 from bakehouse.baking import orders
 from bakehouse.baking.orders import Order
@@ -66,7 +66,7 @@ def draw(
     ground = recipes.base(settings.root, base or recipe.base)
     files = orders.check_files(recipe, ground, package_files or {})
     roles.ensure(settings.root, recipe)
-    packer = tools.packer()
+    packer = packers.get(settings.state)
     tools.ensure("ssh")
     account = connect(settings, base=ground.name)
     order = orders.place(account, recipe, ground, files, packer)

@@ -55,9 +55,9 @@ def doctor(c: Context, json: bool = False) -> None:
     """Show which programs are here, and how to get the others."""
     from dataclasses import asdict
 
-    from bakehouse import console, tools
+    from bakehouse import console, packers, tools
 
-    rows = tools.doctor()
+    rows = [*packers.rows(load_settings().state), *tools.doctor()]
     if json:
         console.data_json([asdict(row) for row in rows])
     else:
@@ -72,16 +72,17 @@ def doctor(c: Context, json: bool = False) -> None:
 @task
 def lint(c: Context) -> None:
     """Run every linter."""
-    from bakehouse import console, recipes, settings, tools
+    from bakehouse import console, packers, recipes, settings
 
-    packer = shlex.quote(str(tools.ensure("packer")))
+    found = packers.get(load_settings().state)
+    packer = shlex.quote(str(found.path))
     files = [recipes.path(settings.ROOT, name).relative_to(settings.ROOT) for name in recipes.names(settings.ROOT)]
     commands = (*LINTERS, *(f"packer validate -var-file={file} packer" for file in files))
     console.say(f"running {len(commands)} linters, as many at once as there are CPUs ...")
-    failed = []
+    environ, failed = {**_environment(), **found.environ}, []
     with c.cd(str(settings.ROOT)), ThreadPoolExecutor(os.cpu_count()) as pool:
         running = {
-            pool.submit(_seconds, c, one.replace("packer", packer, 1) if one.startswith("packer") else one): one
+            pool.submit(_seconds, c, one.replace("packer", packer, 1) if one.startswith("packer") else one, environ): one
             for one in commands
         }
         for done in as_completed(running):
@@ -178,10 +179,10 @@ def _environment(account: str = "") -> dict[str, str]:
     return system.environment(*system.OUTSIDE, *system.DOCKER, *_OF_TESTS, *aws, **system.PACKER)
 
 
-def _seconds(c: Context, linter: str) -> tuple[float, str]:
+def _seconds(c: Context, linter: str, environ: dict[str, str]) -> tuple[float, str]:
     """Run a linter, and return how long that took and what it complains of, empty when of nothing."""
     begun = time.monotonic()
-    outcome = c.run(linter, hide=True, warn=True, env=_environment(), replace_env=True)
+    outcome = c.run(linter, hide=True, warn=True, env=environ, replace_env=True)
     complaint = "" if outcome else f"{outcome.stdout}{outcome.stderr}".strip() or "it failed without a word"
     return time.monotonic() - begun, complaint
 

@@ -181,10 +181,10 @@ class CommandLine(invoke.program.Program):
 
     def print_version(self) -> None:
         """Print the versions of Bakehouse and of the programs that it runs."""
-        from bakehouse import tools
+        from bakehouse import packers, settings, tools
 
         _tell(f"Bakehouse {__version__}")
-        for row in tools.doctor():
+        for row in [*packers.rows(settings.load().state), *tools.doctor()]:
             _tell(f"{row.tool} {row.found}")
 
     def parse_cleanup(self) -> None:

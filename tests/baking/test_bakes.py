@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from ec2_fixtures import docker
 
-from bakehouse import images, recipes, runs, settings, tools
+from bakehouse import images, packers, recipes, runs, settings
 from bakehouse.accounts import TAG, Account, connect, tags_of
 from bakehouse.baking import bakes, plans
 from bakehouse.baking.orders import Order
@@ -87,7 +87,7 @@ def order(base: str = "debian-13") -> Order:
     """Return an order of the checkout's own recipe."""
     start = Image.from_aws({"ImageId": "ami-1", "State": "available", "CreationDate": "2026-01-01T00:00:00.000Z"})
     recipe = recipes.load(settings.load(recipe="jenkins"))
-    return Order(recipe, recipes.base(ROOT, base), start, {}, {}, tools.Packer(tools.ensure("packer"), (1, 6, 6)))
+    return Order(recipe, recipes.base(ROOT, base), start, {}, {}, packers.get(settings.load().state))
 
 
 @pytest.fixture
@@ -102,11 +102,15 @@ def run(tmp_path: Path) -> Iterator[Run]:
 def test_command(account: Account, run: Run) -> None:
     """Packer takes the very command line, which names the private key and doesn't hold it."""
     run.variables.write_text("{}")
-    line = bakes.command(settings.load(), account, order(), run, "sg-1", "cleanup")
+    ours = order()
+    line = bakes.command(settings.load(), account, ours, run, "sg-1", "cleanup")
     at = line.index("build")
     arguments = [part for part in line[at + 1 :] if part not in ("-color=false", "-timestamp-ui", "-on-error=cleanup")]
 
-    told = subprocess.run([line[at - 1], "validate", *arguments], capture_output=True, text=True, check=False)
+    environ = {**os.environ, **ours.packer.environ}
+    told = subprocess.run(
+        [line[at - 1], "validate", *arguments], env=environ, capture_output=True, text=True, check=False
+    )
 
     assert (0, "") == (told.returncode, told.stdout + told.stderr)
     assert f"key_file={run.alias}/key" in line
@@ -439,7 +443,7 @@ def test_broken_packer(
     packer.write_text(f"#!{sys.executable}\nimport os, signal, sys, time\n{script}")
     packer.chmod(0o755)
     given = settings.load(recipe="tiny", root=checkout(tmp_path / "checkout", BASES))
-    monkeypatch.setattr(tools, "packer", lambda: tools.Packer(packer, (1, 6, 6)))
+    monkeypatch.setattr(packers, "get", lambda _: packers.Packer(packer, (1, 6, 6)))
     monkeypatch.setattr(plans, "connect", lambda *_, **__: account)
     monkeypatch.setattr(type(account), "caller", lambda _: "127.0.0.1/32")
     monkeypatch.setattr(bakes, "_CANCEL_SECONDS", 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bakehouse import __version__, images, system, tools
+from bakehouse import __version__, images, packers, system
 from bakehouse.accounts import Account
 from bakehouse.baking import orders
 from bakehouse.baking.orders import Order
@@ -23,7 +23,7 @@ RECIPE = Recipe(
 )
 BASE = Base("debian-13", "debian", "debian-13-amd64-*", "136693071363", "admin", "/dev/xvda")
 START = Image.from_aws({"ImageId": "ami-1", "State": "available", "CreationDate": "2026-01-01T00:00:00.000Z"})
-PACKER = tools.Packer(Path("/usr/bin/packer"), (1, 6, 6))
+PACKER = packers.Packer(Path("/usr/bin/packer"), (1, 6, 6))
 REPOSITORY = {
     "url": "http://r",
     "key_url": "http://r/key",

@@ -20,7 +20,7 @@ from statistics import median
 
 import yaml
 
-from bakehouse import console, images, local, recipes, runs, settings, tools
+from bakehouse import console, images, local, packers, recipes, runs, settings
 from bakehouse.accounts import TAG, Account, connect, tag_specifications, wait
 from bakehouse.baking import bakes, orders
 from bakehouse.errors import BakeError, BakehouseError, InputError, VerdictError
@@ -206,7 +206,8 @@ def packer(bench: Bench, clock: Clock, stack: ExitStack) -> str:
     (run.folder / "floor.sh").write_text(bench.script)
     command = bakes.command(bench.settings, bench.account, bench.order, run, group, "cleanup")
     clock.begin("rest")
-    clock.follow([*command[:-1], str(folder)], env=bakes.environment(bench.account.environ(), run, debug=False))
+    environ = {**bench.account.environ(), **bench.order.packer.environ}
+    clock.follow([*command[:-1], str(folder)], env=bakes.environment(environ, run, debug=False))
     clock.begin("rest")
     [image] = bench.account.ec2.describe_images(Filters=[{"Name": f"tag:{TAG}run", "Values": [run.id]}])["Images"]
     return str(image["ImageId"])
@@ -314,7 +315,7 @@ def _prepared(told: Settings) -> Bench:
     recipe = recipes.load(told)
     base = recipes.base(told.root, recipe.base)
     account = connect(told, base=base.name)
-    order = orders.place(account, recipe, base, {}, tools.packer())
+    order = orders.place(account, recipe, base, {}, packers.get(told.state))
     variables = yaml.safe_load((ROOT / "roles/jenkins/defaults/main.yml").read_text()) | order.variables
     inputs = [f"{name}={shlex.quote(value)}" for name, value in variables.items() if "_repository_" in name]
     return Bench(told, account, order, "\n".join([*inputs, (HERE / "floor.sh").read_text()]))

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from bakehouse import recipes, tools
+from bakehouse import packers, recipes, settings, system
 from bakehouse.settings import ROOT
 
 TEMPLATE = "".join(path.read_text() for path in sorted((ROOT / "packer").glob("*.pkr.hcl")))
@@ -15,8 +15,9 @@ TEMPLATE = "".join(path.read_text() for path in sorted((ROOT / "packer").glob("*
 
 def packer(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Packer in the checkout."""
-    line = [str(tools.ensure("packer")), *arguments]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = packers.get(settings.load().state)
+    environ = system.environment(**system.PACKER, **found.environ)
+    return subprocess.run([found.path, *arguments], cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("base", recipes.bases(ROOT))
