@@ -4,6 +4,8 @@ source "amazon-ebs" "machine" {
   source_ami      = var.base_image
   instance_type   = var.instance_type
 
+  # metadata_options are put here for Packer 1.7 and later; 1.6.6 doesn't know them
+
   launch_block_device_mappings {
     device_name           = var.bases[var.base].root_device
     volume_size           = var.volume_size
@@ -29,7 +31,8 @@ source "amazon-ebs" "machine" {
   communicator         = "ssh"
   ssh_timeout          = "5m"
 
-  # Always set both keys: with only one of them, some versions wait seven minutes for an image and then give up.
+  # Always set both keys: with only one of them, some versions wait seven minutes for an image and then give up. The
+  # plugin 1.8 takes the first for all but images: for these it asks after 15 s, 30 s and so on, for an hour at most.
   aws_polling {
     delay_seconds = 1
     max_attempts  = 3600

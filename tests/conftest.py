@@ -12,9 +12,10 @@ import botocore.session
 import hypothesis
 import pytest
 from botocore import loaders
+from samples import PACKER
 from xdist.scheduler import LoadScopeScheduling
 
-from bakehouse import tools
+from bakehouse import packers, tools
 from bakehouse.errors import ToolError
 
 hypothesis.settings.register_profile("kit", database=None, deadline=None)  # no folder, and no clock that fails a test
@@ -27,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Take the account on which the tests of the tier aws run."""
     parser.addoption(
         "--account", default="local", help="an AWS profile for the tests of the tier aws; local by default"
+    )
+    parser.addoption(
+        "--packer", default="", help="bake with the Packer and the plugins in this folder: python -m tests.build_packer"
     )
 
 
@@ -44,6 +48,10 @@ def _nobody(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             if name.startswith(("AWS_", "BAKEHOUSE_", "ANSIBLE_", "PACKER_", "PKR_", "INVOKE_", "MOLECULE_")):
                 patch.delenv(name)
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        if folder := request.config.getoption("packer"):
+            patch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+            patch.setenv(PACKER, folder)
+            patch.setattr(packers, "_folder", lambda _: Path(folder) / "plugins")
         yield
 
 

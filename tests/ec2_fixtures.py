@@ -20,6 +20,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError
+from samples import PACKER
 
 from bakehouse import documents, local, system
 from bakehouse.accounts import rights
@@ -141,6 +142,7 @@ class LocalEc2:
 
     def inv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a task with the rights that it needs, and no others, and return what it said; fail when it fails."""
+        self._give_plugins()
         with self._limited(arguments[0]):
             done = subprocess.run(
                 [self.program, *arguments],
@@ -153,6 +155,13 @@ class LocalEc2:
             )
         assert done.returncode == 0, done.stdout + done.stderr
         return done
+
+    def _give_plugins(self) -> None:
+        """Put the plugins of the Packer that tests bake with where the kit would fetch them to."""
+        plugins = self.state / "tools/plugins"
+        if PACKER in os.environ and not plugins.exists():
+            self.state.mkdir(mode=0o700, exist_ok=True)
+            shutil.copytree(Path(os.environ[PACKER]) / "plugins", plugins, copy_function=os.link)
 
     @contextlib.contextmanager
     def _limited(self, task: str) -> Iterator[None]:

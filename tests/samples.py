@@ -13,6 +13,9 @@ from bakehouse.images.channels import Channel, Move
 from bakehouse.machines import Machine
 from bakehouse.records.contents import Contents, Package
 
+PACKER = "BAKEHOUSE_TEST_PACKER"
+"""The variable that names the folder of the Packer that tests bake with, if it isn't the system's."""
+
 ANSWER = {
     "ImageId": "ami-0a1b2c3d4e5f60718",
     "Name": "bakehouse-jenkins-20261122-081500-a1b2",

@@ -106,7 +106,7 @@ def test_version(run_task: Run, tmp_path: Path) -> None:
     told = run_task(tmp_path, os.environ, "--version")
 
     assert (0, "Bakehouse ") == (told.returncode, told.stdout[:10])
-    assert ["packer", "docker", "ansible-playbook"] == [
+    assert ["packer", "packer", "docker", "ansible-playbook"] == [
         line.split()[0] for line in told.stdout.splitlines() if line.startswith(("packer", "docker 2", "ansible"))
     ]
 

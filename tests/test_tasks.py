@@ -125,23 +125,6 @@ def _gone(path: str) -> Callable[[Place], None]:
     return change
 
 
-def _tools(*, packer: str = "") -> Callable[[Place], None]:
-    """Leave the person the programs that are needed, but no way to install any, and this script as Packer."""
-
-    def change(place: Place) -> None:
-        folder = place.folder.parent / "bin"
-        folder.mkdir()
-        for name in ("docker", "git", "gpg", "gpg-agent", "gpgconf", "ssh", "ssh-keygen", "sh"):
-            (folder / name).symlink_to(shutil.which(name) or f"/no/{name}")
-        if packer:
-            (folder / "packer").write_text(f"#!/bin/sh\necho '{packer}'\n")
-            (folder / "packer").chmod(0o755)
-        place.environment["PATH"] = f"{Path(sys.executable).parent}:{folder}"
-        place.environment["BAKEHOUSE_RELEASES"] = "http://127.0.0.1:9"  # nobody answers there
-
-    return change
-
-
 RECIPE = "packer/recipes/jenkins.pkrvars.hcl"
 VARS = "inventory/group_vars/jenkins.yml"
 
@@ -160,11 +143,8 @@ BAD_INPUT = {
     "a new recipe that is there": ("new-recipe jenkins --roles nginx", _nothing, f"{RECIPE} exists already"),
     "a new recipe of an unknown role": ("new-recipe web --roles nginx,x", _nothing, "there is no role x"),
     "unknown base": ("bake --base nope", _nothing, "there is no base nope"),
-    "no Packer": ("bake", _tools(), "packer 1.6.6 or later is needed (it drives the bake): missing, and http://127.0"),
     "a version of Packer that is none": ("bake", _set(BAKEHOUSE_PACKER="latest"), "BAKEHOUSE_PACKER is 'latest'"),
     "a mirror that is no URL": ("bake", _set(BAKEHOUSE_RELEASES="mirror"), "BAKEHOUSE_RELEASES is 'mirror'"),
-    "a Packer that is too old": ("bake", _tools(packer="Packer v1.5.4"), "packer is 1.5.4"),
-    "a packer that isn't HashiCorp's": ("bake", _tools(packer="cracklib"), "packer is another program"),
     "no Docker engine": ("images", _set(DOCKER_HOST="unix:///no/docker.sock"), "(DOCKER_HOST) does not answer"),
     "unknown account": ("images --account nope", _nothing, "there is no account nope"),
     "an account without credentials": ("images --account mine", _account("region = eu-west-1"), "has no credentials"),

@@ -87,7 +87,7 @@ _RIGHTS: tuple[tuple[Scope, tuple[str, ...], tuple[str, ...]], ...] = (
         LOOK,
         (
             *("ec2:DescribeInstanceStatus", "ec2:DescribeInstanceTypeOfferings", "ec2:DescribeInstanceTypes"),
-            *("ec2:DescribeSubnets", "ec2:DescribeVpcs"),
+            *("ec2:DescribeSubnets", "ec2:DescribeVpcs", "ec2:GetInstanceMetadataDefaults"),
         ),
         _BAKES,
     ),

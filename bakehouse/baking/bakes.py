@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 from collections.abc import Mapping
@@ -12,11 +13,12 @@ from pathlib import Path
 
 from bakehouse import __version__, console, documents, images, recipes, runs, system
 from bakehouse.accounts import TAG, Account, access, filters, tag_list
-from bakehouse.baking import plans
+from bakehouse.baking import orders, plans
 from bakehouse.baking.orders import Order
 from bakehouse.baking.plans import Plan
 from bakehouse.errors import BakeError, BakehouseError
 from bakehouse.images import Image, channels
+from bakehouse.packers import Packer
 from bakehouse.recipes import inputs
 from bakehouse.records import contents, provenances, store
 from bakehouse.runs import Interrupted, Run, leftovers, programs
@@ -24,6 +26,14 @@ from bakehouse.runs.transcripts import Began, Ended, Event, Failed, Named, Skipp
 from bakehouse.settings import ROOT, Settings
 
 _CANCEL_SECONDS = 180
+
+_SLOT = re.compile(r"^ *# metadata_options are put here .*\n", re.MULTILINE)
+_IMDSV2 = """  metadata_options {
+    http_endpoint               = "enabled"
+    http_tokens                 = "required"
+    http_put_response_hop_limit = 2
+  }
+"""
 
 
 def bake(
@@ -49,6 +59,7 @@ def bake(
         plans.tell(plan, force=force)
         if plan.image and not force:
             return plan.image
+        orders.insist_on_launch(plan.account, plan.order)
         leftovers.clear(plan.account, settings)
         with runs.begin(settings) as run:
             image = _carry_out(settings, plan, run, keep_on_failure, debug)
@@ -80,8 +91,22 @@ def command(settings: Settings, account: Account, order: Order, run: Run, group:
         f"-on-error={on_error}",
         f"-var-file={recipe_file}",
         *(part for key, value in told.items() for part in ("-var", f"{key}={value}")),
-        str(settings.root / "packer"),
+        str(template(settings.root / "packer", order.packer, run)),
     ]
+
+
+def template(folder: Path, packer: Packer, run: Run) -> Path:
+    """Return the folder of the template for a Packer: ``folder``, or a copy of it that demands IMDSv2 for the machine.
+
+    Packer 1.6 can't demand that, and asks for nothing. Later ones would ask for IMDSv1.
+    """
+    if not packer.plugins:
+        return folder
+    copy = run.scratch / "template"
+    copy.mkdir(exist_ok=True)
+    for file in folder.glob("*.hcl"):
+        (copy / file.name).write_text(_SLOT.sub(_IMDSV2, file.read_text()))
+    return copy
 
 
 def environment(of_account: Mapping[str, str], run: Run, debug: bool) -> dict[str, str]:

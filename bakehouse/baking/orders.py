@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bakehouse import __version__, console, images, packers, recipes, system
 from bakehouse.accounts import TAG, Account
-from bakehouse.errors import InputError
+from bakehouse.errors import AccountError, InputError
 from bakehouse.images import Image
 from bakehouse.recipes import Base, Recipe, inputs
 from bakehouse.settings import Settings
@@ -134,6 +134,26 @@ def place(account: Account, recipe: Recipe, base: Base, files: Mapping[str, Path
     for notice in order.notices:
         console.say(notice)
     return order
+
+
+def insist_on_launch(account: Account, order: Order) -> None:
+    """Raise AccountError when the account refuses machines without IMDSv2, and nothing would demand it of this one.
+
+    Packer 1.6 can't demand it; then the account's own default decides, and without one the base's image.
+    """
+    if order.packer.plugins:
+        return
+    defaults = account.ec2.get_instance_metadata_defaults().get("AccountLevel", {})
+    told = defaults.get("HttpTokens")
+    required = told == "required" if told else order.start.imdsv2
+    if defaults.get("HttpTokensEnforced") == "enabled" and not required:
+        version = ".".join(map(str, order.packer.version))
+        raise AccountError(
+            f"account {account.name} launches no machine without IMDSv2 (httpTokensEnforced), which Packer {version}"
+            f" can't demand, and base {order.start.id} doesn't",
+            "put a Packer from 1.7 on PATH (docs/packer.md), or have the account's default require it:"
+            " aws ec2 modify-instance-metadata-defaults --http-tokens required",
+        )
 
 
 def _check_type(account: Account, recipe: Recipe) -> None:

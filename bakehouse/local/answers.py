@@ -25,6 +25,16 @@ _ALL = 1_000_000
 """More than there ever is, where moto would cut an answer short and not say so."""
 
 
+_METADATA_DEFAULTS = {"HttpTokens": ("optional", "required"), "HttpTokensEnforced": ("enabled", "disabled")}
+_NO_PREFERENCE = "no-preference"
+
+
+def metadata_defaults(backend: Any) -> dict[str, str]:
+    """Return the account's defaults for the metadata service in a region; they are changed there."""
+    told: dict[str, str] = vars(backend).setdefault("metadata_defaults", {})
+    return told
+
+
 class Answers(EC2Response):
     """Read the parameters that moto's responses pass over."""
 
@@ -104,6 +114,24 @@ class Answers(EC2Response):
         """Have an image deprecated no more."""
         self.error_on_dryrun()
         self._image().deprecation_time = None
+        return ActionResult({"Return": True})
+
+    def get_instance_metadata_defaults(self) -> ActionResult:
+        """Tell the account's defaults for the metadata service of its machines."""
+        return ActionResult({"AccountLevel": {"ManagedBy": "account", **metadata_defaults(self.ec2_backend)}})
+
+    def modify_instance_metadata_defaults(self) -> ActionResult:
+        """Take HttpTokens and HttpTokensEnforced, by which an account launches only machines that require IMDSv2."""
+        self.error_on_dryrun()
+        defaults = metadata_defaults(self.ec2_backend)
+        for name, known in _METADATA_DEFAULTS.items():
+            value = self._get_param(name)
+            if value not in (None, _NO_PREFERENCE, *known):
+                raise EC2ClientError("InvalidParameterValue", f"Value ({value}) for parameter {name} is invalid.")
+            if value:
+                defaults[name] = value
+            if value == _NO_PREFERENCE:
+                del defaults[name]
         return ActionResult({"Return": True})
 
     def _image(self) -> Any:

@@ -65,6 +65,7 @@ class Backend(EC2Backend):
         image_id = self._resolved(image_id)
         template = kwargs.get("launch_template") and self._get_template_from_args(kwargs["launch_template"])
         image = self.usable_image(image_id or (template.image_id if template else ""))
+        self._refuse_imdsv1(image, template, kwargs.get("metadata_options") or {})
         key = kwargs.get("key_name")
         if key and key not in self.key_pairs:
             raise EC2ClientError("InvalidKeyPair.NotFound", f"The key pair '{key}' does not exist")
@@ -185,6 +186,18 @@ class Backend(EC2Backend):
             known = "The following parameter data types are supported: aws:ec2:image"
             raise EC2ClientError("SsmInvalidParameter", f"Unsupported data type. {known}")
         return str(parameter.value)
+
+    def _refuse_imdsv1(self, image: Ami, template: Any, asked: dict[str, Any]) -> None:
+        """Refuse a machine without IMDSv2 where that is enforced; launch, template, account and AMI decide in turn."""
+        defaults = answers.metadata_defaults(self)
+        of_template = (template.data.get("MetadataOptions") or {}) if template else {}
+        told = asked.get("HttpTokens") or of_template.get("HttpTokens") or defaults.get("HttpTokens")
+        required = told == "required" if told else image.imds_support == "v2.0"
+        if defaults.get("HttpTokensEnforced") == "enabled" and not required:
+            raise EC2ClientError(
+                "UnsupportedOperation",
+                "You can't launch instances with IMDSv1 because httpTokensEnforced is enabled for this account.",
+            )
 
     def _refuse_taken_ports(self, names: list[str], ids: list[Any]) -> None:
         if not self.lifecycle.unfenced:

@@ -35,6 +35,8 @@ _AT_ONCE = 32
 _TURNS_AT_ONCE = 512
 """So many machines take turns at once. Most of them only wait, for an sshd or for their place among ``_AT_ONCE``."""
 
+_PATIENCE_SECONDS = 20  # less than any client waits for an answer
+
 _NOT_ASKED = "Docker was not asked before the lock was taken"
 
 
@@ -221,6 +223,16 @@ class Lifecycle:
         """Tell whether a body of these machines and images is being moved or waits for it."""
         with self.lock:
             return any(self._turns.get(one) for one in ids if one)
+
+    def wait_for_image(self, image_id: str) -> None:
+        """Return when an image is no longer pending, or when somebody who waits for an answer would give up."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            with self.lock:
+                found = [backend.amis[image_id] for backend in self.backends() if image_id in backend.amis]
+                if all(image.state != "pending" for image in found):
+                    return
+            time.sleep(0.05)
 
     def later(self, thing: Instance | Ami, move: Callable[[], None], only: str = "") -> None:
         """Make a move after the earlier ones of a machine or image; not if it has left state ``only`` by then."""

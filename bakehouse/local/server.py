@@ -57,8 +57,11 @@ _READS = re.compile(r"(Describe|Get|List|Search|Lookup|Head|Select|Preview|Valid
 # a stack or a group of Auto Scaling launches machines too.
 _BODILESS = re.compile(
     r"(Create|Delete)(Tags|KeyPair|SecurityGroup)|ImportKeyPair|(Authorize|Revoke)SecurityGroup(In|E)gress"
-    r"|Modify(Image|Instance|Snapshot)Attribute|(En|Dis)ableImage\w+|(Put|Delete)Parameter|AssumeRole"
+    r"|Modify(Image|Instance|Snapshot)Attribute|ModifyInstanceMetadataDefaults"
+    r"|(En|Dis)ableImage\w+|(Put|Delete)Parameter|AssumeRole"
 )
+
+_IMAGE = re.compile(rb"<imageId>(ami-[0-9a-f]+)</imageId>")
 
 _SERVICES = ("ec2", "ssm", "sts", "kms", "iam", "autoscaling", "elasticloadbalancing", "cloudformation", "ebs")
 _KIT = "bakehouse"  # the service for which the kit's own questions are signed
@@ -169,6 +172,9 @@ class Server:
                 self._follow()
                 if "Tags" in action or "Image" in action:
                     self.notes.follow()
+                if action == "CreateImage" and _tags_image(form):
+                    # Packer's plugin 1.8 asks for an image at once, and then only after 15 s.
+                    self.lifecycle.wait_for_image(b"".join(_IMAGE.findall(b"".join(body))).decode())
         except Exception as error:  # moto's own faults arrive here
             log.exception("%s failed", action)
             body = _internal_error(environ, f"{type(error).__name__}: {error}", keep)
@@ -279,6 +285,11 @@ def _form(environ: Environ) -> dict[str, list[str]]:
     """Return the parameters of a request."""
     data: bytes = environ["wsgi.input"].getvalue()
     return parse_qs(data.decode(errors="replace") or str(environ.get("QUERY_STRING", "")))
+
+
+def _tags_image(form: Mapping[str, list[str]]) -> bool:
+    """Tell whether a request gives the image that it makes its tags: then it's found by them, answered or not."""
+    return any(re.fullmatch(r"TagSpecification\.\d+\.ResourceType", key) and "image" in form[key] for key in form)
 
 
 def _parameters(environ: Environ) -> dict[str, Any]:

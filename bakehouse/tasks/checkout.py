@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -81,10 +82,7 @@ def lint(c: Context) -> None:
     console.say(f"running {len(commands)} linters, as many at once as there are CPUs ...")
     environ, failed = {**_environment(), **found.environ}, []
     with c.cd(str(settings.ROOT)), ThreadPoolExecutor(os.cpu_count()) as pool:
-        running = {
-            pool.submit(_seconds, c, one.replace("packer", packer, 1) if one.startswith("packer") else one, environ): one
-            for one in commands
-        }
+        running = {pool.submit(_seconds, c, re.sub("^packer", packer, one), environ): one for one in commands}
         for done in as_completed(running):
             seconds, said = done.result()
             console.finished(running[done], seconds, ok=not said)

@@ -4,11 +4,11 @@ packer {
   required_plugins {
     amazon = {
       source  = "github.com/hashicorp/amazon"
-      version = "1.8.1"
+      version = "1.8.2"
     }
     ansible = {
       source  = "github.com/hashicorp/ansible"
-      version = "1.1.4"
+      version = "1.1.6"
     }
   }
 }

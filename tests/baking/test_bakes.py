@@ -117,6 +117,20 @@ def test_command(account: Account, run: Run) -> None:
     assert not any(secret in " ".join(line) for secret in run.key.read_text().splitlines())
 
 
+def test_template(run: Run) -> None:
+    """Packer 1.6 gets the checkout's template; a later one the same, but that it demands IMDSv2 of the machine."""
+    ours = ROOT / "packer"
+    demand = 'metadata_options { http_endpoint = "enabled" http_tokens = "required" http_put_response_hop_limit = 2 }'
+
+    assert ours == bakes.template(ours, packers.Packer(Path("packer"), (1, 6, 6)), run)
+    copy = bakes.template(ours, packers.Packer(Path("packer"), (1, 16, 0), Path("plugins")), run)
+
+    assert {file.name for file in ours.glob("*.hcl")} == {file.name for file in copy.iterdir()}
+    told = {file.name: file.read_text() for file in copy.iterdir()}
+    assert demand in " ".join(told.pop("sources.pkr.hcl").split())
+    assert {name: (ours / name).read_text() for name in told} == told
+
+
 @pytest.mark.local
 def test_environment(account: Account, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packer gets nothing of the person's own AWS account, and its temporary files go into the run's folder."""

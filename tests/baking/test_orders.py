@@ -14,7 +14,7 @@ from bakehouse import __version__, images, packers, system
 from bakehouse.accounts import Account
 from bakehouse.baking import orders
 from bakehouse.baking.orders import Order
-from bakehouse.errors import InputError
+from bakehouse.errors import AccountError, InputError
 from bakehouse.images import Image
 from bakehouse.recipes import Base, Recipe
 
@@ -214,3 +214,40 @@ def test_an_architecture_that_is_named(account: Account, monkeypatch: pytest.Mon
     arm = replace(RECIPE, packages={}, architecture="arm64", instance_type="t4g.small")
     assert START == orders.place(account, arm, base, {}, PACKER).start
     assert ["arm64"] == looked
+
+
+NEW = packers.Packer(Path("/usr/bin/packer"), (1, 16, 0), Path("plugins"))
+
+
+@pytest.mark.local
+@pytest.mark.parametrize(
+    ("packer", "base_requires", "defaults", "refused"),
+    [
+        (PACKER, False, {}, False),
+        (PACKER, False, {"HttpTokensEnforced": "enabled"}, True),
+        (PACKER, False, {"HttpTokensEnforced": "disabled"}, False),
+        (PACKER, True, {"HttpTokensEnforced": "enabled"}, False),
+        (PACKER, True, {"HttpTokensEnforced": "enabled", "HttpTokens": "optional"}, True),
+        (PACKER, False, {"HttpTokensEnforced": "enabled", "HttpTokens": "required"}, False),
+        (NEW, False, {"HttpTokensEnforced": "enabled"}, False),
+    ],
+)
+def test_an_account_that_enforces_imdsv2(
+    account: Account, packer: packers.Packer, base_requires: bool, defaults: dict[str, str], refused: bool
+) -> None:
+    """What Packer 1.6 can't demand, the account's default or the base must, else the bake ends before it begins."""
+    start = replace(START, imdsv2=base_requires)
+    if defaults:
+        account.ec2.modify_instance_metadata_defaults(**defaults)
+
+    if not refused:
+        orders.insist_on_launch(account, Order(RECIPE, BASE, start, {}, {}, packer))
+        return
+    with pytest.raises(AccountError) as raised:
+        orders.insist_on_launch(account, Order(RECIPE, BASE, start, {}, {}, packer))
+
+    assert (
+        "account local launches no machine without IMDSv2 (httpTokensEnforced), which Packer 1.6.6 can't demand,"
+        " and base ami-1 doesn't"
+    ) == raised.value.text
+    assert raised.value.hint.endswith("aws ec2 modify-instance-metadata-defaults --http-tokens required")

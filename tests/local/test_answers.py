@@ -98,3 +98,18 @@ def test_a_parameter_of_an_image(account: Account) -> None:
     assert another == account.ssm.get_parameter(Name="/second")["Parameter"]["Value"]
     with pytest.raises(CloudError, match="ParameterAlreadyExists"):
         put("/second", NOWHERE)
+
+
+def test_the_metadata_defaults(account: Account) -> None:
+    """The account's defaults are read back, can be taken back, and have EC2's words alone."""
+
+    def told() -> Any:
+        return account.ec2.get_instance_metadata_defaults()["AccountLevel"]
+
+    assert {"ManagedBy": "account"} == told()
+    account.ec2.modify_instance_metadata_defaults(HttpTokens="required", HttpTokensEnforced="enabled")
+    assert {"ManagedBy": "account", "HttpTokens": "required", "HttpTokensEnforced": "enabled"} == told()
+    account.ec2.modify_instance_metadata_defaults(HttpTokens="no-preference")
+    assert {"ManagedBy": "account", "HttpTokensEnforced": "enabled"} == told()
+    with pytest.raises(CloudError, match="InvalidParameterValue"):
+        account.ec2.modify_instance_metadata_defaults(HttpTokensEnforced="perhaps")

@@ -371,7 +371,11 @@ def test_refusals_are_ec2s(ec2: Any, shared: tuple[Machines, str]) -> None:
     assert code_of(ec2.run_instances, ImageId=pending, **launch) == "InvalidAMIID.Unavailable"
     wait(lambda: ec2.describe_images(ImageIds=[pending])["Images"][0]["State"] == "available")
     ec2.deregister_image(ImageId=pending, DeleteAssociatedSnapshots=True)
-    (fresh,) = [ec2.run_instances(ImageId=machines.base, **launch)["Instances"][0]["InstanceId"]]
+    ec2.modify_instance_metadata_defaults(HttpTokensEnforced="enabled")
+    assert code_of(ec2.run_instances, ImageId=machines.base, **launch) == "UnsupportedOperation"
+    tokens = {"HttpTokens": "required"}
+    fresh = ec2.run_instances(ImageId=machines.base, MetadataOptions=tokens, **launch)["Instances"][0]["InstanceId"]
+    ec2.modify_instance_metadata_defaults(HttpTokensEnforced="no-preference")
     assert code_of(ec2.stop_instances, InstanceIds=[fresh]) == "IncorrectInstanceState"
     ec2.terminate_instances(InstanceIds=[fresh])
     wait(lambda: state_of(ec2, fresh) == "terminated")

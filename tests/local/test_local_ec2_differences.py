@@ -94,6 +94,20 @@ def test_snapshots_come_from_images_only(ec2: Any, shared: tuple[Machines, str])
     assert code_of(ec2.register_image, Name="registered") == "UnsupportedOperation"
 
 
+@pytest.mark.parametrize(("specified", "state"), [(["image"], "available"), ([], "pending")])
+def test_create_image_answers_when_the_image_is_there(
+    ec2: Any, machines: Machines, specified: list[str], state: str
+) -> None:
+    """An image that gets its tags as it's made is available when its ID is told; another one is pending."""
+    (one,) = machines.launch()
+    tags = [{"ResourceType": kind, "Tags": [{"Key": "a", "Value": "b"}]} for kind in specified]
+    more = {"TagSpecifications": tags} if tags else {}
+    image = ec2.create_image(InstanceId=one, Name=f"soon {state}", **more)["ImageId"]
+    assert ec2.describe_images(ImageIds=[image])["Images"][0]["State"] == state
+    wait(lambda: ec2.describe_images(ImageIds=[image])["Images"][0]["State"] == "available")
+    ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
+
+
 def test_a_terminated_machine_has_no_console(ec2: Any, machines: Machines) -> None:
     """The console of a terminated machine is empty; EC2 keeps it for a while."""
     (one,) = machines.launch()
