@@ -84,7 +84,7 @@ class ReleaseServer:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
-    def release(self, product: str, version: str, program: str, packed: str = "") -> None:
+    def release(self, product: str, version: str, program: str | bytes, packed: str = "") -> None:
         """Release a program for this host: an archive, a list of checksums, and its signature."""
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as writing:
