@@ -7,6 +7,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -17,31 +18,29 @@ import (
 	"github.com/hashicorp/hcl/v2/hcldec"
 	"github.com/hashicorp/packer-plugin-sdk/packer"
 	"github.com/hashicorp/packer-plugin-sdk/plugin"
-	"github.com/hashicorp/packer-plugin-sdk/template/config"
 	"github.com/hashicorp/packer-plugin-sdk/version"
 	"github.com/zclconf/go-cty/cty"
+	ctyjson "github.com/zclconf/go-cty/cty/json"
 )
 
 var number string // of the version that the double stands for; set when it is built
 
 type settings struct {
-	PlaybookFile       string   `mapstructure:"playbook_file"`
-	InventoryDirectory string   `mapstructure:"inventory_directory"`
-	Groups             []string `mapstructure:"groups"`
-	User               string   `mapstructure:"user"`
-	UseProxy           bool     `mapstructure:"use_proxy"`
-	SkipVersionCheck   bool     `mapstructure:"skip_version_check"`
-	ExtraArguments     []string `mapstructure:"extra_arguments"`
-	AnsibleEnvVars     []string `mapstructure:"ansible_env_vars"`
-	Debug              bool     `mapstructure:"packer_debug"`
+	PlaybookFile       string   `json:"playbook_file"`
+	InventoryDirectory string   `json:"inventory_directory"`
+	Groups             []string `json:"groups"`
+	User               string   `json:"user"`
+	UseProxy           bool     `json:"use_proxy"`
+	SkipVersionCheck   bool     `json:"skip_version_check"`
+	ExtraArguments     []string `json:"extra_arguments"`
+	AnsibleEnvVars     []string `json:"ansible_env_vars"`
 }
 
-type flat struct{}
+type provisioner struct{ told settings }
 
-func (*settings) FlatMapstructure() interface{ HCL2Spec() map[string]hcldec.Spec } { return flat{} }
-
-func (flat) HCL2Spec() map[string]hcldec.Spec {
-	kinds := map[string]cty.Type{
+func (*provisioner) ConfigSpec() hcldec.ObjectSpec {
+	spec := hcldec.ObjectSpec{}
+	for name, kind := range map[string]cty.Type{
 		"playbook_file":       cty.String,
 		"inventory_directory": cty.String,
 		"groups":              cty.List(cty.String),
@@ -50,21 +49,25 @@ func (flat) HCL2Spec() map[string]hcldec.Spec {
 		"skip_version_check":  cty.Bool,
 		"extra_arguments":     cty.List(cty.String),
 		"ansible_env_vars":    cty.List(cty.String),
-	}
-	spec := map[string]hcldec.Spec{}
-	for name, kind := range kinds {
+	} {
 		spec[name] = &hcldec.AttrSpec{Name: name, Type: kind}
 	}
 	return spec
 }
 
-type provisioner struct{ told settings }
-
-func (p *provisioner) ConfigSpec() hcldec.ObjectSpec { return p.told.FlatMapstructure().HCL2Spec() }
-
 func (p *provisioner) Prepare(raws ...interface{}) error {
-	if err := config.Decode(&p.told, nil, raws...); err != nil {
-		return err
+	for _, raw := range raws {
+		value, ours := raw.(cty.Value)
+		if !ours {
+			continue
+		}
+		told, err := ctyjson.SimpleJSONValue{Value: value}.MarshalJSON()
+		if err != nil {
+			return err
+		}
+		if err := json.Unmarshal(told, &p.told); err != nil {
+			return err
+		}
 	}
 	if p.told.UseProxy {
 		return fmt.Errorf("the double of the Ansible provisioner knows use_proxy = false alone")
