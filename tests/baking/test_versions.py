@@ -19,7 +19,7 @@ from bakehouse.accounts import TAG
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 DIGESTS = ("inputs", "sbom", "provenance")
-OWN = re.compile(r"ami-[0-9a-f]+|snap-[0-9a-f]+|\d{8}-\d{6}-[0-9a-f]{4}|\d{4}-\d\d-\d\dT[\d:.]+Z")
+OWN = re.compile(r"\b(?:ami|i|snap)-[0-9a-f]{17}\b|\d{8}-\d{6}-[0-9a-f]{4}|\d{4}-\d\d-\d\dT[\d:.]+Z")
 
 
 @pytest.fixture
