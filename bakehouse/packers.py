@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -144,6 +145,7 @@ def _fetch(state: Path, version: str, trouble: str) -> None:
     say(f"fetching packer {version} (it {_TOOL.purpose}); {_licence(version)} ...")
     with _alone(state):
         if not _place(state, version).exists():
+            shutil.rmtree(_place(state, version).parent, ignore_errors=True)
             try:
                 _take("packer", version, _place(state, version))
             except UnreachableError as error:
@@ -166,8 +168,16 @@ def _plugins(state: Path, packer: Path) -> Path:
                 _have(plugin, folder, packer)
             for other in plugin.place(folder).parent.iterdir():
                 if not other.name.startswith(plugin.place(folder).name):
-                    other.unlink()
+                    _remove(other)
     return folder
+
+
+def _remove(other: Path) -> None:
+    """Remove another version, or what a fetch has left that was killed."""
+    if other.is_dir():
+        shutil.rmtree(other)
+    else:
+        other.unlink()
 
 
 def _have(plugin: Plugin, folder: Path, packer: Path) -> None:

@@ -53,8 +53,10 @@ def test_a_release_is_fetched_once(
     """Without a Packer the release that is wanted comes with its plugins, its licence is said, and it's kept."""
     monkeypatch.setenv("BAKEHOUSE_PACKER", asked)
     server.release_all(version)
+    (host / f"tools/packer-{version}/killed").mkdir(parents=True)
 
     found = packers.get(host)
+    assert [found.path] == list(found.path.parent.iterdir())
     first, asked_first = capsys.readouterr().err.splitlines(), len(server.asked)
 
     plugins = host / "tools/plugins"
@@ -100,6 +102,8 @@ def test_a_packer_on_path_gets_our_plugins(
     other.parent.mkdir(parents=True)
     for name in (other.name, f"{other.name}_SHA256SUM"):
         (other.parent / name).write_text("newer")
+    (other.parent / "killed").mkdir()
+    (other.parent / "killed/archive").touch()
 
     assert Packer(path, (1, 14, 2), host / "tools/plugins") == packers.get(host)
     assert 2 * len(packers.needs()) == len([file for file in (host / "tools/plugins").rglob("*") if file.is_file()])
