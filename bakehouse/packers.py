@@ -225,9 +225,9 @@ def _row(found: Found, wanted: str) -> Row:
     if not found.trouble:
         return Row("packer", tools.dotted(found.version), least, _TOOL.purpose, "", blocking=False)
     if not os.environ.get(VERSION) and tools.obtainable(_TOOL):
-        how = f"the kit installs the distribution's, or fetches {wanted}; {_licence(wanted)}"
+        how = f"the kit installs the distribution's, or fetches HashiCorp's {wanted}: {_licence(wanted)}"
     elif releases.target():
-        how = f"the kit fetches {wanted} when it needs it; {_licence(wanted)}"
+        how = f"the kit fetches HashiCorp's {wanted} when it needs it: {_licence(wanted)}"
     else:
         return Row("packer", found.trouble, least, _TOOL.purpose, tools.remedy(_TOOL), blocking=True)
     return Row("packer", found.trouble, least, _TOOL.purpose, how, blocking=False)

@@ -239,7 +239,7 @@ NAMED = ", ".join(f"{one.product.rpartition('-')[2]} {one.version}" for one in p
             1000,
             "exit 1",
             [
-                ("{path} is another program", f"the kit fetches 1.16.0 when it needs it; {LICENCE}"),
+                ("{path} is another program", f"the kit fetches HashiCorp's 1.16.0 when it needs it: {LICENCE}"),
                 (f"missing: {NAMED}", "the kit fetches them when it needs them"),
             ],
         ),
@@ -249,7 +249,7 @@ NAMED = ", ".join(f"{one.product.rpartition('-')[2]} {one.version}" for one in p
             [
                 (
                     "{path} is another program",
-                    f"the kit installs the distribution's, or fetches 1.16.0; {LICENCE}",
+                    f"the kit installs the distribution's, or fetches HashiCorp's 1.16.0: {LICENCE}",
                 ),
                 (f"missing: {NAMED}", "the kit fetches them when it needs them"),
             ],

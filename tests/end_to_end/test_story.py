@@ -39,6 +39,8 @@ IDENTITIES = (
 # What the policy allows besides: newer versions of Packer ask for these,
 ONLY_ELSEWHERE = {"DescribeInstanceStatus", "DescribeInstanceTypeOfferings", "DescribeRegions", "DescribeSubnets"}
 ONLY_ELSEWHERE |= {"DescribeVpcs"}
+# this is asked for because of Packer 1.6 alone,
+ONLY_ELSEWHERE |= {"GetInstanceMetadataDefaults"}
 # these are for a machine that isn't healthy, and a caller whose address has changed,
 ONLY_ELSEWHERE |= {"RevokeSecurityGroupIngress"}
 # these are a cleanup's where there is more to look at,
