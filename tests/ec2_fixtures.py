@@ -161,8 +161,7 @@ class LocalEc2:
         plugins = self.state / "tools/plugins"
         if PACKER in os.environ and not plugins.exists():
             self.state.mkdir(mode=0o700, exist_ok=True)
-            plugins.parent.mkdir(exist_ok=True)
-            plugins.symlink_to(Path(os.environ[PACKER]) / "plugins")
+            shutil.copytree(Path(os.environ[PACKER]) / "plugins", plugins)  # Packer follows no links there
 
     @contextlib.contextmanager
     def _limited(self, task: str) -> Iterator[None]:

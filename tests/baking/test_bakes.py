@@ -291,6 +291,23 @@ def test_bake(bakery: Bakery) -> None:
 
 @pytest.mark.docker
 @pytest.mark.timeout(900)
+def test_an_account_that_enforces_imdsv2(bakery: Bakery) -> None:
+    """A newer Packer bakes there; that 1.6 can't is said before anything is made."""
+    bakery.account.ec2.modify_instance_metadata_defaults(HttpTokensEnforced="enabled")
+    try:
+        code, _, told = bakery.bake()
+    finally:
+        bakery.account.ec2.modify_instance_metadata_defaults(HttpTokensEnforced="no-preference")
+
+    if packers.get(bakery.settings.state).plugins:
+        assert 0 == code, told
+        return
+    assert (2, {}, []) == (code, bakery.left(), list(set(runs.known(bakery.settings)) - set(bakery.runs_before)))
+    assert "error: account local launches no machine without IMDSv2 (httpTokensEnforced), which Packer 1.6.6" in told
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(900)
 def test_a_second_bake(bakery: Bakery) -> None:
     """Of the same nothing is baked; what changed is named, before the bake by file and after it by what is in it."""
     first = bakery.bake()[1].strip()
