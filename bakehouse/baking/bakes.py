@@ -27,13 +27,9 @@ from bakehouse.settings import ROOT, Settings
 
 _CANCEL_SECONDS = 180
 
+_COPY = "template"
 _SLOT = re.compile(r"^ *# metadata_options are put here .*\n", re.MULTILINE)
-_IMDSV2 = """  metadata_options {
-    http_endpoint               = "enabled"
-    http_tokens                 = "required"
-    http_put_response_hop_limit = 2
-  }
-"""
+_IMDSV2 = '  metadata_options { http_tokens = "required" }\n'  # one line, so that the lines keep their numbers
 
 
 def bake(
@@ -102,7 +98,7 @@ def template(folder: Path, packer: Packer, run: Run) -> Path:
     """
     if not packer.plugins:
         return folder
-    copy = run.scratch / "template"
+    copy = run.scratch / _COPY
     copy.mkdir(exist_ok=True)
     for file in folder.glob("*.hcl"):
         (copy / file.name).write_text(_SLOT.sub(_IMDSV2, file.read_text()))
@@ -255,7 +251,8 @@ def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
 def _error(code: int, run: Run) -> BakeError:
     if code < 0:
         return BakeError(f"Packer was ended by {signal.Signals(-code).name}", f"the whole log: {run.log}")
-    return BakeError(failure(run.log.read_text(errors="replace").splitlines()), f"the whole log: {run.log}")
+    told = run.log.read_text(errors="replace").replace(f"{run.scratch / _COPY}/", "packer/")
+    return BakeError(failure(told.splitlines()), f"the whole log: {run.log}")
 
 
 def _keep(account: Account, order: Order, run: Run) -> None:

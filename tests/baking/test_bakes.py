@@ -120,15 +120,26 @@ def test_command(account: Account, run: Run) -> None:
 def test_template(run: Run) -> None:
     """Packer 1.6 gets the checkout's template; a later one the same, but that it demands IMDSv2 of the machine."""
     ours = ROOT / "packer"
-    demand = 'metadata_options { http_endpoint = "enabled" http_tokens = "required" http_put_response_hop_limit = 2 }'
+    demand = 'metadata_options { http_tokens = "required" }'
 
     assert ours == bakes.template(ours, packers.Packer(Path("packer"), (1, 6, 6)), run)
     copy = bakes.template(ours, packers.Packer(Path("packer"), (1, 16, 0), Path("plugins")), run)
 
     assert {file.name for file in ours.glob("*.hcl")} == {file.name for file in copy.iterdir()}
     told = {file.name: file.read_text() for file in copy.iterdir()}
-    assert demand in " ".join(told.pop("sources.pkr.hcl").split())
+    here, there = (text.splitlines() for text in ((ours / "sources.pkr.hcl").read_text(), told.pop("sources.pkr.hcl")))
+    assert [f"  {demand}"] == [new for old, new in zip(here, there, strict=True) if old != new]
     assert {name: (ours / name).read_text() for name in told} == told
+
+
+def test_a_fault_in_the_template_names_the_checkouts_file(run: Run) -> None:
+    """What Packer says of the copy is told of the template itself."""
+    copy = bakes.template(ROOT / "packer", packers.Packer(Path("packer"), (1, 16, 0), Path("plugins")), run)
+    run.log.write_text(f"Error: Unsupported argument\n\n  on {copy}/sources.pkr.hcl line 5:\n\nNot expected here.\n")
+
+    assert (
+        "Packer: Unsupported argument: Not expected here. on packer/sources.pkr.hcl line 5" == bakes._error(1, run).text
+    )
 
 
 @pytest.mark.local

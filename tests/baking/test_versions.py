@@ -13,7 +13,7 @@ import pytest
 from ec2_fixtures import Checkout, LocalEc2
 from release_fixtures import ReleaseServer
 
-from bakehouse import packers, releases
+from bakehouse import packers, releases, tools
 from bakehouse.accounts import TAG
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
@@ -48,7 +48,7 @@ def test_images_are_equal(folder: Path, kit: LocalEc2, monkeypatch: pytest.Monke
         made.append(kit.inv("bake", "--recipe", "nginx", "--force").stdout.strip())
         told.append(ec2.describe_images(ImageIds=made[-1:])["Images"][0])
 
-    assert [releases.source().packer, "1.6.6"] == [tags(one)[f"{TAG}packer"] for one in told]
+    assert [tools.dotted(packers.get(kit.state).version), "1.6.6"] == [tags(one)[f"{TAG}packer"] for one in told]
     assert common(told[0]) == common(told[1])
     assert [] == json.loads(kit.inv("diff", *made, "--json").stdout)["changes"]
 
