@@ -1,5 +1,5 @@
 source "amazon-ebs" "machine" {
-  ami_name        = "bakehouse-${var.recipe}-${var.run}"
+  ami_name        = var.name
   ami_description = "${var.recipe} on ${var.base}, baked by Bakehouse"
   source_ami      = var.base_image
   instance_type   = var.instance_type

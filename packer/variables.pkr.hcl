@@ -64,6 +64,18 @@ variable "run" {
   default     = "none"
 }
 
+variable "name" {
+  type        = string
+  description = "The name of the image and of the machine that it is made of."
+  default     = "bakehouse"
+}
+
+variable "fixed_tags" {
+  type        = map(string)
+  description = "The tags that accounts.yml gives to everything on the account."
+  default     = {}
+}
+
 variable "run_folder" {
   type        = string
   description = "The run's own folder, with inventory/, known_hosts, vars.json and the manifest."

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request
 
-from bakehouse import recipes, system
+from bakehouse import recipes, sites, system
 from bakehouse.console import say, step
 from bakehouse.errors import AccountError, BakehouseError, CloudError, DeadlineError, InputError, UnsoundError
 from bakehouse.settings import Settings
+from bakehouse.sites import Site, Sites
 
 T = TypeVar("T")
 
@@ -64,6 +65,7 @@ class Account:
         endpoint: the URL of the local EC2; empty on AWS.
         variables: the AWS_* variables that make a program use this account and no other.
         session: the boto3 session.
+        sites: how things are made there, in each region.
     """
 
     name: str
@@ -71,6 +73,16 @@ class Account:
     endpoint: str
     variables: Mapping[str, str]
     session: Any = field(repr=False, compare=False)
+    sites: Sites = field(default_factory=Sites)
+
+    @property
+    def site(self) -> Site:
+        """Return how things are made in the account's region."""
+        return self.sites.at(self.region)
+
+    def marked(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return the tags of a thing that is made here: those that are fixed, and these."""
+        return {**self.site.tags, **tags}
 
     def client(self, service: str) -> Client:
         """Return the client of a service; ``service`` is boto3's name for it."""
@@ -161,14 +173,16 @@ def connect(settings: Settings, base: str = "") -> Account:
 
     When the account is ``local``, this starts the local EC2 and makes the base named ``base`` there if it is missing.
     AWS has all bases. Raises AccountError when the profile, its credentials or its region are missing, when the account
-    ``local`` has an endpoint that isn't on loopback, and when an AWS account has one that is.
+    ``local`` has an endpoint that isn't on loopback, and when an AWS account has one that is; InputError when
+    ``accounts.yml`` is wrong.
     """
+    told = sites.load(settings.root, settings.account)
     if settings.account == "local":
         from bakehouse import local
 
         known = recipes.bases(settings.root) if base else {}
-        return _local(local.up(settings, base, known).variables)
-    return _aws(settings)
+        return replace(_local(local.up(settings, base, known).variables), sites=told)
+    return replace(_aws(settings), sites=told)
 
 
 def connected(settings: Settings) -> Account | None:

@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def group(account: Account, recipe: str, key: str, ports: Sequence[int], cidr: s
     of the recipe's other machines stay as they are.
     """
     tags = {f"{TAG}kind": "proof" if run else "group", f"{TAG}recipe": recipe, **({f"{TAG}run": run} if run else {})}
-    name = f"bakehouse-{run}" if run else key
+    name = account.site.named(f"bakehouse-{run}") if run else key
     found = _group(account, name, tags) or new_group(
         account, name, tags, f"Machines of recipe {recipe}: open to their caller alone"
     )
@@ -66,9 +66,12 @@ def key_pair(account: Account, settings: Settings, recipe: str) -> str:
     tools.ensure("ssh")
     folder = keys(settings)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    prefix = f"bakehouse-{recipe}-"
-    sound = [file.name for file in sorted(folder.glob(f"{prefix}*")) if file.name == prefix + _digest(_public(file))]
-    name = sound[0] if sound else _new_key(folder, prefix)
+
+    def named(digest: str) -> str:
+        return account.site.named(f"bakehouse-{recipe}-{digest}")
+
+    sound = [file.name for file in sorted(folder.glob(named("*"))) if file.name == named(_digest(_public(file)))]
+    name = sound[0] if sound else _new_key(folder, named)
     known = account.ec2.describe_key_pairs(Filters=filters({"key-name": name}))["KeyPairs"]
     if not known:
         import_key(account, name, folder / name, {f"{TAG}kind": "key", f"{TAG}recipe": recipe})
@@ -90,7 +93,7 @@ def import_key(account: Account, name: str, private: Path, tags: Mapping[str, st
     account.ec2.import_key_pair(
         KeyName=name,
         PublicKeyMaterial=_public(private).encode(),
-        TagSpecifications=tag_specifications(tags, "key-pair"),
+        TagSpecifications=tag_specifications(account.marked(tags), "key-pair"),
     )
 
 
@@ -102,7 +105,7 @@ def new_group(account: Account, name: str, tags: Mapping[str, str], description:
     account.ec2.create_security_group(
         GroupName=name,
         Description=description,
-        TagSpecifications=tag_specifications({"Name": name, **tags}, "security-group"),
+        TagSpecifications=tag_specifications(account.marked({"Name": name, **tags}), "security-group"),
     )
     return wait(f"security group {name} to be there", lambda: _group(account, name, tags), seconds=60)
 
@@ -139,11 +142,11 @@ def _group(account: Account, name: str, tags: Mapping[str, str]) -> Mapping[str,
     return found[0] if found else None
 
 
-def _new_key(folder: Path, prefix: str) -> str:
+def _new_key(folder: Path, named: Callable[[str], str]) -> str:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         fresh = Path(scratch) / "key"
         make_key(fresh)
-        name = prefix + _digest(_public(fresh))
+        name = named(_digest(_public(fresh)))
         os.rename(fresh, folder / name)
     return name
 

@@ -6,12 +6,13 @@ which Packer 1.6.6 tags afterwards, and what is changed or deleted must have one
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bakehouse.accounts import TAG
 from bakehouse.errors import InputError
+from bakehouse.sites import Site
 
 _BAKES = ("bake",)
 _PROVES = ("bake", "prove")
@@ -71,8 +72,11 @@ NO_SECRETS = Scope(
     "NoSecretParameters", condition=(("StringLike", "kms:ViaService", ("ssm.*.amazonaws.com",)),), effect="Deny"
 )
 
-# Each line: where, which actions, for which tasks. Packer's own calls are among those of bake.
-_RIGHTS: tuple[tuple[Scope, tuple[str, ...], tuple[str, ...]], ...] = (
+Right = tuple[Scope, tuple[str, ...], tuple[str, ...]]
+"""A line of the table: where, which actions, for which tasks."""
+
+# Packer's own calls are among those of bake.
+_RIGHTS: tuple[Right, ...] = (
     (LOOK, ("sts:GetCallerIdentity",), TASKS),
     (LOOK, ("ec2:DescribeImages",), _SHOWS),
     (LOOK, ("ec2:DescribeInstances",), (*_ENTERS, *_LAUNCHES, *_LISTS, "terminate")),
@@ -129,16 +133,23 @@ _RIGHTS: tuple[tuple[Scope, tuple[str, ...], tuple[str, ...]], ...] = (
 )
 
 
-def policy(tasks: Collection[str] = TASKS) -> dict[str, Any]:
+def _of_site(site: Site) -> Iterator[Right]:
+    """Yield the lines that an account needs besides, because of what accounts.yml says of it."""
+    if site.tags:
+        yield CHANNELS, ("ssm:AddTagsToResource",), _MOVES
+
+
+def policy(tasks: Collection[str] = TASKS, site: Site | None = None) -> dict[str, Any]:
     """Return the least policy of IAM that lets somebody run these tasks, by default all.
 
-    Raises InputError when one of them is no task that works on an account.
+    ``site`` says how things are made on the account; by default as usual. Raises InputError when one of the tasks is
+    none that works on an account.
     """
     for task in tasks:
         if task not in TASKS:
             raise InputError(f"--task {task} is no task that needs rights", f"known: {', '.join(TASKS)}")
     actions: dict[Scope, set[str]] = {}
-    for scope, names, users in _RIGHTS:
+    for scope, names, users in (*_RIGHTS, *_of_site(site or Site())):
         if set(users) & set(tasks):
             actions.setdefault(scope, set()).update(names)
     return {"Version": "2012-10-17", "Statement": [_statement(scope, names) for scope, names in actions.items()]}

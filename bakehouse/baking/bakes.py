@@ -63,6 +63,8 @@ def command(settings: Settings, account: Account, order: Order, run: Run, group:
     told = {
         "base": order.base.name,
         "base_image": order.start.id,
+        "name": image_name(account, order, run),
+        "fixed_tags": json.dumps(dict(account.site.tags)),
         "run": run.id,
         "run_folder": str(run.alias),
         "scratch": str(run.scratch),
@@ -71,7 +73,7 @@ def command(settings: Settings, account: Account, order: Order, run: Run, group:
         "endpoint": account.endpoint,
         "group_id": group,
         "instance_type": order.recipe.instance_type,
-        "key_name": key_name(run),
+        "key_name": key_name(account, run),
         "key_file": str(run.alias / run.key.name),
     }
     recipe_file = recipes.path(settings.root, order.recipe.name)
@@ -98,9 +100,14 @@ def environment(of_account: Mapping[str, str], run: Run, debug: bool) -> dict[st
     return {**of_account, **here, **log}
 
 
-def key_name(run: Run) -> str:
+def key_name(account: Account, run: Run) -> str:
     """Return the name of a run's key pair and of its security group."""
-    return f"bakehouse-{run.id}"
+    return account.site.named(f"bakehouse-{run.id}")
+
+
+def image_name(account: Account, order: Order, run: Run) -> str:
+    """Return the name of the image that a run bakes."""
+    return account.site.named(f"bakehouse-{order.recipe.name}-{run.id}")
 
 
 def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool) -> Image:
@@ -141,7 +148,7 @@ def _prepare(plan: Plan, run: Run) -> None:
     ours = {
         "kit": str(ROOT),
         "record": str(run.record),
-        "image": f"bakehouse-{order.recipe.name}-{run.id}",
+        "image": image_name(plan.account, order, run),
         "run": run.id,
     }
     variables = {**order.variables, **{f"bakehouse_{key}": value for key, value in ours.items()}}
@@ -158,7 +165,7 @@ def _own(order: Order, run: Run) -> dict[str, str]:
 def _make_key_and_group(account: Account, order: Order, run: Run) -> str:
     """Make the run's key pair and a security group that opens SSH to the caller alone; return the group's ID."""
     access.make_key(run.key)
-    name = key_name(run)
+    name = key_name(account, run)
     tags = {"Name": name, **_own(order, run)}
     access.import_key(account, name, run.key, tags)
     group: str = access.new_group(account, name, tags, "Lets in the one who bakes, while the bake lasts")["GroupId"]
@@ -194,7 +201,7 @@ def _drive(
 def _claim(account: Account, image_id: str, tags: Mapping[str, str]) -> None:
     """Tag an image as the run's own as soon as it has an ID, because Packer tags it only at its end."""
     with suppress(BakehouseError):
-        account.ec2.create_tags(Resources=[image_id], Tags=tag_list(tags))
+        account.ec2.create_tags(Resources=[image_id], Tags=tag_list(account.marked(tags)))
 
 
 def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
@@ -214,7 +221,7 @@ def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
     offered = plans.fetched(plan.inputs, contents.of_sbom(told[store.SBOM]).repositories)
     whole = plans.whole(plan.inputs, offered)
     store.keep(settings, image_id, {**told, store.INPUTS: json.dumps(whole, indent=1)})
-    sources = images.repository_tags(offered)
+    sources = images.repository_tags(offered, len(plan.account.site.tags))
     if offered and not sources:
         console.say("the next bake will bake anew: the image's tags have no room for its package repositories")
     more = {

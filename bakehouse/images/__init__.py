@@ -331,14 +331,14 @@ def tag(account: Account, image_id: str, tags: Mapping[str, str]) -> Image:
     return there(account, image_id)
 
 
-def repository_tags(indexes: Iterable[str]) -> dict[str, str]:
+def repository_tags(indexes: Iterable[str], fixed: int = 0) -> dict[str, str]:
     """Return the tags that record the URLs of the repository indexes from which a bake installed packages.
 
-    They are empty when they don't fit in an image's tags. Then the next bake can't find out that nothing has changed,
-    and bakes anew.
+    They are empty when they don't fit in an image's tags, of which the account fixes the number ``fixed``. Then the
+    next bake can't find out that nothing has changed, and bakes anew.
     """
     tags = {f"{_REPOSITORY}{number}": index for number, index in enumerate(indexes, start=1)}
-    fit = len(tags) <= _REPOSITORIES and all(len(index) <= _TAG_LENGTH for index in tags.values())
+    fit = len(tags) + fixed <= _REPOSITORIES and all(len(index) <= _TAG_LENGTH for index in tags.values())
     return tags if fit else {}
 
 

@@ -55,7 +55,7 @@ def _find(there: Account, home: Account, image: Image) -> Image | None:
 
 def _begin(there: Account, home: Account, image: Image) -> Image:
     own = {key: value for key, value in image.tags.items() if not key.startswith("aws:") and key != images.DEPRECATED}
-    tags = {**own, _ORIGIN: f"{home.region}/{image.id}"}
+    tags = {**own, **there.site.tags, _ORIGIN: f"{home.region}/{image.id}"}
     copied = there.ec2.copy_image(
         SourceImageId=image.id,
         SourceRegion=home.region,

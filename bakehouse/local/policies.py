@@ -185,8 +185,10 @@ def _of_ec2(action: str, form: Mapping[str, Any], region: str, tags: Tags) -> It
 def _of_ssm(action: str, form: Mapping[str, Any], region: str) -> Iterator[Access]:
     named = [form[key] for key in ("Name", "Path") if isinstance(form.get(key), str)]
     named += [one for one in form.get("Names", ()) if isinstance(one, str)]
+    tags = {f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in form.get("Tags", ())}
     for one in named:
-        yield Access(f"ssm:{action}", f"arn:aws:ssm:{region}:123456789012:parameter/{one.strip('/')}")
+        for done in (action, *(["AddTagsToResource"] if tags else [])):
+            yield Access(f"ssm:{done}", f"arn:aws:ssm:{region}:123456789012:parameter/{one.strip('/')}", tags)
     if not named:
         yield Access(f"ssm:{action}", "*")
     if form.get("WithDecryption"):

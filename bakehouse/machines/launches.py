@@ -115,7 +115,7 @@ def begin(
     key = access.key_pair(account, settings, image.recipe)
     group = access.group(account, image.recipe, key, (22, *ports), wanted.allow or account.caller(), run)
     tags = {
-        "Name": f"bakehouse-{image.recipe}",
+        "Name": account.site.named(f"bakehouse-{image.recipe}"),
         f"{TAG}kind": "machine",
         f"{TAG}recipe": image.recipe,
         f"{TAG}user": image.user,
@@ -134,7 +134,7 @@ def begin(
         UserData=wanted.user_data,
         MetadataOptions={"HttpTokens": "required", "HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1},
         BlockDeviceMappings=[{"DeviceName": image.root_device, "Ebs": disk}],
-        TagSpecifications=tag_specifications(tags, "instance", "volume"),
+        TagSpecifications=tag_specifications(account.marked(tags), "instance", "volume", "network-interface"),
     )
     return [Machine.from_aws(instance) for instance in answer["Instances"]]
 

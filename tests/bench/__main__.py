@@ -155,7 +155,7 @@ def stage_of(step: str) -> str:
 def floor(bench: Bench, clock: Clock, stack: ExitStack) -> str:
     """Bake with EC2's API and ssh alone, and return the image's ID."""
     run, group = stack.enter_context(_begun(bench))
-    ec2, order, name = bench.account.ec2, bench.order, bakes.key_name(run)
+    ec2, order, name = bench.account.ec2, bench.order, bakes.key_name(bench.account, run)
     tags = {"Name": name, f"{TAG}kind": "bake", f"{TAG}recipe": order.recipe.name, f"{TAG}run": run.id}
     disk = {"VolumeSize": order.recipe.volume_size, "VolumeType": "gp3", "DeleteOnTermination": True}
 

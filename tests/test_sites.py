@@ -1,0 +1,195 @@
+"""Sites: what accounts.yml can say, one line for each way in which it can be wrong, and what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto_fixtures import enforced
+from samples import baked
+
+from bakehouse import images, sites
+from bakehouse.accounts import TAG, Account, access, rights, tags_of
+from bakehouse.errors import AccountError, InputError
+from bakehouse.images import channels, copies
+from bakehouse.machines import launches
+from bakehouse.machines.launches import Request
+from bakehouse.settings import ROOT, Settings
+from bakehouse.sites import Site, Sites
+
+EXAMPLE = ROOT / "accounts.example.yml"
+
+
+def write(root: Path, text: str) -> None:
+    """Write the file, in which the account is called acme."""
+    (root / sites.FILE).write_text(text)
+
+
+def test_nothing_is_said(tmp_path: Path) -> None:
+    """Without a file, and for an account that isn't in it, everything is made as usual."""
+    assert Sites() == sites.load(tmp_path, "acme")
+    write(tmp_path, "other: {name: 'x-{name}'}\n")
+    assert Sites() == sites.load(tmp_path, "acme")
+    assert "bakehouse-a" == Site().named("bakehouse-a")
+
+
+def test_a_region_differs(tmp_path: Path) -> None:
+    """What a region says stands in place of what the account says."""
+    write(tmp_path, "acme: {name: 'x-{name}', tags: {team: a}, regions: {eu-west-1: {tags: {team: b}}}}\n")
+
+    told = sites.load(tmp_path, "acme")
+
+    assert Site(tags={"team": "a"}, name="x-{name}") == told.at("us-east-1")
+    assert Site(tags={"team": "b"}, name="x-{name}") == told.at("eu-west-1")
+
+
+def test_the_example_has_every_key(tmp_path: Path) -> None:
+    """The example is right, and shows each key; docs/accounts.md has a row for each."""
+    write(tmp_path, EXAMPLE.read_text())
+    told = sites.load(tmp_path, "company")
+    page = (ROOT / "docs/accounts.md").read_text()
+
+    assert Sites() != told
+    assert [] == [key for key in sites.KEYS if f"\n  {key}:" not in EXAMPLE.read_text()]
+    assert [] == [key for key in sites.KEYS if f"\n| `{key}` |" not in page]
+
+
+LONG = "x" * 257
+WRONG = {
+    "no map": ("[acme]", "accounts.yml is not a map: ['acme']"),
+    "no YAML": ("acme: [", "accounts.yml:2: syntax error: "),
+    "an account without a map": ("acme: 1", "accounts.yml: acme is not a map"),
+    "an unknown key": ("acme: {tag: {}}", "accounts.yml: acme: unknown key tag"),
+    "an unknown key in a region": (
+        "acme: {regions: {eu-west-1: {tag: {}}}}",
+        "accounts.yml: acme: regions: eu-west-1: unknown key tag",
+    ),
+    "regions in a region": ("acme: {regions: {a: {regions: {}}}}", "accounts.yml: acme: regions: a: unknown key reg"),
+    "a region without a map": ("acme: {regions: {a: 1}}", "accounts.yml: acme: regions is not a map of maps: "),
+    "another account": ("other: {tag: {}}", "accounts.yml: other: unknown key tag"),
+    "tags in a list": ("acme: {tags: [a]}", "accounts.yml: acme: tags is not a map of strings: ['a']"),
+    "a number in a tag": ("acme: {tags: {cost: 42}}", "accounts.yml: acme: tags is not a map of strings: {'cost': 42}"),
+    "a tag of AWS's": ("acme: {tags: {'aws:x': a}}", "accounts.yml: acme: tags: 'aws:x' can't be the key of a tag"),
+    "a tag of ours": ("acme: {tags: {'bakehouse:x': a}}", "accounts.yml: acme: tags: 'bakehouse:x' can't be the key"),
+    "the name's tag": ("acme: {tags: {Name: a}}", "accounts.yml: acme: tags: 'Name' can't be the key of a tag"),
+    "an empty key": ("acme: {tags: {'': a}}", "accounts.yml: acme: tags: '' can't be the key of a tag"),
+    "a long value": (f"acme: {{tags: {{a: {LONG}}}}}", f"accounts.yml: acme: tags: a: '{LONG}' can't be the value"),
+    "a value with a star": ("acme: {tags: {a: '*'}}", "accounts.yml: acme: tags: a: '*' can't be the value of a tag"),
+    "an expression in a tag": ("acme: {tags: {a: '${x}'}}", "accounts.yml: acme: tags is not a map of strings: "),
+    "many tags": (
+        f"acme: {{tags: {{{', '.join(f't{number}: a' for number in range(16))}}}}}",
+        "accounts.yml: acme: tags: there are 16 tags; 15 are the most",
+    ),
+    "a name without a place": ("acme: {name: acme}", "accounts.yml: acme: name 'acme' is no pattern of names"),
+    "a name of two": ("acme: {name: '{name}{name}'}", "accounts.yml: acme: name '{name}{name}' is no pattern of names"),
+    "a name with a blank": ("acme: {name: 'a {name}'}", "accounts.yml: acme: name 'a {name}' is no pattern of names"),
+    "a name that begins with a dash": ("acme: {name: '-{name}'}", "accounts.yml: acme: name '-{name}' is no pattern"),
+    "a name that is a number": ("acme: {name: 1}", "accounts.yml: acme: name is not a string: 1"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), WRONG.values(), ids=WRONG)
+def test_one_line_for_what_is_wrong(tmp_path: Path, text: str, words: str) -> None:
+    """Whatever is wrong is one line with the account and the key, a hint, and exit code 2."""
+    write(tmp_path, f"{text}\n")
+
+    with pytest.raises(InputError) as refused:
+        sites.load(tmp_path, "acme")
+
+    assert refused.value.text.startswith(words)
+    assert (2, 1) == (refused.value.code, len(refused.value.text.splitlines()))
+    assert refused.value.hint
+
+
+TAGS = {"team": "platform", "cost": "4711"}
+TAGGED = Site(tags=TAGS, name="acme-{name}-x")
+
+# What an organisation demands: nothing may be made without the tag, at that moment.
+DEMAND = [
+    {
+        "Sid": f"Demand{number}",
+        "Effect": "Deny",
+        "Action": action,
+        "Resource": [f"arn:aws:*:*:*:{kind}" for kind in kinds],
+        "Condition": {"Null": {"aws:RequestTag/team": "true"}},
+    }
+    for number, (action, kinds) in enumerate(
+        {
+            "ec2:CreateSecurityGroup": ("security-group/*",),
+            "ec2:ImportKeyPair": ("key-pair/*",),
+            "ec2:RunInstances": ("instance/*", "volume/*", "network-interface/*"),
+            "ec2:CopyImage": ("image/new", "snapshot/new"),
+            "ssm:PutParameter": ("parameter/bakehouse/jenkins/new",),
+        }.items()
+    )
+]
+
+
+def _launch(account: Account, settings: Settings, image: str) -> Any:
+    return launches.begin(account, settings, images.get(account, image), Request(1, "t3.small", "", b""), [80])
+
+
+DEEDS: dict[str, Callable[[Account, Settings, str], Any]] = {
+    "launch": _launch,
+    "prove": lambda account, settings, image: launches.begin(
+        account, settings, images.get(account, image), Request(2, "t3.small", "", b""), [], "a-run"
+    ),
+    "promote": lambda account, _, image: channels.move(account, channels.read(account, "jenkins", "new"), image),
+    "copy": lambda _, settings, image: copies.copy(settings, image, "eu-west-1"),
+}
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("deed", DEEDS)
+def test_everything_is_tagged_when_it_is_made(
+    account: Account, settings: Settings, monkeypatch: pytest.MonkeyPatch, deed: str
+) -> None:
+    """Where an organisation demands tags at creation, an account whose entry has them works, and no other does."""
+    image = baked(account, run="1")
+    monkeypatch.setattr(Account, "caller", lambda _: "192.0.2.7/32")
+    policy = rights.policy(site=TAGGED)
+    policy["Statement"] += DEMAND
+    limited, denied, _ = enforced(account, policy)
+    there = replace(limited, sites=Sites(TAGGED))
+
+    monkeypatch.setattr(copies, "connect", lambda _: limited)
+    with pytest.raises(AccountError, match=r"the statement Demand\d denies it"):
+        DEEDS[deed](limited, settings, image)
+    denied.clear()
+    monkeypatch.setattr(copies, "connect", lambda _: there)
+    DEEDS[deed](there, settings, image)
+
+    assert [] == denied
+
+
+@pytest.mark.local
+def test_names_follow_the_pattern(account: Account, settings: Settings) -> None:
+    """The pattern is in each name that the kit gives, and a key pair is found again by it."""
+    there = replace(account, sites=Sites(TAGGED))
+    image = images.get(account, baked(account))
+    wanted = Request(1, "t3.small", "192.0.2.7/32", b"")
+
+    [machine] = launches.begin(there, settings, image, wanted, [])
+    key = access.key_pair(there, settings, "jenkins")
+
+    assert machine.key == key
+    assert key.startswith("acme-bakehouse-jenkins-") and key.endswith("-x")
+    [told] = account.ec2.describe_instances(InstanceIds=[machine.id])["Reservations"][0]["Instances"]
+    assert {"Name": "acme-bakehouse-jenkins-x", **TAGS}.items() <= tags_of(told).items()
+    assert [key] == [group["GroupName"] for group in told["SecurityGroups"]]
+    assert "jenkins" == tags_of(told)[f"{TAG}recipe"]
+
+
+@pytest.mark.local
+def test_a_channel_that_is_there_keeps_its_tags(account: Account) -> None:
+    """A channel gets its tags when it is made; when it moves, SSM takes none, and none are needed."""
+    there = replace(account, sites=Sites(TAGGED))
+    first, second = baked(account), baked(account)
+    for image in (first, second):
+        channels.move(there, channels.read(there, "jenkins", "new"), image)
+
+    told = account.ssm.list_tags_for_resource(ResourceType="Parameter", ResourceId="/bakehouse/jenkins/new")
+    assert TAGS == {tag["Key"]: tag["Value"] for tag in told["TagList"]}
