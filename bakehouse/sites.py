@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -23,6 +25,35 @@ _TAG_KEY = re.compile(r"(?!aws:|bakehouse:|Name$)[\w .:/=+@-]{1,128}")
 _TAG_VALUE = re.compile(r"[\w .:/=+@-]{0,256}")
 
 
+_IDS = {
+    "vpc": ("vpc", "a VPC"),
+    "subnets": ("subnet", "a subnet"),
+    "security_groups": ("sg", "a security group"),
+    "prefix list": ("pl", "a prefix list"),
+}
+_KMS_KEY = re.compile(r"(arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/|alias/)?[A-Za-z0-9/_-]{1,256}")
+_BASTION = re.compile(
+    r"(?P<user>[a-z_][a-z0-9_-]{0,31})@(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)(:(?P<port>[0-9]{1,5}))?"
+)
+
+
+@dataclass(frozen=True)
+class Bastion:
+    """Hold the machine through which SSH leads to all others.
+
+    Attributes:
+        user: the name of the user there.
+        host: its name or address.
+        port: the port of its sshd.
+        key: the path of the private key.
+    """
+
+    user: str
+    host: str
+    port: int
+    key: str
+
+
 @dataclass(frozen=True)
 class Site:
     """Hold how things are made on an account in a region.
@@ -30,10 +61,38 @@ class Site:
     Attributes:
         tags: the tags that everything gets at the moment it is made, beside the kit's own.
         name: the pattern of names, in which ``{name}`` stands for the name that the kit would give.
+        vpc: the ID of the VPC; empty for that of the subnets, or for the default one.
+        subnets: the IDs of the subnets, in the order in which they are tried.
+        subnet_tags: the tags of the subnets, in place of their IDs.
+        security_groups: the IDs of the groups that machines get; empty for one that the kit makes.
+        associate_public_ip: whether machines get a public address; if not, they are reached at their private one.
+        allow: the network that may connect to machines: a CIDR block or a prefix list; empty for the caller alone.
+        proxy_jump: the bastion through which SSH leads, as ``user@host:port``; empty for none.
+        proxy_jump_key: the path of the private key for the bastion.
+        kms_key: the KMS key for volumes and images: an ID, an ARN or an alias; empty for AWS's own.
+        encrypted: ``required`` where no image counts that isn't encrypted; else empty.
     """
 
     tags: Mapping[str, str] = field(default_factory=dict)
     name: str = _NAME
+    vpc: str = ""
+    subnets: tuple[str, ...] = ()
+    subnet_tags: Mapping[str, str] = field(default_factory=dict)
+    security_groups: tuple[str, ...] = ()
+    associate_public_ip: bool = True
+    allow: str = ""
+    proxy_jump: str = ""
+    proxy_jump_key: str = ""
+    kms_key: str = ""
+    encrypted: str = ""
+
+    @property
+    def bastion(self) -> Bastion | None:
+        """Return the bastion through which SSH leads to the machines; None where it needs none."""
+        told = _BASTION.fullmatch(self.proxy_jump)
+        if told is None:
+            return None
+        return Bastion(told["user"], told["host"], int(told["port"] or 22), os.path.expanduser(self.proxy_jump_key))
 
     def named(self, name: str) -> str:
         """Return the name of a thing that the kit would call ``name``."""
@@ -61,14 +120,14 @@ KEYS = tuple(one.name for one in fields(_Entry))
 """The keys that an account may have in the file."""
 
 
-def load(root: Path, account: str) -> Sites:
-    """Return what the checkout's file says of an account, or that it says nothing.
+def load(root: Path, account: str, name: str = FILE) -> Sites:
+    """Return what the checkout's file of this name says of an account, or that it says nothing.
 
     Raises InputError, which names the account, its key and what is wrong there. The whole file is checked.
     """
-    file = root / FILE
-    told = documents.mapping(documents.read_yaml(file, root), FILE) if file.is_file() else {}
-    return {str(name): _sites(one, f"{FILE}: {name}") for name, one in told.items()}.get(account, Sites())
+    file = root / name
+    told = documents.mapping(documents.read_yaml(file, root), name) if file.is_file() else {}
+    return {str(key): _sites(one, f"{name}: {key}") for key, one in told.items()}.get(account, Sites())
 
 
 def place(account: str, key: str) -> str:
@@ -86,15 +145,79 @@ def _sites(told: Any, where: str) -> Sites:
     return Sites(_site(entry, where), regions)
 
 
+def check_network(name: str, where: str) -> str:
+    """Return a network, which is a CIDR block or the ID of a prefix list; raises InputError if it is neither."""
+    if name.startswith("pl-"):
+        return _check_id("prefix list", name, where)
+    try:
+        return str(ipaddress.IPv4Network(name))
+    except ValueError as error:
+        raise InputError(
+            f"{where} {name} is not a network: {error}", "give a CIDR block such as 192.0.2.7/32, or a prefix list"
+        ) from error
+
+
+def insist_usable(site: Site, account: str) -> None:
+    """Raise InputError unless the files that the account's entry names are here."""
+    if site.bastion and not os.access(site.bastion.key, os.R_OK):
+        raise InputError(
+            f"{place(account, 'proxy_jump_key')}: {site.proxy_jump_key} is no file that you can read",
+            "name the private key with which you enter the bastion",
+        )
+
+
+def _check_id(kind: str, one: Any, where: str) -> str:
+    prefix, called = _IDS[kind]
+    if not isinstance(one, str) or not re.fullmatch(rf"{prefix}-([0-9a-f]{{8}}|[0-9a-f]{{17}})", one):
+        raise InputError(f"{where} {one!r} is not the ID of {called}", f"it looks like {prefix}-0a1b2c3d4e5f60718")
+    return one
+
+
 def _site(told: Mapping[str, Any], where: str) -> Site:
-    site = Site(**told)
+    lists = {key: tuple(told[key]) for key in ("subnets", "security_groups") if key in told}
+    site = Site(**{**told, **lists})
+    _check_name(site, where)
+    _check_network(site, where)
+    _check_encryption(site, where)
+    return site
+
+
+def _check_encryption(site: Site, where: str) -> None:
+    if site.encrypted not in ("", "required"):
+        raise InputError(f"{where}: encrypted: {site.encrypted!r} is not required", "write required, or leave it out")
+    if site.kms_key and not _KMS_KEY.fullmatch(site.kms_key):
+        raise InputError(
+            f"{where}: kms_key: {site.kms_key!r} is not a key of KMS", "give its ID, its ARN, or an alias: alias/baker"
+        )
+
+
+def _check_network(site: Site, where: str) -> None:
+    for key in ("subnets", "security_groups"):
+        for one in getattr(site, key):
+            _check_id(key, one, f"{where}: {key}:")
+    if site.vpc:
+        _check_id("vpc", site.vpc, f"{where}: vpc:")
+    if site.subnets and site.subnet_tags:
+        raise InputError(f"{where}: subnets and subnet_tags exclude each other", "keep one of them")
+    _check_tags(site.subnet_tags, f"{where}: subnet_tags")
+    if site.allow:
+        check_network(site.allow, f"{where}: allow:")
+    if site.proxy_jump and not site.bastion:
+        raise InputError(
+            f"{where}: proxy_jump: {site.proxy_jump!r} is not a bastion", "write user@host, or user@host:port"
+        )
+    for one, other in (("proxy_jump", "proxy_jump_key"), ("proxy_jump_key", "proxy_jump")):
+        if getattr(site, one) and not getattr(site, other):
+            raise InputError(f"{where}: {one} needs {other} too", "docs/accounts.md says what they are")
+
+
+def _check_name(site: Site, where: str) -> None:
     _check_tags(site.tags, f"{where}: tags")
     if not _PATTERN.fullmatch(site.name):
         raise InputError(
             f"{where}: name {site.name!r} is no pattern of names",
             "write {name} once, with letters, digits, dots, dashes and underscores around it: acme-{name}",
         )
-    return site
 
 
 def _check_tags(tags: Mapping[str, str], where: str) -> None:

@@ -11,6 +11,8 @@ source "amazon-ebs" "machine" {
     iops                  = 3000 # gp3's own default, but Packer 1.6.6 requires it here
     throughput            = 125
     delete_on_termination = true
+    encrypted             = var.encrypted
+    kms_key_id            = var.kms_key_id
   }
 
   region                      = var.region
@@ -18,16 +20,23 @@ source "amazon-ebs" "machine" {
   skip_region_validation      = true
   skip_metadata_api_check     = true
   skip_credential_validation  = true
-  associate_public_ip_address = true
+  subnet_id                   = var.subnet_id
+  associate_public_ip_address = var.is_public
 
   # The kit makes the group and the key pair for the run, with the run's tag from the beginning: Packer 1.6.6 would leave
   # its group untagged, and can make only RSA keys, which today's sshd refuses.
-  security_group_id    = var.group_id
+  security_group_ids   = var.group_ids
   ssh_keypair_name     = var.key_name
   ssh_private_key_file = var.key_file
   ssh_username         = local.user
   communicator         = "ssh"
+  ssh_interface        = var.is_public ? "" : "private_ip"
   ssh_timeout          = "5m"
+
+  ssh_bastion_host             = lookup(var.bastion, "host", "")
+  ssh_bastion_port             = lookup(var.bastion, "port", "22")
+  ssh_bastion_username         = lookup(var.bastion, "user", "")
+  ssh_bastion_private_key_file = lookup(var.bastion, "key", "")
 
   # Always set both keys: with only one of them, some versions wait seven minutes for an image and then give up.
   aws_polling {

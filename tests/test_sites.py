@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from bakehouse.images import channels, copies
 from bakehouse.machines import launches
 from bakehouse.machines.launches import Request
 from bakehouse.settings import ROOT, Settings
-from bakehouse.sites import Site, Sites
+from bakehouse.sites import Bastion, Site, Sites
 
 EXAMPLE = ROOT / "accounts.example.yml"
 
@@ -46,14 +47,13 @@ def test_a_region_differs(tmp_path: Path) -> None:
     assert Site(tags={"team": "b"}, name="x-{name}") == told.at("eu-west-1")
 
 
-def test_the_example_has_every_key(tmp_path: Path) -> None:
+def test_the_example_has_every_key() -> None:
     """The example is right, and shows each key; docs/accounts.md has a row for each."""
-    write(tmp_path, EXAMPLE.read_text())
-    told = sites.load(tmp_path, "company")
+    told = sites.load(ROOT, "company", EXAMPLE.name)
     page = (ROOT / "docs/accounts.md").read_text()
 
     assert Sites() != told
-    assert [] == [key for key in sites.KEYS if f"\n  {key}:" not in EXAMPLE.read_text()]
+    assert [] == [key for key in sites.KEYS if not re.search(rf"^  (# )?{key}:", EXAMPLE.read_text(), re.MULTILINE)]
     assert [] == [key for key in sites.KEYS if f"\n| `{key}` |" not in page]
 
 
@@ -87,6 +87,43 @@ WRONG = {
     "a name of two": ("acme: {name: '{name}{name}'}", "accounts.yml: acme: name '{name}{name}' is no pattern of names"),
     "a name with a blank": ("acme: {name: 'a {name}'}", "accounts.yml: acme: name 'a {name}' is no pattern of names"),
     "a name that begins with a dash": ("acme: {name: '-{name}'}", "accounts.yml: acme: name '-{name}' is no pattern"),
+    "a subnet that is none": (
+        "acme: {subnets: [sn-1]}",
+        "accounts.yml: acme: subnets: 'sn-1' is not the ID of a ",
+    ),
+    "one subnet": ("acme: {subnets: subnet-12345678}", "accounts.yml: acme: subnets is not a list: 'subnet-12345678'"),
+    "a subnet that is a number": ("acme: {subnets: [1]}", "accounts.yml: acme: subnets: 1 is not the ID of a subnet"),
+    "a group that is none": (
+        "acme: {security_groups: [default]}",
+        "accounts.yml: acme: security_groups: 'default' is not the ID of a security group",
+    ),
+    "a VPC that is none": ("acme: {vpc: default}", "accounts.yml: acme: vpc: 'default' is not the ID of a VPC"),
+    "subnets in two ways": (
+        "acme: {subnets: [subnet-12345678], subnet_tags: {tier: a}}",
+        "accounts.yml: acme: subnets and subnet_tags exclude each other",
+    ),
+    "a tag of subnets": (
+        "acme: {subnet_tags: {'': a}}",
+        "accounts.yml: acme: subnet_tags: '' can't be the key of ",
+    ),
+    "yes": ("acme: {associate_public_ip: 'no'}", "accounts.yml: acme: associate_public_ip is not true or false: 'no'"),
+    "everybody": ("acme: {allow: all}", "accounts.yml: acme: allow: all is not a network: "),
+    "host bits": ("acme: {allow: 10.0.0.1/8}", "accounts.yml: acme: allow: 10.0.0.1/8 is not a network: "),
+    "half a prefix list": ("acme: {allow: pl-1}", "accounts.yml: acme: allow: 'pl-1' is not the ID of a prefix list"),
+    "a bastion without a user": (
+        "acme: {proxy_jump: bastion, proxy_jump_key: a}",
+        "accounts.yml: acme: proxy_jump: 'bastion' is not a bastion",
+    ),
+    "a bastion that is an option": (
+        "acme: {proxy_jump: 'a@-oProxyCommand=x', proxy_jump_key: a}",
+        "accounts.yml: acme: proxy_jump: 'a@-oProxyCommand=x' is not a bastion",
+    ),
+    "a bastion without a key": ("acme: {proxy_jump: a@b}", "accounts.yml: acme: proxy_jump needs proxy_jump_key too"),
+    "a key without a bastion": ("acme: {proxy_jump_key: a}", "accounts.yml: acme: proxy_jump_key needs proxy_jump too"),
+    "a key with a blank": ("acme: {kms_key: a key}", "accounts.yml: acme: kms_key: 'a key' is not a key of KMS"),
+    "a key of S3": ("acme: {kms_key: 'arn:aws:s3:::x'}", "accounts.yml: acme: kms_key: 'arn:aws:s3:::x' is not a key"),
+    "no encryption": ("acme: {encrypted: 'no'}", "accounts.yml: acme: encrypted: 'no' is not required"),
+    "encryption by a switch": ("acme: {encrypted: true}", "accounts.yml: acme: encrypted is not a string: True"),
     "a name that is a number": ("acme: {name: 1}", "accounts.yml: acme: name is not a string: 1"),
 }
 
@@ -102,6 +139,18 @@ def test_one_line_for_what_is_wrong(tmp_path: Path, text: str, words: str) -> No
     assert refused.value.text.startswith(words)
     assert (2, 1) == (refused.value.code, len(refused.value.text.splitlines()))
     assert refused.value.hint
+
+
+def test_the_bastions_key_is_looked_for(tmp_path: Path) -> None:
+    """A key that isn't here is one line, for the account that is used; the file may name others' for other accounts."""
+    write(tmp_path, f"acme: {{proxy_jump: 'a@b.example:2222', proxy_jump_key: {tmp_path}/key}}\n")
+    site = sites.load(tmp_path, "acme").everywhere
+
+    with pytest.raises(InputError, match=r"acme: proxy_jump_key: .*/key is no file that you can read"):
+        sites.insist_usable(site, "acme")
+    (tmp_path / "key").touch()
+    sites.insist_usable(site, "acme")
+    assert Bastion("a", "b.example", 2222, f"{tmp_path}/key") == site.bastion
 
 
 TAGS = {"team": "platform", "cost": "4711"}

@@ -181,8 +181,11 @@ def connect(settings: Settings, base: str = "") -> Account:
         from bakehouse import local
 
         known = recipes.bases(settings.root) if base else {}
-        return replace(_local(local.up(settings, base, known).variables), sites=told)
-    return replace(_aws(settings), sites=told)
+        account = replace(_local(local.up(settings, base, known).variables), sites=told)
+    else:
+        account = replace(_aws(settings), sites=told)
+    sites.insist_usable(account.site, account.name)
+    return account
 
 
 def connected(settings: Settings) -> Account | None:
@@ -290,6 +293,18 @@ def _refuse_loopback(account: str) -> None:
             raise AccountError(
                 f"account {account} is AWS, but {name} is {value}", f"unset {name}, or use --account local"
             )
+
+
+@contextmanager
+def blamed(account: Account, key: str, *codes: str) -> Iterator[None]:
+    """Raise EC2's refusals of these codes, or of such that begin so, as an InputError that names the account's key."""
+    try:
+        yield
+    except CloudError as error:
+        if error.aws_code.startswith(codes):
+            hint = "docs/accounts.md says what the key needs"
+            raise InputError(f"{sites.place(account.name, key)}: {error.text}", hint) from error
+        raise
 
 
 def wait(what: str, look: Callable[[], T | None], seconds: float, every: float = 0.5) -> T:

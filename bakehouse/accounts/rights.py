@@ -133,10 +133,36 @@ _RIGHTS: tuple[Right, ...] = (
 )
 
 
+_OF_KEYS = (
+    *("kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKeyWithoutPlaintext"),
+    *("kms:ReEncryptFrom", "kms:ReEncryptTo"),
+)
+
+
+def _use_of(key: str) -> Scope:
+    """Return where EC2 may use a key of KMS in somebody's name."""
+    by_ec2 = ("StringLike", "kms:ViaService", ("ec2.*.amazonaws.com",))
+    kind, _, name = key.rpartition("/")
+    if kind.endswith("alias"):
+        alias = ("ForAnyValue:StringEquals", "kms:ResourceAliases", (f"alias/{name}",))
+        return Scope("EncryptWithKey", ("arn:aws:kms:*:*:key/*",), (by_ec2, alias))
+    return Scope("EncryptWithKey", (key if kind.startswith("arn:") else f"arn:aws:kms:*:*:key/{name}",), (by_ec2,))
+
+
 def _of_site(site: Site) -> Iterator[Right]:
     """Yield the lines that an account needs besides, because of what accounts.yml says of it."""
     if site.tags:
         yield CHANNELS, ("ssm:AddTagsToResource",), _MOVES
+    if site.subnets or site.subnet_tags or site.vpc:
+        yield LOOK, ("ec2:DescribeSubnets",), _LAUNCHES
+    if not site.associate_public_ip and not site.allow:
+        yield LOOK, ("ec2:DescribeVpcs",), _LAUNCHES
+    if site.kms_key:
+        yield LOOK, ("kms:DescribeKey",), (*_LAUNCHES, "copy")
+        yield _use_of(site.kms_key), _OF_KEYS, (*_LAUNCHES, "copy")
+    if site.security_groups:
+        groups = tuple(f"arn:aws:ec2:*:*:security-group/{one}" for one in site.security_groups)
+        yield Scope("RunInYourGroups", groups), ("ec2:RunInstances",), _LAUNCHES
 
 
 def policy(tasks: Collection[str] = TASKS, site: Site | None = None) -> dict[str, Any]:

@@ -7,11 +7,13 @@ import shlex
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bakehouse import __version__, console, documents, images, recipes, runs, system
-from bakehouse.accounts import TAG, Account, access, filters, tag_list
+from bakehouse.accounts import TAG, Account, access, filters, networks, tag_list
+from bakehouse.accounts.networks import Place
 from bakehouse.baking import plans
 from bakehouse.baking.orders import Order
 from bakehouse.baking.plans import Plan
@@ -58,8 +60,9 @@ def bake(
     return image
 
 
-def command(settings: Settings, account: Account, order: Order, run: Run, group: str, on_error: str) -> list[str]:
-    """Return Packer's command line. It holds no secret: of the private key only the file name."""
+def command(settings: Settings, account: Account, order: Order, run: Run, place: Place, on_error: str) -> list[str]:
+    """Return Packer's command line. It holds no secret: of the private keys only the file names."""
+    bastion = account.site.bastion
     told = {
         "base": order.base.name,
         "base_image": order.start.id,
@@ -71,8 +74,13 @@ def command(settings: Settings, account: Account, order: Order, run: Run, group:
         "root": str(settings.root),
         "region": account.region,
         "endpoint": account.endpoint,
-        "group_id": group,
-        "instance_type": order.recipe.instance_type,
+        "group_ids": json.dumps(place.groups),
+        "subnet_id": place.subnet,
+        "is_public": json.dumps(place.is_public),
+        "bastion": json.dumps(asdict(bastion) if bastion else {}),
+        "encrypted": json.dumps(bool(order.encryption)),
+        "kms_key_id": order.encryption.get("KmsKeyId", ""),
+        "instance_type": place.type,
         "key_name": key_name(account, run),
         "key_file": str(run.alias / run.key.name),
     }
@@ -114,10 +122,10 @@ def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool
     """Bake in a run; whether that succeeds or not, what the run made for itself is cleared away at the end."""
     account, order = plan.account, plan.order
     console.say(f"bake {run.id}, log: {run.log}")
-    _prepare(plan, run)
+    _prepare(settings, plan, run)
     try:
-        group = _make_key_and_group(account, order, run)
-        argv = command(settings, account, order, run, group, on_error="abort" if keep else "cleanup")
+        [place, *_] = _make_key_and_group(account, order, run)
+        argv = command(settings, account, order, run, place, on_error="abort" if keep else "cleanup")
         environ = environment(account.environ(*system.ANSIBLE), run, debug)
         code = _drive(account, argv, environ, run, settings.root, _own(order, run))
         if code != 0:
@@ -125,14 +133,14 @@ def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool
         return _finish(settings, plan, run)
     except BakeError:
         if keep:
-            _keep(account, order, run)
+            _keep(settings, account, order, run)
         raise
     finally:
         if not run.kept:
             leftovers.sweep(account, run)
 
 
-def _prepare(plan: Plan, run: Run) -> None:
+def _prepare(settings: Settings, plan: Plan, run: Run) -> None:
     """Write the files that Ansible reads: the variables of the roles, and the begun provenance of the image."""
     order = plan.order
     told = provenances.statement(
@@ -154,7 +162,9 @@ def _prepare(plan: Plan, run: Run) -> None:
     variables = {**order.variables, **{f"bakehouse_{key}": value for key, value in ours.items()}}
     run.variables.write_text(json.dumps(variables))
     # Packer's own inventory names the host, "default", and not the connection.
-    run.connection.write_text(json.dumps({"all": {"hosts": {"default": {"ansible_connection": "ssh"}}}}))
+    way = shlex.join(access.through(settings, plan.account.site.bastion))
+    connection = {"ansible_connection": "ssh", "ansible_ssh_common_args": way}
+    run.connection.write_text(json.dumps({"all": {"hosts": {"default": connection}}}))
 
 
 def _own(order: Order, run: Run) -> dict[str, str]:
@@ -162,15 +172,22 @@ def _own(order: Order, run: Run) -> dict[str, str]:
     return {f"{TAG}kind": "bake", f"{TAG}recipe": order.recipe.name, f"{TAG}run": run.id}
 
 
-def _make_key_and_group(account: Account, order: Order, run: Run) -> str:
-    """Make the run's key pair and a security group that opens SSH to the caller alone; return the group's ID."""
+def _make_key_and_group(account: Account, order: Order, run: Run) -> list[Place]:
+    """Make the run's key pair, and a security group that opens SSH to the caller alone; return where to bake.
+
+    Where accounts.yml names groups, these are taken.
+    """
+    network = networks.look(account)
     access.make_key(run.key)
     name = key_name(account, run)
     tags = {"Name": name, **_own(order, run)}
     access.import_key(account, name, run.key, tags)
-    group: str = access.new_group(account, name, tags, "Lets in the one who bakes, while the bake lasts")["GroupId"]
-    access.let_in(account, group, [access.permission(22, account.caller())])
-    return group
+    groups = network.groups
+    if not groups:
+        about = "Lets in the one who bakes, while the bake lasts"
+        groups = (access.new_group(account, name, tags, about, network.vpc)["GroupId"],)
+        access.let_in(account, groups[0], [access.permission(22, networks.allowed(account, network))])
+    return [*networks.places(account, network, [order.recipe.instance_type], groups)]
 
 
 def _drive(
@@ -240,14 +257,16 @@ def _error(code: int, run: Run) -> BakeError:
     return BakeError(failure(run.log.read_text(errors="replace").splitlines()), f"the whole log: {run.log}")
 
 
-def _keep(account: Account, order: Order, run: Run) -> None:
+def _keep(settings: Settings, account: Account, order: Order, run: Run) -> None:
     """Keep the machine of a failed bake and print how to enter it; without a machine nothing is kept."""
     ours = filters({f"tag:{TAG}run": run.id, "instance-state-name": "running"})
     for page in account.ec2.pages("describe_instances", "Reservations", Filters=ours):
         for machine in page["Instances"]:
             run.keep()
-            there = f"{order.base.user}@{machine.get('PublicIpAddress') or machine['PrivateIpAddress']}"
+            public = machine.get("PublicIpAddress") if account.site.associate_public_ip else ""
+            there = f"{order.base.user}@{public or machine['PrivateIpAddress']}"
             hosts = ["-o", f"UserKnownHostsFile={run.known_hosts}", "-o", "StrictHostKeyChecking=accept-new"]
+            hosts += access.through(settings, account.site.bastion)
             console.say(f"machine {machine['InstanceId']} is kept; to enter it:")
             console.say(
                 f"  {shlex.join(['ssh', '-F', 'none', '-i', str(run.key), '-o', 'IdentitiesOnly=yes', *hosts, there])}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from bakehouse import __version__, console, images, recipes, system, tools
-from bakehouse.accounts import TAG, Account
+from bakehouse.accounts import TAG, Account, encryption
 from bakehouse.errors import InputError
 from bakehouse.images import Image
 from bakehouse.recipes import Base, Recipe, inputs
@@ -35,6 +37,7 @@ class Order:
         stand_ins: the packages whose repository can't be reached, each mapped to the repository that stands in for it.
         files: the packages that are installed from a file, each mapped to that file.
         packer: the Packer that bakes.
+        encryption: how the image's volume is encrypted, in EC2's words; empty when it isn't.
     """
 
     recipe: Recipe
@@ -43,6 +46,7 @@ class Order:
     stand_ins: Mapping[str, Mapping[str, str]]
     files: Mapping[str, Path]
     packer: tools.Packer
+    encryption: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, str]:
@@ -121,7 +125,11 @@ def check_file(base: Base, package: str, file: Path) -> Path:
 
 
 def place(account: Account, recipe: Recipe, base: Base, files: Mapping[str, Path], packer: tools.Packer) -> Order:
-    """Find the base's image and the packages that need a stand-in, print both, and return the order."""
+    """Find the base's image and the packages that need a stand-in, print both, and return the order.
+
+    Raises InputError when the key with which accounts.yml has images encrypted can't be used.
+    """
+    disk = encryption.disk(account, encryption.key(account))
     if recipe.architecture:
         _check_type(account, recipe)
     start = images.base(account, base, recipe.architecture)
@@ -130,7 +138,7 @@ def place(account: Account, recipe: Recipe, base: Base, files: Mapping[str, Path
         console.say(f"recipe {recipe.name} is privileged: on the local EC2 its machines' root is root of this host")
     wanted = {package: url for package, url in recipe.repositories(base).items() if package not in files}
     found = {package: account.stand_in(package, base.family, url) for package, url in wanted.items()}
-    order = Order(recipe, base, start, {name: one for name, one in found.items() if one}, files, packer)
+    order = Order(recipe, base, start, {name: one for name, one in found.items() if one}, files, packer, disk)
     for notice in order.notices:
         console.say(notice)
     return order
@@ -162,6 +170,7 @@ def inputs_of(
         f"base {base.name}": inputs.of_value([base.family, base.user, base.root_device]),
         "base image": order.start.id,
         "kit": __version__,
+        **({"encryption": json.dumps(order.encryption)} if order.encryption else {}),
         **{f"package {name}": inputs.of_file(file) for name, file in order.files.items()},
         **{f"packages {one['url']}": one["content"] for one in order.stand_ins.values()},
     }

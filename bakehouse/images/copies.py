@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bakehouse import console, images
-from bakehouse.accounts import TAG, Account, connect, tag_specifications, wait
+from bakehouse.accounts import TAG, Account, connect, encryption, tag_specifications, wait
 from bakehouse.errors import CloudError, InputError
 from bakehouse.images import Image, channels
 from bakehouse.settings import Settings
@@ -61,6 +61,7 @@ def _begin(there: Account, home: Account, image: Image) -> Image:
         SourceRegion=home.region,
         Name=image.name,
         TagSpecifications=tag_specifications(tags, "image", "snapshot"),
+        **encryption.disk(there, encryption.key(there)),
     )
     return images.there(there, copied["ImageId"])
 

@@ -44,6 +44,16 @@ class Answers(EC2Response):
         """Answer in pages, as DescribeLaunchTemplates does."""
         return self._paged(super().describe_launch_template_versions, "LaunchTemplateVersions")
 
+    def authorize_security_group_ingress(self) -> ActionResult:
+        """Refuse a prefix list that isn't there."""
+        for rule in self._get_param("IpPermissions", []):
+            for one in rule.get("PrefixListIds", []):
+                if one["PrefixListId"] not in self.ec2_backend.managed_prefix_lists:
+                    raise EC2ClientError(
+                        "InvalidPrefixListId.NotFound", f"The prefix list ID '{one['PrefixListId']}' does not exist"
+                    )
+        return super().authorize_security_group_ingress()
+
     def delete_network_interface(self) -> ActionResult:
         """Refuse to delete an interface that a machine has: without it the machine could never end."""
         interface = self.ec2_backend.get_network_interface(self._get_param("NetworkInterfaceId"))
@@ -61,7 +71,10 @@ class Answers(EC2Response):
             old = ec2_backends[self.current_account][region].amis[source]
             image.add_tags({tag["key"]: tag["value"] for tag in old.get_tags()})
         image.add_tags(tags.get("image", {}))
-        image.ebs_snapshot.add_tags(tags.get("snapshot", {}))
+        snapshot, old = image.ebs_snapshot, ec2_backends[self.current_account][region].amis[source].ebs_snapshot
+        snapshot.add_tags(tags.get("snapshot", {}))
+        snapshot.encrypted = old.encrypted or self._get_bool_param("Encrypted", False)
+        snapshot.kms_key_id = self._get_param("KmsKeyId") or (region == self.region and old.kms_key_id) or None
         return ActionResult({"ImageId": image.id})
 
     def modify_image_attribute(self) -> Any:

@@ -112,11 +112,14 @@ class Lifecycle:
 
     def _table(self) -> Mapping[str, Mapping[str, Any]]:
         with self.lock:
-            return {
-                instance.public_ip: {"to": instance.private_ip, "pid": instance.pid, "rules": rules(instance)}
-                for instance in self.instances()
-                if instance.reachable and instance.public_ip
+            there = [instance for instance in self.instances() if instance.reachable]
+            table = {
+                str(one.public_ip): {"to": one.private_ip, "pid": one.pid, "rules": rules(one)}
+                for one in there
+                if one.public_ip
             }
+            closed = {one.address: {"to": "", "pid": 0, "rules": []} for one in there if not one.public_ip}
+            return {**table, **closed}
 
     # -- what a request asks of Docker, without the lock -----------------------------------------------------------
 
@@ -184,7 +187,7 @@ class Lifecycle:
         self.later(instance, lambda: self.boot(instance, lambda: self.bodies.birth(birth)), only="pending")
 
     def start(self, instance: Instance) -> None:
-        """Switch a machine on, at a new public address."""
+        """Switch a machine on, at a new public address if it has one."""
         instance.health = "initializing"
         self.give_public_address(instance)
         self.later(instance, lambda: self.boot(instance, lambda: self.bodies.start(instance.id)), only="pending")
@@ -268,6 +271,10 @@ class Lifecycle:
     def _come_up(self, instance: Instance) -> None:
         """Wait for sshd, open the ports and say running; look by the way whether cloud-init gets done."""
         on = ("pending", "running")
+        if not instance.is_public:  # the fence would keep us out too
+            with self.lock:
+                instance.reachable = False
+            self.open_ports()
         has_sshd = self.bodies.wait_for_sshd(instance.id, instance.address, lambda: instance.state in on)
         pid = self.bodies.pid(instance.id)
         with self.lock:
@@ -403,7 +410,10 @@ class Lifecycle:
         raise BodyError(f"network {network} has no free address")
 
     def give_public_address(self, instance: Instance) -> None:
-        """Give an instance a public address that no other has."""
+        """Give an instance a public address that no other has, unless it shall have none."""
+        if not instance.is_public:
+            instance.nics[0].public_ip = None
+            return
         taken = {one.public_ip for one in self.instances() if one.state != "terminated"}
         block = ipaddress.ip_network(public_block(self.bodies.checkout))
         instance.nics[0].public_ip = next(str(one) for one in list(block.hosts())[1:] if str(one) not in taken)

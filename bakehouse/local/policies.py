@@ -69,6 +69,7 @@ _OPERATORS: Mapping[str, Callable[[Sequence[str], Sequence[str]], bool]] = {
     "StringNotEquals": lambda have, want: not any(one in want for one in have),
     "StringLike": lambda have, want: any(_like(one, pattern) for one in have for pattern in want),
     "StringNotLike": lambda have, want: not any(_like(one, pattern) for one in have for pattern in want),
+    "ForAnyValue:StringEquals": lambda have, want: any(one in want for one in have),
     "Null": lambda have, want: [str(not have).lower()] == [one.lower() for one in want],
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import time
 from collections.abc import Sequence
@@ -10,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bakehouse import accounts, console, images, machines, recipes
-from bakehouse.accounts import TAG, Account, access, tag_specifications
+from bakehouse import accounts, console, images, machines, recipes, sites
+from bakehouse.accounts import TAG, Account, access, encryption, networks, tag_specifications
 from bakehouse.errors import DeadlineError, InputError
 from bakehouse.images import Image, channels
 from bakehouse.machines import Machine, probes, shells
@@ -35,7 +34,7 @@ class Request:
     Attributes:
         count: the number of machines.
         type: their instance type.
-        allow: the network that may connect to them, as a CIDR block; empty for the caller's address alone.
+        allow: the network that may connect to them, as a CIDR block or a prefix list; empty for what is usual there.
         user_data: the user data that they get.
     """
 
@@ -54,7 +53,7 @@ def request(instance_type: str, *, count: str = "1", allow: str = "", user_data:
     return Request(
         int(count),
         instance_type,
-        _network(allow) if allow else "",
+        sites.check_network(allow, "--allow") if allow else "",
         _contents(user_data) if user_data else b"",
     )
 
@@ -109,11 +108,15 @@ def begin(
 ) -> list[Machine]:
     """Launch machines of an image and return them without waiting for them.
 
-    SSH and ``ports`` are open to ``wanted.allow``, by default to the caller alone. With ``run``, the ID of a run, the
-    machines belong to that run and are cleared away with it.
+    SSH and ``ports`` are open to ``wanted.allow``, by default as accounts.yml says, else to the caller alone. With
+    ``run``, the ID of a run, the machines belong to that run and are cleared away with it.
     """
+    network = networks.look(account)
     key = access.key_pair(account, settings, image.recipe)
-    group = access.group(account, image.recipe, key, (22, *ports), wanted.allow or account.caller(), run)
+    groups = network.groups
+    if not groups:
+        source = networks.allowed(account, network, wanted.allow)
+        groups = (access.group(account, image.recipe, key, (22, *ports), source, run, network.vpc),)
     tags = {
         "Name": account.site.named(f"bakehouse-{image.recipe}"),
         f"{TAG}kind": "machine",
@@ -124,19 +127,20 @@ def begin(
         **({f"{TAG}run": run} if run else {}),
     }
     disk = {"SnapshotId": image.root_snapshot, "Encrypted": True, "DeleteOnTermination": True}
+    disk |= encryption.disk(account, encryption.key(account))
+    place = next(networks.places(account, network, [wanted.type], groups))
     answer = account.ec2.run_instances(
+        **place.arguments(),
         ImageId=image.id,
-        InstanceType=wanted.type,
         MinCount=wanted.count,
         MaxCount=wanted.count,
         KeyName=key,
-        SecurityGroupIds=[group],
         UserData=wanted.user_data,
         MetadataOptions={"HttpTokens": "required", "HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1},
         BlockDeviceMappings=[{"DeviceName": image.root_device, "Ebs": disk}],
         TagSpecifications=tag_specifications(account.marked(tags), "instance", "volume", "network-interface"),
     )
-    return [Machine.from_aws(instance) for instance in answer["Instances"]]
+    return [Machine.from_aws(instance, account.site) for instance in answer["Instances"]]
 
 
 def end(account: Account, settings: Settings, found: Sequence[Machine]) -> None:
@@ -164,17 +168,8 @@ def settled(settings: Settings, service: Service, launched: Sequence[Machine], s
                 seen[machine.id] = time.monotonic()
     if len(booted) > len(seen):
         with suppress(DeadlineError):
-            _serving(service, booted, deadline - time.monotonic(), seen)
+            _serving(settings, service, booted, deadline - time.monotonic(), seen)
     return seen
-
-
-def _network(allow: str) -> str:
-    try:
-        return str(ipaddress.IPv4Network(allow))
-    except ValueError as error:
-        raise InputError(
-            f"--allow {allow} is not a network: {error}", "give a CIDR block such as 192.0.2.7/32"
-        ) from error
 
 
 def _contents(user_data: str) -> bytes:
@@ -190,13 +185,15 @@ def _contents(user_data: str) -> bytes:
     return contents
 
 
-def _serving(service: Service, launched: Sequence[Machine], seconds: float, seen: dict[str, float]) -> None:
+def _serving(
+    settings: Settings, service: Service, launched: Sequence[Machine], seconds: float, seen: dict[str, float]
+) -> None:
     """Wait until every machine serves, and note in ``seen`` when each was first seen to serve."""
     serving = ", ".join(f"{machine.id} serves {service.url(machine.address)}" for machine in launched)
 
     def look() -> bool | None:
         for machine in launched:
-            if machine.id not in seen and probes.look(probes.up(service, machine)).ok:
+            if machine.id not in seen and probes.look(probes.up(settings, service, machine)).ok:
                 seen[machine.id] = time.monotonic()
         return len(seen) == len(launched) or None
 

@@ -6,8 +6,11 @@ A machine's host key is kept under the machine's ID, because its address may cha
 from __future__ import annotations
 
 import shlex
+import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bakehouse import console, machines, system
@@ -16,6 +19,7 @@ from bakehouse.errors import CloudError, InputError
 from bakehouse.machines import Machine
 from bakehouse.recipes.services import Service
 from bakehouse.settings import Settings
+from bakehouse.sites import Bastion
 
 
 def options(settings: Settings, machine: Machine) -> list[str]:
@@ -37,6 +41,7 @@ def options(settings: Settings, machine: Machine) -> list[str]:
         "-F",
         settings.ssh_config or "none",
         *(part for name, value in told.items() for part in ("-o", f"{name}={value}")),
+        *access.through(settings, machine.bastion),
     ]
 
 
@@ -65,6 +70,48 @@ def enter(settings: Settings, machine: Machine, command: str, seconds: float = 6
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(argv, 255, "", f"no answer in {seconds:.0f} s")
     return answer
+
+
+def knock(settings: Settings, machine: Machine, port: int, seconds: float = 10) -> None:
+    """Connect to a TCP port of a machine, through its bastion if it has one; raises OSError when nothing listens."""
+    if machine.bastion is None:
+        socket.create_connection((machine.address, port), timeout=seconds).close()
+        return
+    try:
+        line = _stream(settings, machine.bastion, machine, port)
+        done = system.call(
+            line, system.environment(), capture_output=True, text=True, timeout=seconds, check=False, errors="replace"
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"no answer in {seconds:.0f} s") from error
+    if done.returncode:
+        raise OSError(system.last_line(done.stderr) or "the bastion can't connect")
+
+
+@contextmanager
+def connected(settings: Settings, machine: Machine, port: int, seconds: float = 10) -> Iterator[socket.socket]:
+    """Give a connection to a TCP port of a machine, through its bastion if it has one; raises OSError."""
+    if machine.bastion is None:
+        with socket.create_connection((machine.address, port), timeout=seconds) as connection:
+            yield connection
+        return
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.settimeout(seconds)
+        with theirs:
+            line = _stream(settings, machine.bastion, machine, port)
+            ssh = system.start(line, system.environment(), stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL)
+        try:
+            yield ours
+        finally:
+            ssh.kill()
+            ssh.wait()
+
+
+def _stream(settings: Settings, bastion: Bastion, machine: Machine, port: int) -> list[str]:
+    """Return the command line whose input and output are a connection that a bastion makes to a machine."""
+    [*line, host] = access.to_bastion(settings, bastion)
+    return [*line, "-W", f"[{machine.address}]:{port}", host]
 
 
 def read(settings: Settings, machine: Machine, path: str) -> str:

@@ -144,6 +144,8 @@ class Attempt:
     def _photograph(self) -> bytes:
         if not self._service.pages:
             raise ToolError("the recipe's service has no page")
+        if self.machines[0].bastion:
+            raise ToolError("the machines are behind a bastion, and a browser is not led through it")
         return reports.photograph(self._service.url(self.machines[0].address, self._service.pages[0].path))
 
     def _compare(self) -> None:

@@ -21,6 +21,7 @@ from ec2_fixtures import docker
 
 from bakehouse import images, recipes, runs, settings, tools
 from bakehouse.accounts import TAG, Account, connect, tags_of
+from bakehouse.accounts.networks import Place
 from bakehouse.baking import bakes, plans
 from bakehouse.baking.orders import Order
 from bakehouse.errors import BakeError
@@ -102,7 +103,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 def test_command(account: Account, run: Run) -> None:
     """Packer takes the very command line, which names the private key and doesn't hold it."""
     run.variables.write_text("{}")
-    line = bakes.command(settings.load(), account, order(), run, "sg-1", "cleanup")
+    line = bakes.command(settings.load(), account, order(), run, Place("t3.small", "", ("sg-1",), True), "cleanup")
     at = line.index("build")
     arguments = [part for part in line[at + 1 :] if part not in ("-color=false", "-timestamp-ui", "-on-error=cleanup")]
 
