@@ -32,6 +32,9 @@ _IDS = {
     "prefix list": ("pl", "a prefix list"),
 }
 _KMS_KEY = re.compile(r"(arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/|alias/)?[A-Za-z0-9/_-]{1,256}")
+_ROLE = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,512}")
+_EXTERNAL_ID = re.compile(r"[\w+=,.@:/-]{2,1224}")
+_PROFILE = re.compile(r"[\w+=,.@-]{1,128}")
 _BASTION = re.compile(
     r"(?P<user>[a-z_][a-z0-9_-]{0,31})@(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)(:(?P<port>[0-9]{1,5}))?"
 )
@@ -71,6 +74,10 @@ class Site:
         proxy_jump_key: the path of the private key for the bastion.
         kms_key: the KMS key for volumes and images: an ID, an ARN or an alias; empty for AWS's own.
         encrypted: ``required`` where no image counts that isn't encrypted; else empty.
+        role: the ARN of the role as which the tasks work; empty for none.
+        external_id: the external ID that the role's trust policy demands; empty for none.
+        bake_profile: the name of the instance profile of a bake's machine; empty for none.
+        launch_profile: the name of the instance profile of launched machines and those of a proof; empty for none.
     """
 
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -85,6 +92,10 @@ class Site:
     proxy_jump_key: str = ""
     kms_key: str = ""
     encrypted: str = ""
+    role: str = ""
+    external_id: str = ""
+    bake_profile: str = ""
+    launch_profile: str = ""
 
     @property
     def bastion(self) -> Bastion | None:
@@ -179,7 +190,22 @@ def _site(told: Mapping[str, Any], where: str) -> Site:
     _check_name(site, where)
     _check_network(site, where)
     _check_encryption(site, where)
+    _check_rights(site, where)
     return site
+
+
+def _check_rights(site: Site, where: str) -> None:
+    for key, form, hint in (
+        ("role", _ROLE, "give its ARN: arn:aws:iam::111122223333:role/baker"),
+        ("external_id", _EXTERNAL_ID, "2 to 1224 letters, digits and + = , . @ : / - _"),
+        ("bake_profile", _PROFILE, "give the name of an instance profile, not its ARN"),
+        ("launch_profile", _PROFILE, "give the name of an instance profile, not its ARN"),
+    ):
+        value = getattr(site, key)
+        if value and not form.fullmatch(value):
+            raise InputError(f"{where}: {key}: {value!r} can't be one", hint)
+    if site.external_id and not site.role:
+        raise InputError(f"{where}: external_id needs role too", "docs/accounts.md says what they are")
 
 
 def _check_encryption(site: Site, where: str) -> None:

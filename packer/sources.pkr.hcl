@@ -4,6 +4,8 @@ source "amazon-ebs" "machine" {
   source_ami      = var.base_image
   instance_type   = var.instance_type
 
+  iam_instance_profile = var.instance_profile
+
   launch_block_device_mappings {
     device_name           = var.bases[var.base].root_device
     volume_size           = var.volume_size

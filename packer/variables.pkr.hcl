@@ -136,6 +136,12 @@ variable "bastion" {
   default     = {}
 }
 
+variable "instance_profile" {
+  type        = string
+  description = "The name of the machine's instance profile; empty for none."
+  default     = ""
+}
+
 variable "encrypted" {
   type        = bool
   description = "Whether the machine's volume, and so the image, is encrypted."

@@ -31,11 +31,11 @@ class StandIn:
             self.ec2.describe_images(Filters=[{"Name": "name", "Values": ["debian*"]}])["Images"][0]["ImageId"]
         )
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, config: Any = None) -> Any:
         """Return a client of one of the services."""
         key = signatures.keep(self._folder)
         session = boto3.Session(key.id, key.secret, region_name="us-east-1")
-        return session.client(service, endpoint_url=self.endpoint)
+        return session.client(service, endpoint_url=self.endpoint, config=config)
 
     def ask(self, question: str) -> None:
         """Ask one of the kit's own questions."""

@@ -124,6 +124,21 @@ WRONG = {
     "a key of S3": ("acme: {kms_key: 'arn:aws:s3:::x'}", "accounts.yml: acme: kms_key: 'arn:aws:s3:::x' is not a key"),
     "no encryption": ("acme: {encrypted: 'no'}", "accounts.yml: acme: encrypted: 'no' is not required"),
     "encryption by a switch": ("acme: {encrypted: true}", "accounts.yml: acme: encrypted is not a string: True"),
+    "a role without its ARN": ("acme: {role: baker}", "accounts.yml: acme: role: 'baker' can't be one"),
+    "a role that is a user": (
+        "acme: {role: 'arn:aws:iam::123456789012:user/a'}",
+        "accounts.yml: acme: role: 'arn:aws:iam::123456789012:user/a' can't be one",
+    ),
+    "an external ID alone": ("acme: {external_id: abc}", "accounts.yml: acme: external_id needs role too"),
+    "a short external ID": (
+        "acme: {role: 'arn:aws:iam::123456789012:role/a', external_id: a}",
+        "accounts.yml: acme: external_id: 'a' can't be one",
+    ),
+    "a profile's ARN": (
+        "acme: {bake_profile: 'arn:aws:iam::1:instance-profile/a'}",
+        "accounts.yml: acme: bake_profile: 'arn:aws:iam::1:instance-profile/a' can't be one",
+    ),
+    "a profile with a blank": ("acme: {launch_profile: a b}", "accounts.yml: acme: launch_profile: 'a b' can't be one"),
     "a name that is a number": ("acme: {name: 1}", "accounts.yml: acme: name is not a string: 1"),
 }
 

@@ -185,7 +185,51 @@ def connect(settings: Settings, base: str = "") -> Account:
     else:
         account = replace(_aws(settings), sites=told)
     sites.insist_usable(account.site, account.name)
-    return account
+    return _assuming(account) if account.site.role else account
+
+
+def _assuming(account: Account) -> Account:
+    """Return the account as the role that accounts.yml names sees it, with keys that are renewed.
+
+    The role's session has the name of who assumes it, so that each person's things stay their own.
+    """
+    import boto3
+    from botocore import credentials
+
+    sts, site = account.client("sts"), account.site
+    name = re.sub(r"[^\w+=,.@-]", "-", account.caller_arn().rpartition("/")[2])[-64:].rjust(2, "-")
+    how = {"ExternalId": site.external_id} if site.external_id else {}
+
+    def keys() -> dict[str, str]:
+        told = sts.assume_role(RoleArn=site.role, RoleSessionName=name, **how)["Credentials"]
+        return {
+            "access_key": told["AccessKeyId"],
+            "secret_key": told["SecretAccessKey"],
+            "token": told["SessionToken"],
+            "expiry_time": told["Expiration"].isoformat(),
+        }
+
+    class Role(credentials.CredentialProvider):  # type: ignore[misc]
+        METHOD = "assume-role"
+
+        def load(self) -> Any:
+            return credentials.RefreshableCredentials.create_from_metadata(fresh, keys, self.METHOD)
+
+    try:
+        fresh = keys()
+    except BakehouseError as error:
+        where = sites.place(account.name, "role")
+        raise AccountError(f"{where}: {error.text}", "who may assume the role is said in its trust policy") from error
+    core = _alone() if account.endpoint else configured(account)
+    core.register_component("credential_provider", credentials.CredentialResolver([Role()]))
+    return replace(account, session=boto3.Session(region_name=account.region, botocore_session=core))
+
+
+def configured(account: Account) -> Any:
+    """Return a session of botocore that reads what the person has configured for an account of AWS."""
+    import botocore.session
+
+    return botocore.session.Session(profile=None if account.name == "default" else account.name)
 
 
 def connected(settings: Settings) -> Account | None:
@@ -203,17 +247,21 @@ def _local(variables: Mapping[str, str]) -> Account:
     if not system.is_loopback(endpoint):
         raise AccountError(f"account local has the endpoint {endpoint}, which is not this machine", "./inv local.down")
     import boto3
+
+    keys = variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"]
+    session = boto3.Session(*keys, region_name=region, botocore_session=_alone())
+    return Account("local", region, endpoint, variables, session)
+
+
+def _alone() -> Any:
+    """Return a session of botocore in which nothing decides that the person has set, in a file or a variable."""
     import botocore.session
 
-    # Nothing that the person has set, in a file or a variable, decides here.
     ours = {"config_file": os.devnull, "credentials_file": os.devnull}
     known = botocore.session.Session.SESSION_VARIABLES.items()
-    alone = botocore.session.Session(
+    return botocore.session.Session(
         {name: (None, None, ours.get(name, default), convert) for name, (_, _, default, convert) in known}
     )
-    keys = variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"]
-    session = boto3.Session(*keys, region_name=region, botocore_session=alone)
-    return Account("local", region, endpoint, variables, session)
 
 
 def _aws(settings: Settings) -> Account:

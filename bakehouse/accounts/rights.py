@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bakehouse.accounts import TAG
+from bakehouse.accounts import TAG, Account, blamed
 from bakehouse.errors import InputError
 from bakehouse.sites import Site
 
@@ -160,6 +160,14 @@ def _of_site(site: Site) -> Iterator[Right]:
     if site.kms_key:
         yield LOOK, ("kms:DescribeKey",), (*_LAUNCHES, "copy")
         yield _use_of(site.kms_key), _OF_KEYS, (*_LAUNCHES, "copy")
+    if site.role:
+        yield Scope("BeTheRole", (site.role,)), ("sts:AssumeRole",), TASKS
+    if profiles := [*filter(None, dict.fromkeys((site.bake_profile, site.launch_profile)))]:
+        told = tuple(f"arn:aws:iam::*:instance-profile/{one}" for one in profiles)
+        yield Scope("SeeProfiles", told), ("iam:GetInstanceProfile",), _LAUNCHES
+        to_ec2 = ("StringEquals", "iam:PassedToService", ("ec2.amazonaws.com",))
+        roles = tuple(f"arn:aws:iam::*:role/{one}" for one in profiles)
+        yield Scope("PassRole", roles, (to_ec2,)), ("iam:PassRole",), _LAUNCHES
     if site.security_groups:
         groups = tuple(f"arn:aws:ec2:*:*:security-group/{one}" for one in site.security_groups)
         yield Scope("RunInYourGroups", groups), ("ec2:RunInstances",), _LAUNCHES
@@ -179,6 +187,14 @@ def policy(tasks: Collection[str] = TASKS, site: Site | None = None) -> dict[str
         if set(users) & set(tasks):
             actions.setdefault(scope, set()).update(names)
     return {"Version": "2012-10-17", "Statement": [_statement(scope, names) for scope, names in actions.items()]}
+
+
+def insist_profile(account: Account, key: str) -> None:
+    """Raise InputError when the instance profile that a key of the account's entry names isn't there."""
+    name = getattr(account.site, key)
+    if name:
+        with blamed(account, key, "NoSuchEntity"):
+            account.client("iam").get_instance_profile(InstanceProfileName=name)
 
 
 def _statement(scope: Scope, actions: Collection[str]) -> dict[str, Any]:

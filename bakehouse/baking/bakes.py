@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bakehouse import __version__, console, documents, images, recipes, runs, system
-from bakehouse.accounts import TAG, Account, access, filters, networks, tag_list
+from bakehouse.accounts import TAG, Account, access, filters, lending, networks, tag_list
 from bakehouse.accounts.networks import Place
 from bakehouse.baking import plans
 from bakehouse.baking.orders import Order
@@ -80,6 +80,7 @@ def command(settings: Settings, account: Account, order: Order, run: Run, place:
         "bastion": json.dumps(asdict(bastion) if bastion else {}),
         "encrypted": json.dumps(bool(order.encryption)),
         "kms_key_id": order.encryption.get("KmsKeyId", ""),
+        "instance_profile": account.site.bake_profile,
         "instance_type": place.type,
         "key_name": key_name(account, run),
         "key_file": str(run.alias / run.key.name),
@@ -126,8 +127,8 @@ def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool
     try:
         [place, *_] = _make_key_and_group(account, order, run)
         argv = command(settings, account, order, run, place, on_error="abort" if keep else "cleanup")
-        environ = environment(account.environ(*system.ANSIBLE), run, debug)
-        code = _drive(account, argv, environ, run, settings.root, _own(order, run))
+        with lending.environ(account, *system.ANSIBLE) as environ:
+            code = _drive(account, argv, environment(environ, run, debug), run, settings.root, _own(order, run))
         if code != 0:
             raise _error(code, run)
         return _finish(settings, plan, run)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bakehouse import __version__, console, images, recipes, system, tools
-from bakehouse.accounts import TAG, Account, encryption
+from bakehouse.accounts import TAG, Account, encryption, rights
 from bakehouse.errors import InputError
 from bakehouse.images import Image
 from bakehouse.recipes import Base, Recipe, inputs
@@ -127,8 +127,9 @@ def check_file(base: Base, package: str, file: Path) -> Path:
 def place(account: Account, recipe: Recipe, base: Base, files: Mapping[str, Path], packer: tools.Packer) -> Order:
     """Find the base's image and the packages that need a stand-in, print both, and return the order.
 
-    Raises InputError when the key with which accounts.yml has images encrypted can't be used.
+    Raises InputError when the instance profile or the key that accounts.yml names can't be used.
     """
+    rights.insist_profile(account, "bake_profile")
     disk = encryption.disk(account, encryption.key(account))
     if recipe.architecture:
         _check_type(account, recipe)

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -133,7 +133,13 @@ class Server:
             raise RefusedError("AccessDenied", "the local EC2 answers no page of a browser")
         if environ.get("HTTP_HOST", "") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             raise RefusedError("AccessDenied", "the local EC2 answers by the address 127.0.0.1 alone")
-        signed = signatures.signer(signatures.read(self.folder), _asked(environ))
+        keys = signatures.read(self.folder)
+        asked = _asked(environ)
+        with self.lifecycle.lock:
+            sessions = answers.sessions()
+        signed = signatures.signer({**keys, **sessions}, asked)
+        if signed.key in sessions:  # what the kit's own tasks do as a role is limited as they are
+            signed = replace(signed, key=signatures.OWN)
         path, service = environ.get("PATH_INFO", "/"), signed.service
         if path in self._own and environ["REQUEST_METHOD"] != "POST":
             raise RefusedError("AccessDenied", "this question is asked by POST")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bakehouse import accounts, console, images, machines, recipes, sites
-from bakehouse.accounts import TAG, Account, access, encryption, networks, tag_specifications
+from bakehouse.accounts import TAG, Account, access, encryption, networks, rights, tag_specifications
 from bakehouse.errors import DeadlineError, InputError
 from bakehouse.images import Image, channels
 from bakehouse.machines import Machine, probes, shells
@@ -111,6 +111,7 @@ def begin(
     SSH and ``ports`` are open to ``wanted.allow``, by default as accounts.yml says, else to the caller alone. With
     ``run``, the ID of a run, the machines belong to that run and are cleared away with it.
     """
+    rights.insist_profile(account, "launch_profile")
     network = networks.look(account)
     key = access.key_pair(account, settings, image.recipe)
     groups = network.groups
@@ -138,6 +139,7 @@ def begin(
         UserData=wanted.user_data,
         MetadataOptions={"HttpTokens": "required", "HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1},
         BlockDeviceMappings=[{"DeviceName": image.root_device, "Ebs": disk}],
+        **({"IamInstanceProfile": {"Name": profile}} if (profile := account.site.launch_profile) else {}),
         TagSpecifications=tag_specifications(account.marked(tags), "instance", "volume", "network-interface"),
     )
     return [Machine.from_aws(instance, account.site) for instance in answer["Instances"]]
