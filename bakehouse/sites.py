@@ -35,6 +35,7 @@ _KMS_KEY = re.compile(r"(arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/|al
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,512}")
 _EXTERNAL_ID = re.compile(r"[\w+=,.@:/-]{2,1224}")
 _PROFILE = re.compile(r"[\w+=,.@-]{1,128}")
+_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
 _BASTION = re.compile(
     r"(?P<user>[a-z_][a-z0-9_-]{0,31})@(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)(:(?P<port>[0-9]{1,5}))?"
 )
@@ -78,6 +79,7 @@ class Site:
         external_id: the external ID that the role's trust policy demands; empty for none.
         bake_profile: the name of the instance profile of a bake's machine; empty for none.
         launch_profile: the name of the instance profile of launched machines and those of a proof; empty for none.
+        instance_types: the instance types in the order in which they are tried; empty for the recipe's own.
     """
 
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -96,6 +98,7 @@ class Site:
     external_id: str = ""
     bake_profile: str = ""
     launch_profile: str = ""
+    instance_types: tuple[str, ...] = ()
 
     @property
     def bastion(self) -> Bastion | None:
@@ -168,6 +171,13 @@ def check_network(name: str, where: str) -> str:
         ) from error
 
 
+def check_type(name: Any, where: str) -> str:
+    """Return an instance type; raises InputError if it can't be one."""
+    if not isinstance(name, str) or not _TYPE.fullmatch(name):
+        raise InputError(f"{where} {name} is not an instance type", "an instance type looks like t3.medium")
+    return name
+
+
 def insist_usable(site: Site, account: str) -> None:
     """Raise InputError unless the files that the account's entry names are here."""
     if site.bastion and not os.access(site.bastion.key, os.R_OK):
@@ -185,12 +195,14 @@ def _check_id(kind: str, one: Any, where: str) -> str:
 
 
 def _site(told: Mapping[str, Any], where: str) -> Site:
-    lists = {key: tuple(told[key]) for key in ("subnets", "security_groups") if key in told}
+    lists = {key: tuple(told[key]) for key in ("subnets", "security_groups", "instance_types") if key in told}
     site = Site(**{**told, **lists})
     _check_name(site, where)
     _check_network(site, where)
     _check_encryption(site, where)
     _check_rights(site, where)
+    for one in site.instance_types:
+        check_type(one, f"{where}: instance_types:")
     return site
 
 

@@ -18,6 +18,7 @@ from ec2_fixtures import ROOT, describe, wait
 
 from bakehouse import local
 from bakehouse.local import signatures
+from bakehouse.settings import Settings
 
 
 class StandIn:
@@ -40,6 +41,14 @@ class StandIn:
     def ask(self, question: str) -> None:
         """Ask one of the kit's own questions."""
         local.ask(local.variables(self.endpoint, signatures.keep(self._folder)), question)
+
+    def lack(self, types: str) -> None:
+        """Let there be no room for instance types."""
+        state = self._folder.parent / "state"
+        state.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            (state / "local").symlink_to(self._folder)
+        local.lack(Settings(self._folder, state, "local", "", "jenkins"), types)
 
     def launch(self, does: str, number: int = 1) -> list[str]:
         """Launch machines that do what their user-data says."""

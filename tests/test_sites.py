@@ -139,6 +139,11 @@ WRONG = {
         "accounts.yml: acme: bake_profile: 'arn:aws:iam::1:instance-profile/a' can't be one",
     ),
     "a profile with a blank": ("acme: {launch_profile: a b}", "accounts.yml: acme: launch_profile: 'a b' can't be one"),
+    "a type that is none": (
+        "acme: {instance_types: [large]}",
+        "accounts.yml: acme: instance_types: large is not an instance type",
+    ),
+    "one type": ("acme: {instance_types: t3.micro}", "accounts.yml: acme: instance_types is not a list: 't3.micro'"),
     "a name that is a number": ("acme: {name: 1}", "accounts.yml: acme: name is not a string: 1"),
 }
 
@@ -193,13 +198,13 @@ DEMAND = [
 
 
 def _launch(account: Account, settings: Settings, image: str) -> Any:
-    return launches.begin(account, settings, images.get(account, image), Request(1, "t3.small", "", b""), [80])
+    return launches.begin(account, settings, images.get(account, image), Request(1, ("t3.small",), "", b""), [80])
 
 
 DEEDS: dict[str, Callable[[Account, Settings, str], Any]] = {
     "launch": _launch,
     "prove": lambda account, settings, image: launches.begin(
-        account, settings, images.get(account, image), Request(2, "t3.small", "", b""), [], "a-run"
+        account, settings, images.get(account, image), Request(2, ("t3.small",), "", b""), [], "a-run"
     ),
     "promote": lambda account, _, image: channels.move(account, channels.read(account, "jenkins", "new"), image),
     "copy": lambda _, settings, image: copies.copy(settings, image, "eu-west-1"),
@@ -234,7 +239,7 @@ def test_names_follow_the_pattern(account: Account, settings: Settings) -> None:
     """The pattern is in each name that the kit gives, and a key pair is found again by it."""
     there = replace(account, sites=Sites(TAGGED))
     image = images.get(account, baked(account))
-    wanted = Request(1, "t3.small", "192.0.2.7/32", b"")
+    wanted = Request(1, ("t3.small",), "192.0.2.7/32", b"")
 
     [machine] = launches.begin(there, settings, image, wanted, [])
     key = access.key_pair(there, settings, "jenkins")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bakehouse import sites
 from bakehouse.accounts import Account, blamed, filters
 from bakehouse.errors import InputError
+
+_NO_ROOM = (
+    *("InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientFreeAddressesInSubnet"),
+    "(Unsupported)",  # by boto3: the type isn't to be had in the subnet's zone
+    "Unsupported: ",  # by Packer
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,10 @@ class Place:
     groups: tuple[str, ...]
     is_public: bool
 
+    def __str__(self) -> str:
+        """Say it to a person."""
+        return f"{self.type} in {self.subnet}" if self.subnet else self.type
+
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of RunInstances that put a machine there."""
         if self.is_public and not self.subnet:
@@ -67,11 +77,21 @@ def look(account: Account) -> Network:
     return Network(vpc, subnets, site.security_groups)
 
 
-def places(account: Account, network: Network, types: Sequence[str], groups: Sequence[str]) -> Iterator[Place]:
-    """Yield the places where a machine may be launched, in the order in which they are tried."""
-    for one in types:
-        for subnet in network.subnets or ("",):
-            yield Place(one, subnet, tuple(groups), account.site.associate_public_ip)
+def places(account: Account, network: Network, types: Sequence[str], groups: Sequence[str]) -> list[Place]:
+    """Return the places where a machine may be launched, in the order in which they are tried; it is never empty.
+
+    Raises InputError, which names the key, when accounts.yml names a type that the region doesn't have.
+    """
+    if set(types) <= set(account.site.instance_types):
+        with blamed(account, "instance_types", "InvalidInstanceType"):
+            account.ec2.describe_instance_types(InstanceTypes=[*types])
+    subnets, is_public = network.subnets or ("",), account.site.associate_public_ip
+    return [Place(one, subnet, tuple(groups), is_public) for one in types for subnet in subnets]
+
+
+def lacks_room(told: str) -> bool:
+    """Tell whether EC2 has refused a launch because there is no room for it, by what it told."""
+    return any(code in told for code in _NO_ROOM)
 
 
 def allowed(account: Account, network: Network, wanted: str = "") -> str:

@@ -160,6 +160,8 @@ def _of_site(site: Site) -> Iterator[Right]:
     if site.kms_key:
         yield LOOK, ("kms:DescribeKey",), (*_LAUNCHES, "copy")
         yield _use_of(site.kms_key), _OF_KEYS, (*_LAUNCHES, "copy")
+    if site.instance_types:
+        yield LOOK, ("ec2:DescribeInstanceTypes",), _LAUNCHES
     if site.role:
         yield Scope("BeTheRole", (site.role,)), ("sts:AssumeRole",), TASKS
     if profiles := [*filter(None, dict.fromkeys((site.bake_profile, site.launch_profile)))]:

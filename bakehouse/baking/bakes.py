@@ -125,12 +125,18 @@ def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool
     console.say(f"bake {run.id}, log: {run.log}")
     _prepare(settings, plan, run)
     try:
-        [place, *_] = _make_key_and_group(account, order, run)
-        argv = command(settings, account, order, run, place, on_error="abort" if keep else "cleanup")
-        with lending.environ(account, *system.ANSIBLE) as environ:
-            code = _drive(account, argv, environment(environ, run, debug), run, settings.root, _own(order, run))
-        if code != 0:
-            raise _error(code, run)
+        places = _make_key_and_group(account, order, run)
+        with lending.environ(account, *system.ANSIBLE) as lent:
+            environ = environment(lent, run, debug)
+            for place in places:
+                argv = command(settings, account, order, run, place, on_error="abort" if keep else "cleanup")
+                code = _drive(account, argv, environ, run, settings.root, _own(order, run))
+                if code == 0:
+                    break
+                error = _error(code, run)
+                if place is places[-1] or not networks.lacks_room(error.text):
+                    raise error
+                console.say(f"no room for {place}: {error.text}")
         return _finish(settings, plan, run)
     except BakeError:
         if keep:
@@ -188,7 +194,7 @@ def _make_key_and_group(account: Account, order: Order, run: Run) -> list[Place]
         about = "Lets in the one who bakes, while the bake lasts"
         groups = (access.new_group(account, name, tags, about, network.vpc)["GroupId"],)
         access.let_in(account, groups[0], [access.permission(22, networks.allowed(account, network))])
-    return [*networks.places(account, network, [order.recipe.instance_type], groups)]
+    return networks.places(account, network, order.types, groups)
 
 
 def _drive(

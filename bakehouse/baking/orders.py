@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +38,7 @@ class Order:
         files: the packages that are installed from a file, each mapped to that file.
         packer: the Packer that bakes.
         encryption: how the image's volume is encrypted, in EC2's words; empty when it isn't.
+        types: the instance types of the bake's machine, in the order in which they are tried.
     """
 
     recipe: Recipe
@@ -47,6 +48,7 @@ class Order:
     files: Mapping[str, Path]
     packer: tools.Packer
     encryption: Mapping[str, Any] = field(default_factory=dict)
+    types: tuple[str, ...] = ()
 
     @property
     def variables(self) -> dict[str, str]:
@@ -124,36 +126,45 @@ def check_file(base: Base, package: str, file: Path) -> Path:
     return file.resolve()
 
 
-def place(account: Account, recipe: Recipe, base: Base, files: Mapping[str, Path], packer: tools.Packer) -> Order:
+def place(
+    account: Account,
+    recipe: Recipe,
+    base: Base,
+    files: Mapping[str, Path],
+    packer: tools.Packer,
+    instance_type: str = "",
+) -> Order:
     """Find the base's image and the packages that need a stand-in, print both, and return the order.
 
+    ``instance_type`` stands in place of the account's and the recipe's.
     Raises InputError when the instance profile or the key that accounts.yml names can't be used.
     """
     rights.insist_profile(account, "bake_profile")
     disk = encryption.disk(account, encryption.key(account))
+    types = (instance_type,) if instance_type else account.site.instance_types or (recipe.instance_type,)
     if recipe.architecture:
-        _check_type(account, recipe)
+        _check_types(account, recipe.architecture, types)
     start = images.base(account, base, recipe.architecture)
     console.say(f"base {base.name}: {start.id} ({start.name})")
     if recipe.privileged and account.endpoint:
         console.say(f"recipe {recipe.name} is privileged: on the local EC2 its machines' root is root of this host")
     wanted = {package: url for package, url in recipe.repositories(base).items() if package not in files}
     found = {package: account.stand_in(package, base.family, url) for package, url in wanted.items()}
-    order = Order(recipe, base, start, {name: one for name, one in found.items() if one}, files, packer, disk)
+    order = Order(recipe, base, start, {name: one for name, one in found.items() if one}, files, packer, disk, types)
     for notice in order.notices:
         console.say(notice)
     return order
 
 
-def _check_type(account: Account, recipe: Recipe) -> None:
-    """Raise InputError unless the instance type has the architecture that was named."""
-    [told] = account.ec2.describe_instance_types(InstanceTypes=[recipe.instance_type])["InstanceTypes"]
-    has = told["ProcessorInfo"]["SupportedArchitectures"]
-    if recipe.architecture not in has:
-        raise InputError(
-            f"instance type {recipe.instance_type} is {' or '.join(has)}, not {recipe.architecture}",
-            "--type names another for this bake, instance_type in the recipe's file for all",
-        )
+def _check_types(account: Account, architecture: str, types: Sequence[str]) -> None:
+    """Raise InputError unless the instance types have the architecture that was named."""
+    for told in account.ec2.describe_instance_types(InstanceTypes=[*types])["InstanceTypes"]:
+        has = told["ProcessorInfo"]["SupportedArchitectures"]
+        if architecture not in has:
+            raise InputError(
+                f"instance type {told['InstanceType']} is {' or '.join(has)}, not {architecture}",
+                "--type names another for this bake, instance_type in the recipe's file for all",
+            )
 
 
 def inputs_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any, ClassVar
 
 import moto.ec2.models.amis
@@ -26,11 +27,15 @@ from bakehouse.local.things import Ami, Instance
 
 _VOLUME_GIB = 8
 
+SCARCE = "scarce.txt"
+"""The name of the file with the instance types, or TYPE@SUBNET, for which there is no room."""
+
 
 class Backend(EC2Backend):
     """Answer as EC2 does, and have the lifecycle move the bodies."""
 
     lifecycle: ClassVar[Lifecycle]
+    scarce: ClassVar[Path]
 
     def __init__(self, region_name: str, account_id: str) -> None:
         super().__init__(region_name, account_id)
@@ -74,6 +79,7 @@ class Backend(EC2Backend):
         subnet_id = kwargs.get("subnet_id") or asked.get("SubnetId")
         groups = [*(kwargs.get("security_group_ids") or ()), *(asked.get("Groups") or ())]
         self._refuse_another_network(subnet_id, groups)
+        self._refuse_scarce(kwargs.get("instance_type", ""), subnet_id or "")
         self._refuse_taken_ports(security_group_names, groups)
         if not (template and template.data.get("BlockDeviceMappings")):
             kwargs["block_device_mappings"] = _root_first(image, kwargs.get("block_device_mappings") or [])
@@ -259,6 +265,15 @@ class Backend(EC2Backend):
                     "InvalidParameter", f"Security group {group.id} and {where} belong to different networks."
                 )
 
+    def _refuse_scarce(self, instance_type: str, subnet_id: str) -> None:
+        """Raise InsufficientInstanceCapacity where somebody has asked for it: of a type, or of a type in a subnet."""
+        words = self.scarce.read_text().split() if self.scarce.exists() else []
+        if {instance_type, f"{instance_type}@{subnet_id}"} & set(words):
+            raise EC2ClientError(
+                "InsufficientInstanceCapacity",
+                f"We currently do not have sufficient {instance_type} capacity in the Availability Zone you requested.",
+            )
+
     def _is_public(self, subnet_id: str | None, asked: bool | str | None) -> bool:
         """Tell whether a machine gets a public address: as its launch says, else as its subnet does."""
         if asked is not None:
@@ -387,9 +402,9 @@ def _unsupported(operation: str) -> EC2ClientError:
     return EC2ClientError("UnsupportedOperation", f"The local EC2 has no {operation}; CreateImage takes snapshots.")
 
 
-def install(lifecycle: Lifecycle) -> None:
-    """Put these classes in the place of moto's."""
-    Backend.lifecycle = lifecycle
+def install(lifecycle: Lifecycle, folder: Path) -> None:
+    """Put these classes in the place of moto's; in the folder is what somebody has asked for."""
+    Backend.lifecycle, Backend.scarce = lifecycle, folder / SCARCE
     ec2_backends.backend = Backend
     moto.ec2.models.instances.Instance = Instance  # type: ignore[misc]
     MotoInstance.create_from_cloudformation_json = classmethod(_create_of_a_stack)  # type: ignore[assignment,method-assign]

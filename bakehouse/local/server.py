@@ -340,7 +340,7 @@ def _serve(folder: Path, checkout: str) -> None:
     state = State(folder)
     lifecycle = Lifecycle(bodies, gate, state)
     signatures.keep(folder)
-    ec2.install(lifecycle)
+    ec2.install(lifecycle, folder)
     server = Server(lifecycle, folder)
     there, server.told = state.load(server.check)
     server.told += adoption.restore(lifecycle, lost=not there)

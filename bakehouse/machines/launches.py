@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bakehouse import accounts, console, images, machines, recipes, sites
 from bakehouse.accounts import TAG, Account, access, encryption, networks, rights, tag_specifications
-from bakehouse.errors import DeadlineError, InputError
+from bakehouse.accounts.networks import Place
+from bakehouse.errors import CloudError, DeadlineError, InputError
 from bakehouse.images import Image, channels
 from bakehouse.machines import Machine, probes, shells
 from bakehouse.machines.probes import Verdict
@@ -24,8 +25,6 @@ USER_DATA_LIMIT = 16 * 1024  # bytes before base64: EC2's own limit
 ENTRY_SECONDS = 180
 """Running machines must accept SSH logins within this time."""
 
-_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
-
 
 @dataclass(frozen=True)
 class Request:
@@ -33,13 +32,13 @@ class Request:
 
     Attributes:
         count: the number of machines.
-        type: their instance type.
+        types: their instance types, in the order in which they are tried; empty for those of accounts.yml.
         allow: the network that may connect to them, as a CIDR block or a prefix list; empty for what is usual there.
         user_data: the user data that they get.
     """
 
     count: int
-    type: str
+    types: tuple[str, ...]
     allow: str
     user_data: bytes
 
@@ -48,14 +47,17 @@ def request(instance_type: str, *, count: str = "1", allow: str = "", user_data:
     """Read the flags of a launch; ``user_data`` names a file. Raises InputError, which names the flag that is wrong."""
     if not (count.isascii() and count.isdigit() and int(count)):
         raise InputError(f"--count {count} is not a number of machines", "give a whole number from 1 up")
-    if not _TYPE.fullmatch(instance_type):
-        raise InputError(f"--type {instance_type} is not an instance type", "an instance type looks like t3.medium")
     return Request(
         int(count),
-        instance_type,
+        (sites.check_type(instance_type, "--type"),),
         sites.check_network(allow, "--allow") if allow else "",
         _contents(user_data) if user_data else b"",
     )
+
+
+def usual(account: Account, wanted: Request) -> Request:
+    """Return a request with the instance types that accounts.yml names, if it names any."""
+    return replace(wanted, types=account.site.instance_types or wanted.types)
 
 
 def launch(
@@ -82,6 +84,7 @@ def launch(
     recipe, service = recipes.load(settings), services.load(settings)
     wanted = request(instance_type or recipe.instance_type, count=count, allow=allow, user_data=user_data)
     account = accounts.connect(settings)
+    wanted = wanted if instance_type else usual(account, wanted)
     if channel:
         image_id = channels.get(account, recipe.name, channel).image
     image = images.usable(account, image_id, recipe.name, "" if everyone else account.owner(settings))
@@ -129,9 +132,7 @@ def begin(
     }
     disk = {"SnapshotId": image.root_snapshot, "Encrypted": True, "DeleteOnTermination": True}
     disk |= encryption.disk(account, encryption.key(account))
-    place = next(networks.places(account, network, [wanted.type], groups))
-    answer = account.ec2.run_instances(
-        **place.arguments(),
+    how = dict(
         ImageId=image.id,
         MinCount=wanted.count,
         MaxCount=wanted.count,
@@ -142,7 +143,20 @@ def begin(
         **({"IamInstanceProfile": {"Name": profile}} if (profile := account.site.launch_profile) else {}),
         TagSpecifications=tag_specifications(account.marked(tags), "instance", "volume", "network-interface"),
     )
+    answer = _run(account, networks.places(account, network, wanted.types, groups), how)
     return [Machine.from_aws(instance, account.site) for instance in answer["Instances"]]
+
+
+def _run(account: Account, places: Sequence[Place], how: Mapping[str, Any]) -> dict[str, Any]:
+    """Launch in the first of the places that has room, and return EC2's answer."""
+    [place, *others] = places
+    try:
+        return account.ec2.run_instances(**place.arguments(), **how)
+    except CloudError as error:
+        if not others or not networks.lacks_room(error.text):
+            raise
+        console.say(f"no room for {place}: {error.text}")
+    return _run(account, others, how)
 
 
 def end(account: Account, settings: Settings, found: Sequence[Machine]) -> None:

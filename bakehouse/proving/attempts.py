@@ -61,7 +61,7 @@ class Attempt:
         Raises CloudError when EC2 refuses a request, because that says nothing about the image. Everything else that
         goes wrong is a finding.
         """
-        wanted = launches.request(self._recipe.instance_type, count="2")
+        wanted = launches.usual(self._account, launches.request(self._recipe.instance_type, count="2"))
         begun = time.monotonic()
         self.machines = launches.begin(self._account, self._settings, self._image, wanted, self._service.ports, run.id)
         when = _FIRST

@@ -22,7 +22,7 @@ from bakehouse.sites import Site, Sites
 
 pytestmark = pytest.mark.local
 
-WANTED = Request(1, "t3.small", "192.0.2.7/32", b"")
+WANTED = Request(1, ("t3.small",), "192.0.2.7/32", b"")
 
 
 def of(account: Account, **keys: Any) -> Account:

@@ -148,7 +148,7 @@ def test_a_role_that_can_not_be_assumed(account: Account, tmp_path: Path, monkey
 @pytest.mark.local
 def test_instance_profiles(account: Account, settings: Settings) -> None:
     """A launch gives its machine the profile that is named, under the policy that is printed, and no other profile."""
-    iam, wanted = account.client("iam"), Request(1, "t3.small", "192.0.2.7/32", b"")
+    iam, wanted = account.client("iam"), Request(1, ("t3.small",), "192.0.2.7/32", b"")
     for name in ("web", "other"):
         iam.create_instance_profile(InstanceProfileName=name)
         role(account, name)
@@ -178,7 +178,7 @@ def test_a_profile_that_is_not_there(account: Account, settings: Settings) -> No
     image = images.get(account, baked(account))
 
     with pytest.raises(InputError, match=r"^accounts.yml: local: launch_profile: .*NoSuchEntity") as refused:
-        launches.begin(there, settings, image, Request(1, "t3.small", "192.0.2.7/32", b""), [])
+        launches.begin(there, settings, image, Request(1, ("t3.small",), "192.0.2.7/32", b""), [])
 
     assert (2, 1) == (refused.value.code, len(refused.value.text.splitlines()))
     assert [] == account.ec2.describe_instances()["Reservations"]

@@ -10,10 +10,10 @@ import pytest
 from moto_fixtures import enforced
 from samples import baked
 
-from bakehouse import images
+from bakehouse import accounts, images
 from bakehouse.accounts import Account, access, networks, rights, tag_specifications
 from bakehouse.accounts.networks import Network, Place
-from bakehouse.errors import InputError
+from bakehouse.errors import CloudError, InputError
 from bakehouse.machines import launches
 from bakehouse.machines.launches import Request
 from bakehouse.settings import Settings
@@ -103,6 +103,7 @@ WRONG: dict[str, tuple[Callable[[Made], Mapping[str, Any]], str]] = {
         "security_groups: sg-.* is of vpc-.*, and the subnets are of vpc-",
     ),
     "no such prefix list": (lambda _: {"allow": LIST}, "allow: .*InvalidPrefixListId.NotFound"),
+    "no such type": (lambda _: {"instance_types": ("t3.enormous",)}, "instance_types: .*InvalidInstanceType"),
     "no default VPC": (lambda _: {}, "vpc: .*VPCIdNotSpecified"),
 }
 
@@ -117,8 +118,9 @@ def test_one_line_for_what_is_not_there(
     if words.startswith("vpc: .*VPCId"):  # plain moto has no account without one
         monkeypatch.setattr(type(account.ec2), "create_security_group", _no_default_vpc, raising=False)
 
+    wanted = launches.usual(there, Request(1, ("t3.small",), "", b""))
     with pytest.raises(InputError, match=f"^accounts.yml: local: {words}") as refused:
-        launches.begin(there, settings, images.get(account, baked(account)), Request(1, "t3.small", "", b""), [80])
+        launches.begin(there, settings, images.get(account, baked(account)), wanted, [80])
 
     assert (2, 1) == (refused.value.code, len(refused.value.text.splitlines()))
     assert [] == account.ec2.describe_instances()["Reservations"]
@@ -137,7 +139,7 @@ def test_a_launch_in_a_private_subnet(account: Account, settings: Settings, made
     image = images.get(account, baked(account))
 
     limited = replace(limited, sites=there.sites)
-    [machine] = launches.begin(limited, settings, image, Request(1, "t3.small", "", b""), [80])
+    [machine] = launches.begin(limited, settings, image, Request(1, ("t3.small",), "", b""), [80])
 
     [told] = account.ec2.describe_instances()["Reservations"][0]["Instances"]
     assert (made.subnets[0], made.vpc) == (told["SubnetId"], told["VpcId"])
@@ -155,7 +157,7 @@ def test_own_groups(account: Account, settings: Settings, made: Made) -> None:
     limited, denied, _ = enforced(account, rights.policy(["launch"], there.site))
     image, before = images.get(account, baked(account)), len(account.ec2.describe_security_groups()["SecurityGroups"])
 
-    launches.begin(replace(limited, sites=there.sites), settings, image, Request(1, "t3.small", "", b""), [80])
+    launches.begin(replace(limited, sites=there.sites), settings, image, Request(1, ("t3.small",), "", b""), [80])
 
     [told] = account.ec2.describe_instances()["Reservations"][0]["Instances"]
     assert [made.group] == groups_of(told)
@@ -191,3 +193,60 @@ def test_places(account: Account, made: Made) -> None:
         (one.type, one.subnet) for one in found
     ]
     assert {"InstanceType": "a.x", "SecurityGroupIds": ["sg-1"]} == Place("a.x", "", ("sg-1",), True).arguments()
+
+
+@pytest.mark.parametrize(
+    ("full", "launched", "told"),
+    [
+        ([], ("t3.small", 0), 0),
+        ([("t3.small", 0)], ("t3.small", 1), 1),
+        ([("t3.small", 0), ("t3.small", 1)], ("t3.medium", 0), 2),
+    ],
+)
+def test_the_next_place_is_tried(
+    account: Account,
+    settings: Settings,
+    made: Made,
+    capsys: pytest.CaptureFixture[str],
+    full: list[tuple[str, int]],
+    launched: tuple[str, int],
+    told: int,
+) -> None:
+    """Where there is no room for a machine, the next subnet is tried and then the next type, and that is told."""
+    there = of(account, subnets=made.subnets, instance_types=("t3.small", "t3.medium"))
+    without = {(kind, made.subnets[number]) for kind, number in full}
+    there = replace(crowded(account, without), sites=there.sites)
+    wanted = launches.usual(there, Request(1, ("t3.large",), "192.0.2.7/32", b""))
+
+    [machine] = launches.begin(there, settings, images.get(account, baked(account)), wanted, [])
+
+    [found] = account.ec2.describe_instances(InstanceIds=[machine.id])["Reservations"][0]["Instances"]
+    assert (launched[0], made.subnets[launched[1]]) == (found["InstanceType"], found["SubnetId"])
+    assert told == capsys.readouterr().err.count("no room for t3.small in subnet-")
+
+
+def test_nowhere_is_room(account: Account, settings: Settings) -> None:
+    """Where the last place has no room either, EC2's refusal is the error; another refusal is one at once."""
+    there = of(crowded(account, {("t3.small", ""), ("t3.medium", "")}), instance_types=("t3.small", "t3.medium"))
+    wanted = launches.usual(there, Request(1, ("t3.large",), "192.0.2.7/32", b""))
+
+    with pytest.raises(CloudError, match=r"t3.medium.*InsufficientInstanceCapacity"):
+        launches.begin(there, settings, images.get(account, baked(account)), wanted, [])
+    assert not networks.lacks_room("run_instances: no (InstanceLimitExceeded)")
+
+
+def crowded(account: Account, full: set[tuple[str, str]]) -> Account:
+    """Return the there of somebody for whom these instance types have no room in these subnets."""
+    from botocore.exceptions import ClientError
+
+    there = accounts._local(account.variables)
+
+    def look(model: Any, params: Any, **_: Any) -> None:
+        body = params["body"]
+        place = body.get("InstanceType"), body.get("NetworkInterface.1.SubnetId", "")
+        if model.name == "RunInstances" and place in full:
+            told = {"Code": "InsufficientInstanceCapacity", "Message": f"no {place[0]} here"}
+            raise ClientError({"Error": told}, model.name)
+
+    there.session.events.register("before-call.ec2", look)
+    return there

@@ -104,7 +104,7 @@ def _die(account: Account, settings: Settings) -> None:
 def _launch(account: Account, settings: Settings, image: Image) -> None:
     assert image.id == images.usable(account, channels.get(account, "jenkins", "old").image, "jenkins").id
     for cidr in ("192.0.2.7/32", "192.0.2.8/32"):  # an address that changes has its rule taken back
-        [machine] = launches.begin(account, settings, image, Request(1, "t3.small", cidr, b""), [80])
+        [machine] = launches.begin(account, settings, image, Request(1, ("t3.small",), cidr, b""), [80])
         machines.running(account, [machine.id])
         launches.end(account, settings, [machine])
 

@@ -80,6 +80,23 @@ def test_who_gets_a_public_address(stand_in: StandIn, of_subnet: bool, asked: bo
         wait_for_state(ec2, one, "terminated")
 
 
+def test_without_room(stand_in: StandIn) -> None:
+    """A type is refused where somebody has asked for it, everywhere or in one subnet, until that is lifted."""
+    ec2, launch = stand_in.ec2, {"ImageId": stand_in.base, "MinCount": 1, "MaxCount": 1}
+    with network(ec2) as (_, subnet, _):
+        stand_in.lack(f"t3.small,t3.large@{subnet}")
+
+        small, large = ({**launch, "InstanceType": kind} for kind in ("t3.small", "t3.large"))
+        assert "InsufficientInstanceCapacity" == code_of(ec2.run_instances, **small)
+        assert "InsufficientInstanceCapacity" == code_of(ec2.run_instances, **large, SubnetId=subnet)
+        made = [ec2.run_instances(**large)["Instances"][0]["InstanceId"]]
+        stand_in.lack("none")
+        made.append(ec2.run_instances(**small)["Instances"][0]["InstanceId"])
+        ec2.terminate_instances(InstanceIds=made)
+        for one in made:
+            wait_for_state(ec2, one, "terminated")
+
+
 def test_without_a_default_vpc(stand_in: StandIn) -> None:
     """Without a default VPC a group needs its VPC, and a launch its subnet; there they work."""
     ec2 = stand_in.ec2
