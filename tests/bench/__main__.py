@@ -21,7 +21,7 @@ from statistics import median
 import yaml
 
 from bakehouse import console, images, local, recipes, runs, settings, tools
-from bakehouse.accounts import TAG, Account, connect, tag_specifications, wait
+from bakehouse.accounts import TAG, Account, connect, lending, tag_specifications, wait
 from bakehouse.accounts.networks import Place
 from bakehouse.baking import bakes, orders
 from bakehouse.errors import BakeError, BakehouseError, InputError, VerdictError
@@ -207,7 +207,8 @@ def packer(bench: Bench, clock: Clock, stack: ExitStack) -> str:
     (run.folder / "floor.sh").write_text(bench.script)
     command = bakes.command(bench.settings, bench.account, bench.order, run, place, "cleanup")
     clock.begin("rest")
-    clock.follow([*command[:-1], str(folder)], env=bakes.environment(bench.account.environ(), run, debug=False))
+    with lending.environ(bench.account) as lent:
+        clock.follow([*command[:-1], str(folder)], env=bakes.environment(lent, run, debug=False))
     clock.begin("rest")
     [image] = bench.account.ec2.describe_images(Filters=[{"Name": f"tag:{TAG}run", "Values": [run.id]}])["Images"]
     return str(image["ImageId"])
