@@ -36,6 +36,7 @@ _ROLE = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,512}")
 _EXTERNAL_ID = re.compile(r"[\w+=,.@:/-]{2,1224}")
 _PROFILE = re.compile(r"[\w+=,.@-]{1,128}")
 _TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
+_VARIABLE = re.compile(r"(?!ansible_|bakehouse_)[a-z][a-z0-9_]*")
 _BASTION = re.compile(
     r"(?P<user>[a-z_][a-z0-9_-]{0,31})@(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)(:(?P<port>[0-9]{1,5}))?"
 )
@@ -80,6 +81,7 @@ class Site:
         bake_profile: the name of the instance profile of a bake's machine; empty for none.
         launch_profile: the name of the instance profile of launched machines and those of a proof; empty for none.
         instance_types: the instance types in the order in which they are tried; empty for the recipe's own.
+        variables: the variables of roles that every bake gets, such as the URL of a mirror.
     """
 
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -99,6 +101,7 @@ class Site:
     bake_profile: str = ""
     launch_profile: str = ""
     instance_types: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bastion(self) -> Bastion | None:
@@ -203,6 +206,12 @@ def _site(told: Mapping[str, Any], where: str) -> Site:
     _check_rights(site, where)
     for one in site.instance_types:
         check_type(one, f"{where}: instance_types:")
+    for name in site.variables:
+        if not _VARIABLE.fullmatch(name):
+            raise InputError(
+                f"{where}: variables: {name!r} can't be a role's variable",
+                "small letters, digits and underscores; not ansible_… or bakehouse_…",
+            )
     return site
 
 

@@ -144,6 +144,12 @@ WRONG = {
         "accounts.yml: acme: instance_types: large is not an instance type",
     ),
     "one type": ("acme: {instance_types: t3.micro}", "accounts.yml: acme: instance_types is not a list: 't3.micro'"),
+    "a variable of Ansible's": (
+        "acme: {variables: {ansible_host: a}}",
+        "accounts.yml: acme: variables: 'ansible_host' can't be a role's variable",
+    ),
+    "a variable with a dash": ("acme: {variables: {a-b: c}}", "accounts.yml: acme: variables: 'a-b' can't be a role's"),
+    "a template": ("acme: {variables: {a: '{{ b }}'}}", "accounts.yml: acme: variables is not a map of strings: "),
     "a name that is a number": ("acme: {name: 1}", "accounts.yml: acme: name is not a string: 1"),
 }
 

@@ -39,6 +39,7 @@ class Order:
         packer: the Packer that bakes.
         encryption: how the image's volume is encrypted, in EC2's words; empty when it isn't.
         types: the instance types of the bake's machine, in the order in which they are tried.
+        own: the variables of the roles that accounts.yml names.
     """
 
     recipe: Recipe
@@ -49,18 +50,21 @@ class Order:
     packer: tools.Packer
     encryption: Mapping[str, Any] = field(default_factory=dict)
     types: tuple[str, ...] = ()
+    own: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, str]:
-        """Return the variables of the roles that say where packages come from: stand-in repositories and files."""
-        return variables(self.stand_ins, self.files)
+        """Return the variables of the roles: the account's own, and where packages come from: stand-ins and files."""
+        return {**self.own, **variables(self.stand_ins, self.files)}
 
     @property
     def notices(self) -> list[str]:
         """Return a line for each package that is not the real one."""
         urls = self.recipe.repositories(self.base)
         return [
-            notice(f"the image's {package}", urls[package], repository)
+            notice(
+                f"the image's {package}", self.own.get(f"{_word(package)}_repository_url", urls[package]), repository
+            )
             for package, repository in self.stand_ins.items()
         ]
 
@@ -148,12 +152,25 @@ def place(
     console.say(f"base {base.name}: {start.id} ({start.name})")
     if recipe.privileged and account.endpoint:
         console.say(f"recipe {recipe.name} is privileged: on the local EC2 its machines' root is root of this host")
-    wanted = {package: url for package, url in recipe.repositories(base).items() if package not in files}
+    own = account.site.variables
+    wanted = {
+        package: own.get(f"{_word(package)}_repository_url", url)
+        for package, url in recipe.repositories(base).items()
+        if package not in files
+    }
     found = {package: account.stand_in(package, base.family, url) for package, url in wanted.items()}
-    order = Order(recipe, base, start, {name: one for name, one in found.items() if one}, files, packer, disk, types)
+    order = Order(
+        recipe, base, start, {name: one for name, one in found.items() if one}, files, packer, disk, types, own
+    )
     for notice in order.notices:
         console.say(notice)
     return order
+
+
+def _repositories(recipe: Recipe, base: Base, own: Mapping[str, str]) -> dict[str, str]:
+    """Return the URL of each package's repository: the recipe's, or the mirror that the account's variables name."""
+    known = recipe.repositories(base)
+    return {package: own.get(f"{_word(package)}_repository_url", url) for package, url in known.items()}
 
 
 def _check_types(account: Account, architecture: str, types: Sequence[str]) -> None:
@@ -183,6 +200,7 @@ def inputs_of(
         "base image": order.start.id,
         "kit": __version__,
         **({"encryption": json.dumps(order.encryption)} if order.encryption else {}),
+        **inputs.of_variables(order.own, "accounts.yml", inputs.own_key(settings.state)),
         **{f"package {name}": inputs.of_file(file) for name, file in order.files.items()},
         **{f"packages {one['url']}": one["content"] for one in order.stand_ins.values()},
     }

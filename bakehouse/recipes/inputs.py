@@ -212,6 +212,11 @@ def _variables(file: Path, name: str, key: bytes) -> dict[str, str]:
     return {f"{name}: {one}": f"{HERE}{_of_variable(one, value, key)}" for one, value in (read or {}).items()}
 
 
+def of_variables(variables: Mapping[str, Any], where: str, key: bytes) -> dict[str, str]:
+    """Return variables as inputs, by ``where`` and their names; digests of secret ones depend on the ``key``."""
+    return {f"{where}: {name}": _of_variable(name, value, key) for name, value in variables.items()}
+
+
 def _of_variable(name: str, value: Any, key: bytes) -> str:
     """Return the digest of a variable; of one that is secret, a digest that nobody can compute without the key."""
     plain = of_value(value)

@@ -64,7 +64,7 @@ class Company:
     def told(self, machine_id: str) -> dict[str, Any]:
         """Return what EC2 says of a machine, and its tags."""
         [found] = describe(self.ec2, machine_id)
-        return {**found, "tags": {tag["Key"]: tag["Value"] for tag in found["Tags"]}}
+        return {**found, "tags": {tag["Key"]: tag["Value"] for tag in found.get("Tags", ())}}
 
 
 class Story:
