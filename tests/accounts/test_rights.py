@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -15,7 +16,7 @@ from moto_fixtures import enforced
 from samples import baked, parameter
 
 import tasks
-from bakehouse import images, machines, runs
+from bakehouse import images, machines, runs, sites
 from bakehouse.accounts import TAG, Account, rights, tag_list, tag_specifications
 from bakehouse.errors import InputError
 from bakehouse.images import Image, channels, copies, details, outputs, promotions, retirements, shares
@@ -23,7 +24,10 @@ from bakehouse.images.retention import Terms
 from bakehouse.machines import launches
 from bakehouse.machines.launches import Request
 from bakehouse.runs import leftovers
-from bakehouse.settings import Settings
+from bakehouse.settings import ROOT, Settings
+from bakehouse.sites import Site, Sites
+
+COMPANY = sites.load(ROOT, "company", "accounts.example.yml").everywhere
 
 LIMIT = 6144  # characters of a managed policy, without white space
 OTHER = "111111111111"
@@ -50,6 +54,15 @@ def test_the_policy_fits() -> None:
     assert len(json.dumps(policy, separators=(",", ":"))) < LIMIT
     assert {1} == set(names.values())
     assert all(name.isalnum() for name in names)
+
+
+def test_the_policy_of_a_company_fits() -> None:
+    """So it is with all that accounts.yml can say."""
+    policy = rights.policy(site=COMPANY)
+    names = [statement["Sid"] for statement in policy["Statement"]]
+
+    assert len(json.dumps(policy, separators=(",", ":"))) < LIMIT
+    assert len(set(names)) == len(names)
 
 
 def test_a_task_has_less_than_all() -> None:
@@ -167,6 +180,35 @@ def test_a_task_works_with_its_own_rights(
     named = {action for statement in policy["Statement"] for action in statement["Action"]}
     assert [] == denied
     assert set() == named - asked - ELSEWHERE
+
+
+@pytest.mark.local
+def test_what_accounts_yml_says_needs_its_rights(account: Account, settings: Settings) -> None:
+    """What an entry adds to the rights of a launch is asked for by the launch, but for what EC2 does with the key."""
+    iam, kms, ec2 = account.client("iam"), account.client("kms"), account.ec2
+    iam.create_instance_profile(InstanceProfileName="web")
+    iam.create_role(RoleName="web", AssumeRolePolicyDocument="{}")
+    iam.add_role_to_instance_profile(InstanceProfileName="web", RoleName="web")
+    vpc = ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
+    ec2.create_subnet(VpcId=vpc, CidrBlock="10.1.1.0/24")
+    site = Site(
+        vpc=vpc,
+        associate_public_ip=False,
+        kms_key=kms.create_key()["KeyMetadata"]["KeyId"],
+        launch_profile="web",
+        instance_types=("t3.small",),
+    )
+    policies = [rights.policy(["launch"], one) for one in (Site(), site)]
+    usual, named = ({action for one in policy["Statement"] for action in one["Action"]} for policy in policies)
+    limited, denied, asked = enforced(account, policies[1])
+    limited = replace(limited, sites=Sites(site))
+    wanted = launches.usual(limited, Request(1, ("t3.large",), "", b""))
+
+    launches.begin(limited, settings, images.get(account, baked(account)), wanted, [80])
+
+    assert [] == denied
+    by_ec2 = {action for action in named if action.startswith("kms:")} - {"kms:DescribeKey"}
+    assert by_ec2 == named - usual - asked
 
 
 # Each of these does to a resource without our tags what is allowed on ours.
