@@ -235,7 +235,9 @@ def test_prove_and_roll_back(company: Company) -> None:
 
 
 def test_nothing_is_made_without_the_entry(company: Company) -> None:
-    """Without the entry in accounts.yml the company's rules refuse the launch in one line, and nothing is left."""
+    """Without the entry in accounts.yml the organisation's rule refuses the launch in one line, and nothing is made."""
     (company.checkout.folder / sites.FILE).write_text("{}\n")
-    with pytest.raises(AssertionError, match=r"error: accounts.yml: local: vpc: .*VPCIdNotSpecified"):
+    before = company.ec2.describe_security_groups()["SecurityGroups"]
+    with pytest.raises(AssertionError, match=r"error: import_key_pair: .* the statement Demand1 denies it"):
         company.inv("launch", "--image", Story.image)
+    assert before == company.ec2.describe_security_groups()["SecurityGroups"]
