@@ -60,11 +60,9 @@ class Order:
     @property
     def notices(self) -> list[str]:
         """Return a line for each package that is not the real one."""
-        urls = self.recipe.repositories(self.base)
+        urls = _repositories(self.recipe, self.base, self.own)
         return [
-            notice(
-                f"the image's {package}", self.own.get(f"{_word(package)}_repository_url", urls[package]), repository
-            )
+            notice(f"the image's {package}", urls[package], repository)
             for package, repository in self.stand_ins.items()
         ]
 
@@ -153,15 +151,10 @@ def place(
     if recipe.privileged and account.endpoint:
         console.say(f"recipe {recipe.name} is privileged: on the local EC2 its machines' root is root of this host")
     own = account.site.variables
-    wanted = {
-        package: own.get(f"{_word(package)}_repository_url", url)
-        for package, url in recipe.repositories(base).items()
-        if package not in files
-    }
+    wanted = {package: url for package, url in _repositories(recipe, base, own).items() if package not in files}
     found = {package: account.stand_in(package, base.family, url) for package, url in wanted.items()}
-    order = Order(
-        recipe, base, start, {name: one for name, one in found.items() if one}, files, packer, disk, types, own
-    )
+    stand_ins = {name: one for name, one in found.items() if one}
+    order = Order(recipe, base, start, stand_ins, files, packer, disk, types, own)
     for notice in order.notices:
         console.say(notice)
     return order

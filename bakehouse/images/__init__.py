@@ -269,8 +269,11 @@ def usable(account: Account, image_id: str, recipe: str, owner: str = "") -> Ima
     With ``owner``, only the images of that owner count as the newest. Raises InputError if it is revoked, or not
     encrypted where accounts.yml requires that.
     """
-    image = get(account, image_id, recipe) if image_id else latest(account, recipe, owner)
-    refuse_revoked(account, image)
+    if image_id:
+        image = get(account, image_id, recipe)
+        refuse_revoked(account, image)
+    else:
+        image = latest(account, recipe, owner)
     refuse_unencrypted(account, image)
     return image
 

@@ -32,7 +32,7 @@ class Request:
 
     Attributes:
         count: the number of machines.
-        types: their instance types, in the order in which they are tried; empty for those of accounts.yml.
+        types: their instance types, in the order in which they are tried.
         allow: the network that may connect to them, as a CIDR block or a prefix list; empty for what is usual there.
         user_data: the user data that they get.
     """
