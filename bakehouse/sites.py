@@ -155,11 +155,16 @@ def place(account: str, key: str) -> str:
 def _sites(told: Any, where: str) -> Sites:
     entry = documents.checked(_Entry, told, where)
     regional = documents.mapping(entry.pop("regions", {}), f"{where}: regions")
-    regions = {
-        str(region): _site(entry | documents.checked(Site, one, f"{where}: regions: {region}"), f"{where}: {region}")
-        for region, one in regional.items()
-    }
+    regions = {str(region): _regional(entry, one, f"{where}: regions: {region}") for region, one in regional.items()}
     return Sites(_site(entry, where), regions)
+
+
+def _regional(entry: Mapping[str, Any], told: Any, where: str) -> Site:
+    """Return how things are made in a region: as it says, else as the account's entry does."""
+    own = documents.checked(Site, told, where)
+    ways = {"subnets", "subnet_tags"}
+    others = ways if ways & set(own) else set()  # who names subnets in one way means no others
+    return _site({key: value for key, value in entry.items() if key not in others} | own, where)
 
 
 def check_network(name: str, where: str) -> str:
@@ -183,7 +188,7 @@ def check_type(name: Any, where: str) -> str:
 
 def insist_usable(site: Site, account: str) -> None:
     """Raise InputError unless the files that the account's entry names are here."""
-    if site.bastion and not os.access(site.bastion.key, os.R_OK):
+    if site.bastion and not (os.path.isfile(site.bastion.key) and os.access(site.bastion.key, os.R_OK)):
         raise InputError(
             f"{place(account, 'proxy_jump_key')}: {site.proxy_jump_key} is no file that you can read",
             "name the private key with which you enter the bastion",
@@ -200,7 +205,7 @@ def _check_id(kind: str, one: Any, where: str) -> str:
 def _site(told: Mapping[str, Any], where: str) -> Site:
     lists = {key: tuple(told[key]) for key in ("subnets", "security_groups", "instance_types") if key in told}
     site = Site(**{**told, **lists})
-    _check_name(site, where)
+    _check_marks(site, where)
     _check_network(site, where)
     _check_encryption(site, where)
     _check_rights(site, where)
@@ -246,7 +251,8 @@ def _check_network(site: Site, where: str) -> None:
         _check_id("vpc", site.vpc, f"{where}: vpc:")
     if site.subnets and site.subnet_tags:
         raise InputError(f"{where}: subnets and subnet_tags exclude each other", "keep one of them")
-    _check_tags(site.subnet_tags, f"{where}: subnet_tags")
+    if "" in site.subnet_tags:
+        raise InputError(f"{where}: subnet_tags: '' can't be the key of a tag", "name the tag")
     if site.allow:
         check_network(site.allow, f"{where}: allow:")
     if site.proxy_jump and not site.bastion:
@@ -258,7 +264,7 @@ def _check_network(site: Site, where: str) -> None:
             raise InputError(f"{where}: {one} needs {other} too", "docs/accounts.md says what they are")
 
 
-def _check_name(site: Site, where: str) -> None:
+def _check_marks(site: Site, where: str) -> None:
     _check_tags(site.tags, f"{where}: tags")
     if not _PATTERN.fullmatch(site.name):
         raise InputError(

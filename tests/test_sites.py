@@ -47,6 +47,15 @@ def test_a_region_differs(tmp_path: Path) -> None:
     assert Site(tags={"team": "b"}, name="x-{name}") == told.at("eu-west-1")
 
 
+def test_a_region_has_its_own_subnets(tmp_path: Path) -> None:
+    """A region that finds its subnets in another way has none of the account's; the tag may be any."""
+    write(tmp_path, "acme: {subnets: [subnet-12345678], regions: {eu-west-1: {subnet_tags: {Name: private-*}}}}\n")
+
+    told = sites.load(tmp_path, "acme").at("eu-west-1")
+
+    assert ((), {"Name": "private-*"}) == (told.subnets, told.subnet_tags)
+
+
 def test_the_example_has_every_key() -> None:
     """The example is right, and shows each key; docs/accounts.md has a row for each."""
     told = sites.load(ROOT, "company", EXAMPLE.name)
@@ -69,6 +78,10 @@ WRONG = {
     ),
     "regions in a region": ("acme: {regions: {a: {regions: {}}}}", "accounts.yml: acme: regions: a: unknown key reg"),
     "a region without a map": ("acme: {regions: {a: 1}}", "accounts.yml: acme: regions is not a map of maps: "),
+    "a wrong value in a region": (
+        "acme: {regions: {a: {name: b}}}",
+        "accounts.yml: acme: regions: a: name 'b' is no pattern of names",
+    ),
     "another account": ("other: {tag: {}}", "accounts.yml: other: unknown key tag"),
     "tags in a list": ("acme: {tags: [a]}", "accounts.yml: acme: tags is not a map of strings: ['a']"),
     "a number in a tag": ("acme: {tags: {cost: 42}}", "accounts.yml: acme: tags is not a map of strings: {'cost': 42}"),

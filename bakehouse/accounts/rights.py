@@ -142,11 +142,11 @@ _OF_KEYS = (
 def _use_of(key: str) -> Scope:
     """Return where EC2 may use a key of KMS in somebody's name."""
     by_ec2 = ("StringLike", "kms:ViaService", ("ec2.*.amazonaws.com",))
-    kind, _, name = key.rpartition("/")
-    if kind.endswith("alias"):
-        alias = ("ForAnyValue:StringEquals", "kms:ResourceAliases", (f"alias/{name}",))
-        return Scope("EncryptWithKey", ("arn:aws:kms:*:*:key/*",), (by_ec2, alias))
-    return Scope("EncryptWithKey", (key if kind.startswith("arn:") else f"arn:aws:kms:*:*:key/{name}",), (by_ec2,))
+    _, is_alias, alias = key.partition("alias/")
+    if is_alias:
+        aliased = ("ForAnyValue:StringEquals", "kms:ResourceAliases", (f"alias/{alias}",))
+        return Scope("EncryptWithKey", ("arn:aws:kms:*:*:key/*",), (by_ec2, aliased))
+    return Scope("EncryptWithKey", (key if key.startswith("arn:") else f"arn:aws:kms:*:*:key/{key}",), (by_ec2,))
 
 
 def _of_site(site: Site) -> Iterator[Right]:

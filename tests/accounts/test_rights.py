@@ -65,6 +65,24 @@ def test_the_policy_of_a_company_fits() -> None:
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.parametrize(
+    ("key", "resource", "alias"),
+    [
+        ("1234abcd", "arn:aws:kms:*:*:key/1234abcd", None),
+        ("arn:aws:kms:eu-west-1:1:key/1234abcd", "arn:aws:kms:eu-west-1:1:key/1234abcd", None),
+        ("alias/team/baker", "arn:aws:kms:*:*:key/*", "alias/team/baker"),
+        ("arn:aws:kms:eu-west-1:1:alias/baker", "arn:aws:kms:*:*:key/*", "alias/baker"),
+    ],
+)
+def test_the_key_is_named(key: str, resource: str, alias: str | None) -> None:
+    """EC2 may use the one key that accounts.yml names: by its ARN, or by its alias."""
+    [told] = [one for one in rights.policy(site=Site(kms_key=key))["Statement"] if one["Sid"] == "EncryptWithKey"]
+
+    assert [resource] == told["Resource"]
+    assert alias == told["Condition"].get("ForAnyValue:StringEquals", {}).get("kms:ResourceAliases")
+    assert "ec2.*.amazonaws.com" == told["Condition"]["StringLike"]["kms:ViaService"]
+
+
 def test_a_task_has_less_than_all() -> None:
     """A task that looks at machines may do nothing else; one that isn't known is refused with those that are."""
     [look] = rights.policy(["machines"])["Statement"]
