@@ -156,17 +156,22 @@ def to_bastion(settings: Settings, bastion: Bastion) -> list[str]:
     hosts = known_hosts(settings, bastion.host)
     hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     told = {
+        "IdentityFile": path(bastion.key),
         "IdentitiesOnly": "yes",
         "AddKeysToAgent": "no",
-        "UserKnownHostsFile": f'"{hosts}"'.replace("%", "%%"),
+        "UserKnownHostsFile": path(hosts),
         "StrictHostKeyChecking": "accept-new",
         "BatchMode": "yes",
         "ConnectTimeout": "10",
         "LogLevel": "ERROR",
     }
     options = (part for name, value in told.items() for part in ("-o", f"{name}={value}"))
-    key = bastion.key.replace("%", "%%")
-    return ["ssh", "-F", "none", "-i", key, *options, "-l", bastion.user, "-p", str(bastion.port), bastion.host]
+    return ["ssh", "-F", "none", *options, "-l", bastion.user, "-p", str(bastion.port), bastion.host]
+
+
+def path(file: str | Path) -> str:
+    """Return a path quoted for SSH's options, in which a space separates paths and % begins a variable."""
+    return f'"{file}"'.replace("%", "%%")
 
 
 def _single(permission: Permission, kind: str, source: Mapping[str, Any]) -> Permission:

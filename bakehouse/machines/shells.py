@@ -11,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from bakehouse import console, machines, system
 from bakehouse.accounts import access, wait
@@ -27,11 +26,11 @@ def options(settings: Settings, machine: Machine) -> list[str]:
     hosts = access.known_hosts(settings, machine.id)
     hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     told = {
-        "IdentityFile": _path(access.keys(settings) / machine.key),
+        "IdentityFile": access.path(access.keys(settings) / machine.key),
         "IdentitiesOnly": "yes",
         "AddKeysToAgent": "no",
         "HostKeyAlias": machine.id,
-        "UserKnownHostsFile": _path(hosts),
+        "UserKnownHostsFile": access.path(hosts),
         "StrictHostKeyChecking": "accept-new",
         "BatchMode": "yes",
         "ConnectTimeout": "10",
@@ -175,8 +174,3 @@ def rebooted(settings: Settings, machine: Machine, before: str, seconds: float =
     """Wait until a machine's boot ID is no longer ``before``; raises DeadlineError after ``seconds``."""
     with console.step(f"{machine.id} rebooted"):
         wait(f"machine {machine.id} to boot anew", lambda: boot(settings, machine) not in ("", before) or None, seconds)
-
-
-def _path(file: Path) -> str:
-    """Return a path quoted for SSH's options, in which a space separates paths and % begins a variable."""
-    return f'"{file}"'.replace("%", "%%")
