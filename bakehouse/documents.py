@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -118,15 +119,16 @@ def checked(kind: type, read: Any, where: str) -> dict[str, Any]:
 
     Each field without a default must be there, each value must have the field's type, and there must be no other key.
     A field of type ``tuple`` is a list in a document; the caller checks its items. Raises InputError, which names
-    ``where`` and the key that is unknown, missing or of the wrong kind.
+    ``where`` and the key that is unknown, missing or of the wrong kind; for an unknown one it names the nearest.
     """
-    known = {field.name: field.default is MISSING for field in fields(kind)}
+    known = {one.name: one.default is MISSING and one.default_factory is MISSING for one in fields(kind)}
     if not isinstance(read, dict):
         raise InputError(f"{where} is not a map", f"its keys: {', '.join(known)}")
     types = get_type_hints(kind)
     for key in read:
         if key not in known:
-            raise InputError(f"{where}: unknown key {key}", f"known: {', '.join(known)}")
+            near = "".join(f"did you mean {one}? " for one in get_close_matches(str(key), known, 1))
+            raise InputError(f"{where}: unknown key {key}", f"{near}known: {', '.join(known)}")
     for key, needed in known.items():
         if key in read:
             _check(types[key], read[key], f"{where}: {key}")
@@ -152,9 +154,12 @@ def sequence(read: Any, where: str, of: type) -> list[Any]:
 _WANTED: Mapping[Any, str] = {
     str: "a string",
     int: "a whole number",
+    bool: "true or false",
     dict: "a map",
     list: "a list",
+    Mapping[str, str]: "a map of strings",
     Mapping[str, Mapping[str, str]]: "a map of maps of strings",
+    Mapping[str, Mapping[str, Any]]: "a map of maps",
 }
 
 
@@ -169,8 +174,11 @@ def _is(wanted: Any, value: Any) -> bool:
         return isinstance(value, str) and "${" not in value and "{{" not in value
     if wanted is int:
         return isinstance(value, int) and not isinstance(value, bool)
+    if wanted is Any:
+        return True
     if get_args(wanted):
-        return isinstance(value, dict) and all(_is(get_args(wanted)[1], inner) for inner in value.values())
+        of_key, of_value = get_args(wanted)
+        return isinstance(value, dict) and all(_is(of_key, key) and _is(of_value, one) for key, one in value.items())
     return isinstance(value, wanted)
 
 

@@ -2,8 +2,8 @@ locals {
   user = var.bases[var.base].user
 
   # The kind is "bake" until bakehouse/baking/bakes.py has seen that the image is complete, and makes it "image".
-  tags = merge({
-    "Name"             = "bakehouse-${var.recipe}-${var.run}"
+  tags = merge(var.fixed_tags, {
+    "Name"             = var.name
     "bakehouse:kind"   = "bake"
     "bakehouse:recipe" = var.recipe
     "bakehouse:run"    = var.run

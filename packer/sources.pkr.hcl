@@ -1,8 +1,10 @@
 source "amazon-ebs" "machine" {
-  ami_name        = "bakehouse-${var.recipe}-${var.run}"
+  ami_name        = var.name
   ami_description = "${var.recipe} on ${var.base}, baked by Bakehouse"
   source_ami      = var.base_image
   instance_type   = var.instance_type
+
+  iam_instance_profile = var.instance_profile
 
   # metadata_options are put here for Packer 1.7 and later; 1.6.6 doesn't know them
 
@@ -13,6 +15,8 @@ source "amazon-ebs" "machine" {
     iops                  = 3000 # gp3's own default, but Packer 1.6.6 requires it here
     throughput            = 125
     delete_on_termination = true
+    encrypted             = var.encrypted
+    kms_key_id            = var.kms_key_id
   }
 
   region                      = var.region
@@ -20,16 +24,23 @@ source "amazon-ebs" "machine" {
   skip_region_validation      = true
   skip_metadata_api_check     = true
   skip_credential_validation  = true
-  associate_public_ip_address = true
+  subnet_id                   = var.subnet_id
+  associate_public_ip_address = var.is_public
 
   # The kit makes the group and the key pair for the run, with the run's tag from the beginning: Packer 1.6.6 would leave
   # its group untagged, and can make only RSA keys, which today's sshd refuses.
-  security_group_id    = var.group_id
+  security_group_ids   = var.group_ids
   ssh_keypair_name     = var.key_name
   ssh_private_key_file = var.key_file
   ssh_username         = local.user
   communicator         = "ssh"
+  ssh_interface        = var.is_public ? "" : "private_ip"
   ssh_timeout          = "5m"
+
+  ssh_bastion_host             = lookup(var.bastion, "host", "")
+  ssh_bastion_port             = lookup(var.bastion, "port", "22")
+  ssh_bastion_username         = lookup(var.bastion, "user", "")
+  ssh_bastion_private_key_file = lookup(var.bastion, "key", "")
 
   # Always set both keys: with only one of them, some versions wait seven minutes for an image and then give up. The
   # plugin 1.8 takes the first for all but images: for these it asks after 15 s, 30 s and so on, for an hour at most.

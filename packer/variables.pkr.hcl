@@ -64,6 +64,18 @@ variable "run" {
   default     = "none"
 }
 
+variable "name" {
+  type        = string
+  description = "The name of the image and of the machine that it is made of."
+  default     = "bakehouse"
+}
+
+variable "fixed_tags" {
+  type        = map(string)
+  description = "The tags that accounts.yml gives to everything on the account."
+  default     = {}
+}
+
 variable "run_folder" {
   type        = string
   description = "The run's own folder, with inventory/, known_hosts, vars.json and the manifest."
@@ -100,9 +112,45 @@ variable "base_image" {
   default     = "ami-00000000000000000"
 }
 
-variable "group_id" {
+variable "group_ids" {
+  type        = list(string)
+  description = "The IDs of the machine's security groups: the run's own, which is open to the caller only, or those of accounts.yml."
+  default     = []
+}
+
+variable "subnet_id" {
   type        = string
-  description = "The ID of the run's own security group, which is open to the caller's address only."
+  description = "The ID of the machine's subnet; empty where EC2 chooses."
+  default     = ""
+}
+
+variable "is_public" {
+  type        = bool
+  description = "Whether the machine gets a public address. If not, it is reached at its private one."
+  default     = true
+}
+
+variable "bastion" {
+  type        = map(string)
+  description = "The bastion through which SSH leads to the machine: host, port, user and key; empty for none."
+  default     = {}
+}
+
+variable "instance_profile" {
+  type        = string
+  description = "The name of the machine's instance profile; empty for none."
+  default     = ""
+}
+
+variable "encrypted" {
+  type        = bool
+  description = "Whether the machine's volume, and so the image, is encrypted."
+  default     = false
+}
+
+variable "kms_key_id" {
+  type        = string
+  description = "The key of KMS that encrypts it; empty for AWS's own."
   default     = ""
 }
 

@@ -21,7 +21,7 @@ from bakehouse.errors import ToolError
 hypothesis.settings.register_profile("kit", database=None, deadline=None)  # no folder, and no clock that fails a test
 hypothesis.settings.load_profile("kit")
 
-pytest_plugins = ["ec2_fixtures", "moto_fixtures", "release_fixtures", "task_fixtures"]
+pytest_plugins = ["ec2_fixtures", "moto_fixtures", "release_fixtures", "stand_in_fixtures", "task_fixtures"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

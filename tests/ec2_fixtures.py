@@ -206,11 +206,11 @@ class LocalEc2:
             documents.replace(file, json.dumps(told).encode())
         return local.variables(self.endpoint, signatures.read(self.folder)[key])
 
-    def client(self, service: str, key: str = "tests") -> Any:
+    def client(self, service: str, key: str = "tests", config: Any = None) -> Any:
         """Return a plain boto3 client, by default with another access key than the tasks have."""
         told = self.variables(key)
         session = boto3.Session(told["AWS_ACCESS_KEY_ID"], told["AWS_SECRET_ACCESS_KEY"], region_name="us-east-1")
-        return session.client(service, endpoint_url=self.endpoint)
+        return session.client(service, endpoint_url=self.endpoint, config=config)
 
     def ask(self, question: str, **how: Any) -> dict[str, Any]:
         """Ask one of the kit's own questions."""

@@ -16,11 +16,11 @@ import pytest
 from bakehouse.settings import ROOT
 
 WINGS = ("accounts", "baking", "images", "local", "machines", "proving", "recipes", "records", "runs", "tasks")
-MEANS = ("console", "documents", "errors", "junit", "packers", "releases", "settings", "system", "tools")
+MEANS = ("console", "documents", "errors", "junit", "packers", "releases", "settings", "sites", "system", "tools")
 
 
 def test_the_wings() -> None:
-    """The package has its ten wings and nine means, and nothing beside them."""
+    """The package has its ten wings and ten means, and nothing beside them."""
     found = {path.name for path in (ROOT / "bakehouse").iterdir() if path.name != "__pycache__"}
 
     assert {*WINGS, *(f"{name}.py" for name in MEANS), "__init__.py"} == found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ class Sample:
     number: int
     maps: Mapping[str, Mapping[str, str]]
     several: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    flag: bool = False
 
 
 GOOD: dict[str, Any] = {"name": "a", "number": 1, "maps": {"b": {"c": "d"}}}
@@ -87,6 +89,8 @@ def test_a_file_that_is_wrong(
         ({"maps": {"b": "c"}}, "here: maps is not a map of maps of strings: {'b': 'c'}"),
         ({"maps": {"b": {"c": 1}}}, "here: maps is not a map of maps of strings: {'b': {'c': 1}}"),
         ({"several": "a"}, "here: several is not a list: 'a'"),
+        ({"tags": {"b": 1}}, "here: tags is not a map of strings: {'b': 1}"),
+        ({"flag": "yes"}, "here: flag is not true or false: 'yes'"),
     ],
 )
 def test_checked(changes: dict[str, Any], words: str) -> None:
@@ -97,6 +101,14 @@ def test_checked(changes: dict[str, Any], words: str) -> None:
         documents.checked(Sample, GOOD | changes, "here")
 
     assert words == refused.value.text
+
+
+def test_the_nearest_key_is_named() -> None:
+    """An unknown key that is like a known one gets that one told, and all known ones."""
+    with pytest.raises(InputError) as refused:
+        documents.checked(Sample, GOOD | {"severel": []}, "here")
+
+    assert "did you mean several? known: name, number, maps, several, tags, flag" == refused.value.hint
 
 
 def test_missing() -> None:

@@ -14,7 +14,7 @@ import pytest
 from hostile import PROXIES, VARIABLES, home
 
 from bakehouse import accounts, settings, system
-from bakehouse.accounts import Account
+from bakehouse.accounts import Account, lending
 from bakehouse.baking import bakes, orders
 from bakehouse.machines import probes
 from bakehouse.proving import trials
@@ -24,10 +24,12 @@ from bakehouse.settings import ROOT, Settings
 
 def children(account: Account, there: Settings, run: Run) -> dict[str, Mapping[str, str]]:
     """Return the environment of each kind of program that the kit starts on the account."""
+    with lending.environ(account, *system.ANSIBLE) as lent:
+        packer = bakes.environment(lent, run, debug=False)
     return {
         "any": system.environment(),
         "docker": system.environment(*system.DOCKER),
-        "packer": bakes.environment(account.environ(*system.ANSIBLE), run, debug=False),
+        "packer": packer,
         "molecule": trials._environment(account, there, "debian-13", run, run.folder),
         "a probe's Ansible": probes._environment(there, str(run.folder)),
     }

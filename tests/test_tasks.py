@@ -127,6 +127,7 @@ def _gone(path: str) -> Callable[[Place], None]:
 
 RECIPE = "packer/recipes/jenkins.pkrvars.hcl"
 VARS = "inventory/group_vars/jenkins.yml"
+ACCOUNTS = "accounts.yml"
 
 BAD_INPUT = {
     "unknown flag": ("launch --nonsense", _nothing, "launch has no flag --nonsense"),
@@ -150,6 +151,9 @@ BAD_INPUT = {
     "an account without credentials": ("images --account mine", _account("region = eu-west-1"), "has no credentials"),
     "an account without a region": ("images --account mine", _account(*_KEYS), "mine has no region"),
     "a state folder of another user": ("images", _set(BAKEHOUSE_STATE="theirs"), "belongs to another user"),
+    "an unknown key of an account": ("bake", _file(ACCOUNTS, "local: {tag: {}}"), f"{ACCOUNTS}: local: unknown key"),
+    "another account's name": ("images", _file(ACCOUNTS, "x: {name: y}"), f"{ACCOUNTS}: x: name 'y' is no pattern"),
+    "an account that is no map": ("policy", _file(ACCOUNTS, "local: 1"), f"{ACCOUNTS}: local is not a map"),
     "a package that isn't there": ("bake --jenkins-package no.deb", _nothing, "no.deb can't be read"),
     "a package that isn't a deb": ("bake --jenkins-package x", _file("x", "PK\x03\x04"), "x is not a Debian package"),
     "a fate for a failed bake": ("bake --on-failure explode", _nothing, "--on-failure explode"),

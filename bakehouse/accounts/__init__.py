@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request
 
-from bakehouse import recipes, system
+from bakehouse import recipes, sites, system
 from bakehouse.console import say, step
 from bakehouse.errors import AccountError, BakehouseError, CloudError, DeadlineError, InputError, UnsoundError
 from bakehouse.settings import Settings
+from bakehouse.sites import Site, Sites
 
 T = TypeVar("T")
 
@@ -64,6 +65,7 @@ class Account:
         endpoint: the URL of the local EC2; empty on AWS.
         variables: the AWS_* variables that make a program use this account and no other.
         session: the boto3 session.
+        sites: how things are made there, in each region.
     """
 
     name: str
@@ -71,6 +73,16 @@ class Account:
     endpoint: str
     variables: Mapping[str, str]
     session: Any = field(repr=False, compare=False)
+    sites: Sites = field(default_factory=Sites)
+
+    @property
+    def site(self) -> Site:
+        """Return how things are made in the account's region."""
+        return self.sites.at(self.region)
+
+    def marked(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Return the tags of a thing that is made here: those that are fixed, and these."""
+        return {**self.site.tags, **tags}
 
     def client(self, service: str) -> Client:
         """Return the client of a service; ``service`` is boto3's name for it."""
@@ -161,14 +173,63 @@ def connect(settings: Settings, base: str = "") -> Account:
 
     When the account is ``local``, this starts the local EC2 and makes the base named ``base`` there if it is missing.
     AWS has all bases. Raises AccountError when the profile, its credentials or its region are missing, when the account
-    ``local`` has an endpoint that isn't on loopback, and when an AWS account has one that is.
+    ``local`` has an endpoint that isn't on loopback, and when an AWS account has one that is; InputError when
+    ``accounts.yml`` is wrong.
     """
+    told = sites.load(settings.root, settings.account)
     if settings.account == "local":
         from bakehouse import local
 
         known = recipes.bases(settings.root) if base else {}
-        return _local(local.up(settings, base, known).variables)
-    return _aws(settings)
+        account = replace(_local(local.up(settings, base, known).variables), sites=told)
+    else:
+        account = replace(_aws(settings), sites=told)
+    sites.insist_usable(account.site, account.name)
+    return _assuming(account) if account.site.role else account
+
+
+def _assuming(account: Account) -> Account:
+    """Return the account as the role that accounts.yml names sees it, with keys that are renewed.
+
+    The role's session has the name of who assumes it, so that each person's things stay their own.
+    """
+    import boto3
+    from botocore import credentials
+
+    sts, site = account.client("sts"), account.site
+    name = re.sub(r"[^\w+=,.@-]", "-", account.caller_arn().rpartition("/")[2])[-64:].rjust(2, "-")
+    how = {"ExternalId": site.external_id} if site.external_id else {}
+
+    def keys() -> dict[str, str]:
+        told = sts.assume_role(RoleArn=site.role, RoleSessionName=name, **how)["Credentials"]
+        return {
+            "access_key": told["AccessKeyId"],
+            "secret_key": told["SecretAccessKey"],
+            "token": told["SessionToken"],
+            "expiry_time": told["Expiration"].isoformat(),
+        }
+
+    class Role(credentials.CredentialProvider):  # type: ignore[misc]
+        METHOD = "assume-role"
+
+        def load(self) -> Any:
+            return credentials.RefreshableCredentials.create_from_metadata(fresh, keys, self.METHOD)
+
+    try:
+        fresh = keys()
+    except BakehouseError as error:
+        where = sites.place(account.name, "role")
+        raise AccountError(f"{where}: {error.text}", "who may assume the role is said in its trust policy") from error
+    core = _alone() if account.endpoint else configured(account)
+    core.register_component("credential_provider", credentials.CredentialResolver([Role()]))
+    return replace(account, session=boto3.Session(region_name=account.region, botocore_session=core))
+
+
+def configured(account: Account) -> Any:
+    """Return a session of botocore that reads what the person has configured for an account of AWS."""
+    import botocore.session
+
+    return botocore.session.Session(profile=None if account.name == "default" else account.name)
 
 
 def connected(settings: Settings) -> Account | None:
@@ -186,17 +247,21 @@ def _local(variables: Mapping[str, str]) -> Account:
     if not system.is_loopback(endpoint):
         raise AccountError(f"account local has the endpoint {endpoint}, which is not this machine", "./inv local.down")
     import boto3
+
+    keys = variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"]
+    session = boto3.Session(*keys, region_name=region, botocore_session=_alone())
+    return Account("local", region, endpoint, variables, session)
+
+
+def _alone() -> Any:
+    """Return a session of botocore in which nothing decides that the person has set, in a file or a variable."""
     import botocore.session
 
-    # Nothing that the person has set, in a file or a variable, decides here.
     ours = {"config_file": os.devnull, "credentials_file": os.devnull}
     known = botocore.session.Session.SESSION_VARIABLES.items()
-    alone = botocore.session.Session(
+    return botocore.session.Session(
         {name: (None, None, ours.get(name, default), convert) for name, (_, _, default, convert) in known}
     )
-    keys = variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"]
-    session = boto3.Session(*keys, region_name=region, botocore_session=alone)
-    return Account("local", region, endpoint, variables, session)
 
 
 def _aws(settings: Settings) -> Account:
@@ -276,6 +341,18 @@ def _refuse_loopback(account: str) -> None:
             raise AccountError(
                 f"account {account} is AWS, but {name} is {value}", f"unset {name}, or use --account local"
             )
+
+
+@contextmanager
+def blamed(account: Account, key: str, *codes: str) -> Iterator[None]:
+    """Raise EC2's refusals of these codes, or of such that begin so, as an InputError that names the account's key."""
+    try:
+        yield
+    except CloudError as error:
+        if error.aws_code.startswith(codes):
+            hint = "docs/accounts.md says what the key needs"
+            raise InputError(f"{sites.place(account.name, key)}: {error.text}", hint) from error
+        raise
 
 
 def wait(what: str, look: Callable[[], T | None], seconds: float, every: float = 0.5) -> T:

@@ -6,15 +6,17 @@ import base64
 import binascii
 import hashlib
 import os
+import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bakehouse import system, tools
-from bakehouse.accounts import TAG, Account, filters, tag_specifications, wait
+from bakehouse.accounts import TAG, Account, blamed, filters, tag_specifications, wait
 from bakehouse.errors import ToolError
 from bakehouse.settings import Settings
+from bakehouse.sites import Bastion
 
 Permission = Mapping[str, Any]
 """One rule of a security group in EC2's form: a protocol, its ports and one source."""
@@ -22,9 +24,12 @@ Permission = Mapping[str, Any]
 _SOURCES = ("IpRanges", "Ipv6Ranges", "PrefixListIds", "UserIdGroupPairs")
 
 
-def permission(port: int, cidr: str) -> Permission:
-    """Return the rule that lets a network (a CIDR block) connect to a TCP port."""
-    return {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "IpRanges": [{"CidrIp": cidr}]}
+def permission(port: int, network: str) -> Permission:
+    """Return the rule that lets a network, which is a CIDR block or the ID of a prefix list, connect to a TCP port."""
+    source: dict[str, Any] = {"IpRanges": [{"CidrIp": network}]}
+    if network.startswith("pl-"):
+        source = {"PrefixListIds": [{"PrefixListId": network}]}
+    return {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, **source}
 
 
 def plan(present: Sequence[Permission], wanted: Sequence[Permission]) -> tuple[list[Permission], list[Permission]]:
@@ -36,7 +41,9 @@ def plan(present: Sequence[Permission], wanted: Sequence[Permission]) -> tuple[l
     return [one for one in wanted if one not in single], [one for one in single if one not in wanted]
 
 
-def group(account: Account, recipe: str, key: str, ports: Sequence[int], cidr: str, run: str = "") -> str:
+def group(
+    account: Account, recipe: str, key: str, ports: Sequence[int], network: str, run: str = "", vpc: str = ""
+) -> str:
     """Return the ID of the security group that opens these TCP ports to this network and nothing else.
 
     The group is made if it is missing. It has the name of the key pair, so that each person who launches machines on
@@ -44,12 +51,12 @@ def group(account: Account, recipe: str, key: str, ports: Sequence[int], cidr: s
     of the recipe's other machines stay as they are.
     """
     tags = {f"{TAG}kind": "proof" if run else "group", f"{TAG}recipe": recipe, **({f"{TAG}run": run} if run else {})}
-    name = f"bakehouse-{run}" if run else key
-    found = _group(account, name, tags) or new_group(
-        account, name, tags, f"Machines of recipe {recipe}: open to their caller alone"
+    name = account.site.named(f"bakehouse-{run}") if run else key
+    found = _group(account, name, tags, vpc) or new_group(
+        account, name, tags, f"Machines of recipe {recipe}: open to their caller alone", vpc
     )
     group_id: str = found["GroupId"]
-    missing, surplus = plan(found["IpPermissions"], [permission(port, cidr) for port in ports])
+    missing, surplus = plan(found["IpPermissions"], [permission(port, network) for port in ports])
     if missing:
         let_in(account, group_id, missing)
     if surplus:
@@ -66,9 +73,12 @@ def key_pair(account: Account, settings: Settings, recipe: str) -> str:
     tools.ensure("ssh")
     folder = keys(settings)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    prefix = f"bakehouse-{recipe}-"
-    sound = [file.name for file in sorted(folder.glob(f"{prefix}*")) if file.name == prefix + _digest(_public(file))]
-    name = sound[0] if sound else _new_key(folder, prefix)
+
+    def named(digest: str) -> str:
+        return account.site.named(f"bakehouse-{recipe}-{digest}")
+
+    sound = [file.name for file in sorted(folder.glob(named("*"))) if file.name == named(_digest(_public(file)))]
+    name = sound[0] if sound else _new_key(folder, named)
     known = account.ec2.describe_key_pairs(Filters=filters({"key-name": name}))["KeyPairs"]
     if not known:
         import_key(account, name, folder / name, {f"{TAG}kind": "key", f"{TAG}recipe": recipe})
@@ -90,26 +100,32 @@ def import_key(account: Account, name: str, private: Path, tags: Mapping[str, st
     account.ec2.import_key_pair(
         KeyName=name,
         PublicKeyMaterial=_public(private).encode(),
-        TagSpecifications=tag_specifications(tags, "key-pair"),
+        TagSpecifications=tag_specifications(account.marked(tags), "key-pair"),
     )
 
 
-def new_group(account: Account, name: str, tags: Mapping[str, str], description: str) -> Mapping[str, Any]:
+def new_group(
+    account: Account, name: str, tags: Mapping[str, str], description: str, vpc: str = ""
+) -> Mapping[str, Any]:
     """Make a security group without rules, wait until it can be found, and return EC2's description of it.
 
-    On AWS a new group can be found only after some time.
+    On AWS a new group can be found only after some time. Raises InputError where there is no default VPC and none is
+    named.
     """
-    account.ec2.create_security_group(
-        GroupName=name,
-        Description=description,
-        TagSpecifications=tag_specifications({"Name": name, **tags}, "security-group"),
-    )
-    return wait(f"security group {name} to be there", lambda: _group(account, name, tags), seconds=60)
+    with blamed(account, "vpc", "VPCIdNotSpecified"):
+        account.ec2.create_security_group(
+            GroupName=name,
+            Description=description,
+            TagSpecifications=tag_specifications(account.marked({"Name": name, **tags}), "security-group"),
+            **({"VpcId": vpc} if vpc else {}),
+        )
+    return wait(f"security group {name} to be there", lambda: _group(account, name, tags, vpc), seconds=60)
 
 
 def let_in(account: Account, group_id: str, rules: Sequence[Permission]) -> None:
-    """Add rules to a security group."""
-    account.ec2.authorize_security_group_ingress(GroupId=group_id, IpPermissions=rules)
+    """Add rules to a security group; raises InputError when a prefix list in them isn't there."""
+    with blamed(account, "allow", "InvalidPrefixListI"):
+        account.ec2.authorize_security_group_ingress(GroupId=group_id, IpPermissions=rules)
 
 
 def public_key(settings: Settings, name: str) -> str:
@@ -127,23 +143,55 @@ def known_hosts(settings: Settings, machine_id: str) -> Path:
     return settings.kept("known_hosts") / machine_id
 
 
+def through(settings: Settings, bastion: Bastion | None) -> list[str]:
+    """Return the options of ``ssh`` that lead through a bastion; none without one."""
+    if bastion is None:
+        return []
+    line = shlex.join(to_bastion(settings, bastion)).replace("%", "%%")  # for ssh, % begins a variable
+    return ["-o", f"ProxyCommand={line} -W '[%h]:%p'"]
+
+
+def to_bastion(settings: Settings, bastion: Bastion) -> list[str]:
+    """Return the command line of ``ssh`` for a bastion; its host key is kept by its name."""
+    hosts = known_hosts(settings, bastion.host)
+    hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    told = {
+        "IdentityFile": path(bastion.key),
+        "IdentitiesOnly": "yes",
+        "AddKeysToAgent": "no",
+        "UserKnownHostsFile": path(hosts),
+        "StrictHostKeyChecking": "accept-new",
+        "BatchMode": "yes",
+        "ConnectTimeout": "10",
+        "LogLevel": "ERROR",
+    }
+    options = (part for name, value in told.items() for part in ("-o", f"{name}={value}"))
+    return ["ssh", "-F", "none", *options, "-l", bastion.user, "-p", str(bastion.port), bastion.host]
+
+
+def path(file: str | Path) -> str:
+    """Return a path quoted for SSH's options, in which a space separates paths and % begins a variable."""
+    return f'"{file}"'.replace("%", "%%")
+
+
 def _single(permission: Permission, kind: str, source: Mapping[str, Any]) -> Permission:
     """Return the rule for one source of a permission, without its description, which EC2 ignores in comparing rules."""
     ports = {key: permission[key] for key in ("IpProtocol", "FromPort", "ToPort") if key in permission}
     return {**ports, kind: [{key: value for key, value in source.items() if key != "Description"}]}
 
 
-def _group(account: Account, name: str, tags: Mapping[str, str]) -> Mapping[str, Any] | None:
-    wanted = filters({"group-name": name, **{f"tag:{key}": value for key, value in tags.items()}})
+def _group(account: Account, name: str, tags: Mapping[str, str], vpc: str) -> Mapping[str, Any] | None:
+    there = {"group-name": name, **({"vpc-id": vpc} if vpc else {})}
+    wanted = filters({**there, **{f"tag:{key}": value for key, value in tags.items()}})
     found: list[Mapping[str, Any]] = account.ec2.describe_security_groups(Filters=wanted)["SecurityGroups"]
     return found[0] if found else None
 
 
-def _new_key(folder: Path, prefix: str) -> str:
+def _new_key(folder: Path, named: Callable[[str], str]) -> str:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         fresh = Path(scratch) / "key"
         make_key(fresh)
-        name = prefix + _digest(_public(fresh))
+        name = named(_digest(_public(fresh)))
         os.rename(fresh, folder / name)
     return name
 

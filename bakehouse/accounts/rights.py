@@ -6,12 +6,13 @@ which Packer 1.6.6 tags afterwards, and what is changed or deleted must have one
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bakehouse.accounts import TAG
+from bakehouse.accounts import TAG, Account, blamed
 from bakehouse.errors import InputError
+from bakehouse.sites import Site
 
 _BAKES = ("bake",)
 _PROVES = ("bake", "prove")
@@ -71,8 +72,11 @@ NO_SECRETS = Scope(
     "NoSecretParameters", condition=(("StringLike", "kms:ViaService", ("ssm.*.amazonaws.com",)),), effect="Deny"
 )
 
-# Each line: where, which actions, for which tasks. Packer's own calls are among those of bake.
-_RIGHTS: tuple[tuple[Scope, tuple[str, ...], tuple[str, ...]], ...] = (
+Right = tuple[Scope, tuple[str, ...], tuple[str, ...]]
+"""A line of the table: where, which actions, for which tasks."""
+
+# Packer's own calls are among those of bake.
+_RIGHTS: tuple[Right, ...] = (
     (LOOK, ("sts:GetCallerIdentity",), TASKS),
     (LOOK, ("ec2:DescribeImages",), _SHOWS),
     (LOOK, ("ec2:DescribeInstances",), (*_ENTERS, *_LAUNCHES, *_LISTS, "terminate")),
@@ -129,19 +133,70 @@ _RIGHTS: tuple[tuple[Scope, tuple[str, ...], tuple[str, ...]], ...] = (
 )
 
 
-def policy(tasks: Collection[str] = TASKS) -> dict[str, Any]:
+_OF_KEYS = (
+    *("kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKeyWithoutPlaintext"),
+    *("kms:ReEncryptFrom", "kms:ReEncryptTo"),
+)
+
+
+def _use_of(key: str) -> Scope:
+    """Return where EC2 may use a key of KMS in somebody's name."""
+    by_ec2 = ("StringLike", "kms:ViaService", ("ec2.*.amazonaws.com",))
+    _, is_alias, alias = key.partition("alias/")
+    if is_alias:
+        aliased = ("ForAnyValue:StringEquals", "kms:ResourceAliases", (f"alias/{alias}",))
+        return Scope("EncryptWithKey", ("arn:aws:kms:*:*:key/*",), (by_ec2, aliased))
+    return Scope("EncryptWithKey", (key if key.startswith("arn:") else f"arn:aws:kms:*:*:key/{key}",), (by_ec2,))
+
+
+def _of_site(site: Site) -> Iterator[Right]:
+    """Yield the lines that an account needs besides, because of what accounts.yml says of it."""
+    if site.tags:
+        yield CHANNELS, ("ssm:AddTagsToResource",), _MOVES
+    if site.subnets or site.subnet_tags or site.vpc:
+        yield LOOK, ("ec2:DescribeSubnets",), _LAUNCHES
+    if not site.associate_public_ip and not site.allow:
+        yield LOOK, ("ec2:DescribeVpcs",), _LAUNCHES
+    if site.kms_key:
+        yield LOOK, ("kms:DescribeKey",), (*_LAUNCHES, "copy")
+        yield _use_of(site.kms_key), _OF_KEYS, (*_LAUNCHES, "copy")
+    if site.instance_types:
+        yield LOOK, ("ec2:DescribeInstanceTypes",), _LAUNCHES
+    if site.role:
+        yield Scope("BeTheRole", (site.role,)), ("sts:AssumeRole",), TASKS
+    if profiles := [*filter(None, dict.fromkeys((site.bake_profile, site.launch_profile)))]:
+        told = tuple(f"arn:aws:iam::*:instance-profile/{one}" for one in profiles)
+        yield Scope("SeeProfiles", told), ("iam:GetInstanceProfile",), _LAUNCHES
+        to_ec2 = ("StringEquals", "iam:PassedToService", ("ec2.amazonaws.com",))
+        roles = tuple(f"arn:aws:iam::*:role/{one}" for one in profiles)
+        yield Scope("PassRole", roles, (to_ec2,)), ("iam:PassRole",), _LAUNCHES
+    if site.security_groups:
+        groups = tuple(f"arn:aws:ec2:*:*:security-group/{one}" for one in site.security_groups)
+        yield Scope("RunInYourGroups", groups), ("ec2:RunInstances",), _LAUNCHES
+
+
+def policy(tasks: Collection[str] = TASKS, site: Site | None = None) -> dict[str, Any]:
     """Return the least policy of IAM that lets somebody run these tasks, by default all.
 
-    Raises InputError when one of them is no task that works on an account.
+    ``site`` says how things are made on the account; by default as usual. Raises InputError when one of the tasks is
+    none that works on an account.
     """
     for task in tasks:
         if task not in TASKS:
             raise InputError(f"--task {task} is no task that needs rights", f"known: {', '.join(TASKS)}")
     actions: dict[Scope, set[str]] = {}
-    for scope, names, users in _RIGHTS:
+    for scope, names, users in (*_RIGHTS, *_of_site(site or Site())):
         if set(users) & set(tasks):
             actions.setdefault(scope, set()).update(names)
     return {"Version": "2012-10-17", "Statement": [_statement(scope, names) for scope, names in actions.items()]}
+
+
+def insist_profile(account: Account, key: str) -> None:
+    """Raise InputError when the instance profile that a key of the account's entry names isn't there."""
+    name = getattr(account.site, key)
+    if name:
+        with blamed(account, key, "NoSuchEntity"):
+            account.client("iam").get_instance_profile(InstanceProfileName=name)
 
 
 def _statement(scope: Scope, actions: Collection[str]) -> dict[str, Any]:

@@ -8,11 +8,13 @@ import shlex
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bakehouse import __version__, console, documents, images, recipes, runs, system
-from bakehouse.accounts import TAG, Account, access, filters, tag_list
+from bakehouse.accounts import TAG, Account, access, filters, lending, networks, tag_list
+from bakehouse.accounts.networks import Place
 from bakehouse.baking import orders, plans
 from bakehouse.baking.orders import Order
 from bakehouse.baking.plans import Plan
@@ -65,20 +67,29 @@ def bake(
     return image
 
 
-def command(settings: Settings, account: Account, order: Order, run: Run, group: str, on_error: str) -> list[str]:
-    """Return Packer's command line. It holds no secret: of the private key only the file name."""
+def command(settings: Settings, account: Account, order: Order, run: Run, place: Place, on_error: str) -> list[str]:
+    """Return Packer's command line. It holds no secret: of the private keys only the file names."""
+    bastion = account.site.bastion
     told = {
         "base": order.base.name,
         "base_image": order.start.id,
+        "name": image_name(account, order, run),
+        "fixed_tags": json.dumps(dict(account.site.tags)),
         "run": run.id,
         "run_folder": str(run.alias),
         "scratch": str(run.scratch),
         "root": str(settings.root),
         "region": account.region,
         "endpoint": account.endpoint,
-        "group_id": group,
-        "instance_type": order.recipe.instance_type,
-        "key_name": key_name(run),
+        "group_ids": json.dumps(place.groups),
+        "subnet_id": place.subnet,
+        "is_public": json.dumps(place.is_public),
+        "bastion": json.dumps(asdict(bastion) if bastion else {}),
+        "encrypted": json.dumps(bool(order.encryption)),
+        "kms_key_id": order.encryption.get("KmsKeyId", ""),
+        "instance_profile": account.site.bake_profile,
+        "instance_type": place.type,
+        "key_name": key_name(account, run),
         "key_file": str(run.alias / run.key.name),
     }
     recipe_file = recipes.path(settings.root, order.recipe.name)
@@ -119,34 +130,45 @@ def environment(of_account: Mapping[str, str], run: Run, debug: bool) -> dict[st
     return {**of_account, **here, **log}
 
 
-def key_name(run: Run) -> str:
+def key_name(account: Account, run: Run) -> str:
     """Return the name of a run's key pair and of its security group."""
-    return f"bakehouse-{run.id}"
+    return account.site.named(f"bakehouse-{run.id}")
+
+
+def image_name(account: Account, order: Order, run: Run) -> str:
+    """Return the name of the image that a run bakes."""
+    return account.site.named(f"bakehouse-{order.recipe.name}-{run.id}")
 
 
 def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool) -> Image:
     """Bake in a run; whether that succeeds or not, what the run made for itself is cleared away at the end."""
     account, order = plan.account, plan.order
     console.say(f"bake {run.id}, log: {run.log}")
-    _prepare(plan, run)
+    _prepare(settings, plan, run)
     try:
-        group = _make_key_and_group(account, order, run)
-        argv = command(settings, account, order, run, group, on_error="abort" if keep else "cleanup")
-        environ = environment({**account.environ(*system.ANSIBLE), **order.packer.environ}, run, debug)
-        code = _drive(account, argv, environ, run, settings.root, _own(order, run))
-        if code != 0:
-            raise _error(code, run)
+        places = _make_key_and_group(account, order, run)
+        with lending.environ(account, *system.ANSIBLE) as lent:
+            environ = environment({**lent, **order.packer.environ}, run, debug)
+            for place in places:
+                argv = command(settings, account, order, run, place, on_error="abort" if keep else "cleanup")
+                code = _drive(account, argv, environ, run, settings.root, _own(order, run))
+                if code == 0:
+                    break
+                error = _error(code, run)
+                if place is places[-1] or not networks.lacks_room(error.text):
+                    raise error
+                console.say(f"no room for {place}: {error.text}")
         return _finish(settings, plan, run)
     except BakeError:
         if keep:
-            _keep(account, order, run)
+            _keep(settings, account, order, run)
         raise
     finally:
         if not run.kept:
             leftovers.sweep(account, run)
 
 
-def _prepare(plan: Plan, run: Run) -> None:
+def _prepare(settings: Settings, plan: Plan, run: Run) -> None:
     """Write the files that Ansible reads: the variables of the roles, and the begun provenance of the image."""
     order = plan.order
     told = provenances.statement(
@@ -162,13 +184,15 @@ def _prepare(plan: Plan, run: Run) -> None:
     ours = {
         "kit": str(ROOT),
         "record": str(run.record),
-        "image": f"bakehouse-{order.recipe.name}-{run.id}",
+        "image": image_name(plan.account, order, run),
         "run": run.id,
     }
     variables = {**order.variables, **{f"bakehouse_{key}": value for key, value in ours.items()}}
     run.variables.write_text(json.dumps(variables))
     # Packer's own inventory names the host, "default", and not the connection.
-    run.connection.write_text(json.dumps({"all": {"hosts": {"default": {"ansible_connection": "ssh"}}}}))
+    way = shlex.join(access.through(settings, plan.account.site.bastion))
+    connection = {"ansible_connection": "ssh", "ansible_ssh_common_args": way}
+    run.connection.write_text(json.dumps({"all": {"hosts": {"default": connection}}}))
 
 
 def _own(order: Order, run: Run) -> dict[str, str]:
@@ -176,15 +200,22 @@ def _own(order: Order, run: Run) -> dict[str, str]:
     return {f"{TAG}kind": "bake", f"{TAG}recipe": order.recipe.name, f"{TAG}run": run.id}
 
 
-def _make_key_and_group(account: Account, order: Order, run: Run) -> str:
-    """Make the run's key pair and a security group that opens SSH to the caller alone; return the group's ID."""
+def _make_key_and_group(account: Account, order: Order, run: Run) -> list[Place]:
+    """Make the run's key pair, and a security group that opens SSH to the caller alone; return where to bake.
+
+    Where accounts.yml names groups, these are taken.
+    """
+    network = networks.look(account)
     access.make_key(run.key)
-    name = key_name(run)
+    name = key_name(account, run)
     tags = {"Name": name, **_own(order, run)}
     access.import_key(account, name, run.key, tags)
-    group: str = access.new_group(account, name, tags, "Lets in the one who bakes, while the bake lasts")["GroupId"]
-    access.let_in(account, group, [access.permission(22, account.caller())])
-    return group
+    groups = network.groups
+    if not groups:
+        about = "Lets in the one who bakes, while the bake lasts"
+        groups = (access.new_group(account, name, tags, about, network.vpc)["GroupId"],)
+        access.let_in(account, groups[0], [access.permission(22, networks.allowed(account, network))])
+    return networks.places(account, network, order.types, groups)
 
 
 def _drive(
@@ -215,7 +246,7 @@ def _drive(
 def _claim(account: Account, image_id: str, tags: Mapping[str, str]) -> None:
     """Tag an image as the run's own as soon as it has an ID, because Packer tags it only at its end."""
     with suppress(BakehouseError):
-        account.ec2.create_tags(Resources=[image_id], Tags=tag_list(tags))
+        account.ec2.create_tags(Resources=[image_id], Tags=tag_list(account.marked(tags)))
 
 
 def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
@@ -235,7 +266,7 @@ def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
     offered = plans.fetched(plan.inputs, contents.of_sbom(told[store.SBOM]).repositories)
     whole = plans.whole(plan.inputs, offered)
     store.keep(settings, image_id, {**told, store.INPUTS: json.dumps(whole, indent=1)})
-    sources = images.repository_tags(offered)
+    sources = images.repository_tags(offered, len(plan.account.site.tags))
     if offered and not sources:
         console.say("the next bake will bake anew: the image's tags have no room for its package repositories")
     more = {
@@ -255,14 +286,16 @@ def _error(code: int, run: Run) -> BakeError:
     return BakeError(failure(told.splitlines()), f"the whole log: {run.log}")
 
 
-def _keep(account: Account, order: Order, run: Run) -> None:
+def _keep(settings: Settings, account: Account, order: Order, run: Run) -> None:
     """Keep the machine of a failed bake and print how to enter it; without a machine nothing is kept."""
     ours = filters({f"tag:{TAG}run": run.id, "instance-state-name": "running"})
     for page in account.ec2.pages("describe_instances", "Reservations", Filters=ours):
         for machine in page["Instances"]:
             run.keep()
-            there = f"{order.base.user}@{machine.get('PublicIpAddress') or machine['PrivateIpAddress']}"
+            public = machine.get("PublicIpAddress") if account.site.associate_public_ip else ""
+            there = f"{order.base.user}@{public or machine['PrivateIpAddress']}"
             hosts = ["-o", f"UserKnownHostsFile={run.known_hosts}", "-o", "StrictHostKeyChecking=accept-new"]
+            hosts += access.through(settings, account.site.bastion)
             console.say(f"machine {machine['InstanceId']} is kept; to enter it:")
             console.say(
                 f"  {shlex.join(['ssh', '-F', 'none', '-i', str(run.key), '-o', 'IdentitiesOnly=yes', *hosts, there])}"

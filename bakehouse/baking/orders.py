@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from bakehouse import __version__, console, images, packers, recipes, system
-from bakehouse.accounts import TAG, Account
+from bakehouse.accounts import TAG, Account, encryption, rights
 from bakehouse.errors import AccountError, InputError
 from bakehouse.images import Image
 from bakehouse.recipes import Base, Recipe, inputs
@@ -35,6 +37,9 @@ class Order:
         stand_ins: the packages whose repository can't be reached, each mapped to the repository that stands in for it.
         files: the packages that are installed from a file, each mapped to that file.
         packer: the Packer that bakes.
+        encryption: how the image's volume is encrypted, in EC2's words; empty when it isn't.
+        types: the instance types of the bake's machine, in the order in which they are tried.
+        own: the variables of the roles that accounts.yml names.
     """
 
     recipe: Recipe
@@ -43,16 +48,19 @@ class Order:
     stand_ins: Mapping[str, Mapping[str, str]]
     files: Mapping[str, Path]
     packer: packers.Packer
+    encryption: Mapping[str, Any] = field(default_factory=dict)
+    types: tuple[str, ...] = ()
+    own: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, str]:
-        """Return the variables of the roles that say where packages come from: stand-in repositories and files."""
-        return variables(self.stand_ins, self.files)
+        """Return the variables of the roles: the account's own, and where packages come from: stand-ins and files."""
+        return {**self.own, **variables(self.stand_ins, self.files)}
 
     @property
     def notices(self) -> list[str]:
         """Return a line for each package that is not the real one."""
-        urls = self.recipe.repositories(self.base)
+        urls = _repositories(self.recipe, self.base, self.own)
         return [
             notice(f"the image's {package}", urls[package], repository)
             for package, repository in self.stand_ins.items()
@@ -120,17 +128,33 @@ def check_file(base: Base, package: str, file: Path) -> Path:
     return file.resolve()
 
 
-def place(account: Account, recipe: Recipe, base: Base, files: Mapping[str, Path], packer: packers.Packer) -> Order:
-    """Find the base's image and the packages that need a stand-in, print both, and return the order."""
+def place(
+    account: Account,
+    recipe: Recipe,
+    base: Base,
+    files: Mapping[str, Path],
+    packer: packers.Packer,
+    instance_type: str = "",
+) -> Order:
+    """Find the base's image and the packages that need a stand-in, print both, and return the order.
+
+    ``instance_type`` stands in place of the account's and the recipe's.
+    Raises InputError when the instance profile or the key that accounts.yml names can't be used.
+    """
+    rights.insist_profile(account, "bake_profile")
+    disk = encryption.disk(account, encryption.key(account))
+    types = (instance_type,) if instance_type else account.site.instance_types or (recipe.instance_type,)
     if recipe.architecture:
-        _check_type(account, recipe)
+        _check_types(account, recipe.architecture, types)
     start = images.base(account, base, recipe.architecture)
     console.say(f"base {base.name}: {start.id} ({start.name})")
     if recipe.privileged and account.endpoint:
         console.say(f"recipe {recipe.name} is privileged: on the local EC2 its machines' root is root of this host")
-    wanted = {package: url for package, url in recipe.repositories(base).items() if package not in files}
+    own = account.site.variables
+    wanted = {package: url for package, url in _repositories(recipe, base, own).items() if package not in files}
     found = {package: account.stand_in(package, base.family, url) for package, url in wanted.items()}
-    order = Order(recipe, base, start, {name: one for name, one in found.items() if one}, files, packer)
+    stand_ins = {name: one for name, one in found.items() if one}
+    order = Order(recipe, base, start, stand_ins, files, packer, disk, types, own)
     for notice in order.notices:
         console.say(notice)
     return order
@@ -156,15 +180,21 @@ def insist_on_launch(account: Account, order: Order) -> None:
         )
 
 
-def _check_type(account: Account, recipe: Recipe) -> None:
-    """Raise InputError unless the instance type has the architecture that was named."""
-    [told] = account.ec2.describe_instance_types(InstanceTypes=[recipe.instance_type])["InstanceTypes"]
-    has = told["ProcessorInfo"]["SupportedArchitectures"]
-    if recipe.architecture not in has:
-        raise InputError(
-            f"instance type {recipe.instance_type} is {' or '.join(has)}, not {recipe.architecture}",
-            "--type names another for this bake, instance_type in the recipe's file for all",
-        )
+def _repositories(recipe: Recipe, base: Base, own: Mapping[str, str]) -> dict[str, str]:
+    """Return the URL of each package's repository: the recipe's, or the mirror that the account's variables name."""
+    known = recipe.repositories(base)
+    return {package: own.get(f"{_word(package)}_repository_url", url) for package, url in known.items()}
+
+
+def _check_types(account: Account, architecture: str, types: Sequence[str]) -> None:
+    """Raise InputError unless the instance types have the architecture that was named."""
+    for told in account.ec2.describe_instance_types(InstanceTypes=[*types])["InstanceTypes"]:
+        has = told["ProcessorInfo"]["SupportedArchitectures"]
+        if architecture not in has:
+            raise InputError(
+                f"instance type {told['InstanceType']} is {' or '.join(has)}, not {architecture}",
+                "--type names another for this bake, instance_type in the recipe's file for all",
+            )
 
 
 def inputs_of(
@@ -182,6 +212,8 @@ def inputs_of(
         f"base {base.name}": inputs.of_value([base.family, base.user, base.root_device]),
         "base image": order.start.id,
         "kit": __version__,
+        **({"encryption": json.dumps(order.encryption)} if order.encryption else {}),
+        **inputs.of_variables(order.own, "accounts.yml", inputs.own_key(settings.state)),
         **{f"package {name}": inputs.of_file(file) for name, file in order.files.items()},
         **{f"packages {one['url']}": one["content"] for one in order.stand_ins.values()},
     }

@@ -69,7 +69,7 @@ def draw(
     packer = packers.get(settings.state)
     tools.ensure("ssh")
     account = connect(settings, base=ground.name)
-    order = orders.place(account, recipe, ground, files, packer)
+    order = orders.place(account, recipe, ground, files, packer, instance_type)
     now = orders.inputs_of(settings, order, *roles.folders(settings.root, recipe))
     found = images.find(account, recipe.name)
     offered = states({index for image in found for index in image.repositories})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from bakehouse import sites
 from bakehouse.accounts import PAGED, TAG, Account, each, filters, sound_tags, tag_list, wait
 from bakehouse.errors import CloudError, InputError, NotFoundError
 from bakehouse.recipes import Base
@@ -39,6 +40,7 @@ class Image:
         snapshots: the IDs of the snapshots of all its volumes.
         size: the size of all its volumes together, in GiB.
         imdsv2: whether its machines require IMDSv2, that is a token with each metadata request.
+        encrypted: whether all its volumes are encrypted.
         tags: all its tags; ours begin with the prefix ``TAG``.
     """
 
@@ -51,6 +53,7 @@ class Image:
     snapshots: tuple[str, ...]
     size: int
     imdsv2: bool
+    encrypted: bool
     tags: Mapping[str, str]
 
     @classmethod
@@ -71,6 +74,7 @@ class Image:
             snapshots=tuple(disks.values()),
             size=sum(one.get("Ebs", {}).get("VolumeSize", 0) for one in mappings),
             imdsv2=answer.get("ImdsSupport") == "v2.0",
+            encrypted=all(one["Ebs"].get("Encrypted", False) for one in mappings if "Ebs" in one),
             tags=sound_tags(f"image {answer['ImageId']}", answer),
         )
 
@@ -260,15 +264,27 @@ def get(account: Account, image_id: str, recipe: str = "") -> Image:
 
 
 def usable(account: Account, image_id: str, recipe: str, owner: str = "") -> Image:
-    """Return the image of this ID, or the recipe's newest when the ID is empty; raises InputError if it is revoked.
+    """Return the image of this ID, or the recipe's newest when the ID is empty.
 
-    With ``owner``, only the images of that owner count as the newest.
+    With ``owner``, only the images of that owner count as the newest. Raises InputError if it is revoked, or not
+    encrypted where accounts.yml requires that.
     """
-    if not image_id:
-        return latest(account, recipe, owner)
-    image = get(account, image_id, recipe)
-    refuse_revoked(account, image)
+    if image_id:
+        image = get(account, image_id, recipe)
+        refuse_revoked(account, image)
+    else:
+        image = latest(account, recipe, owner)
+    refuse_unencrypted(account, image)
     return image
+
+
+def refuse_unencrypted(account: Account, image: Image) -> None:
+    """Raise InputError when accounts.yml requires encrypted images and this one isn't."""
+    if account.site.encrypted and not image.encrypted:
+        raise InputError(
+            f"image {image.id} is not encrypted, which {sites.place(account.name, 'encrypted')} requires",
+            "./inv bake --force bakes one that is",
+        )
 
 
 def lineage(account: Account, image: Image) -> list[Image]:
@@ -331,14 +347,14 @@ def tag(account: Account, image_id: str, tags: Mapping[str, str]) -> Image:
     return there(account, image_id)
 
 
-def repository_tags(indexes: Iterable[str]) -> dict[str, str]:
+def repository_tags(indexes: Iterable[str], fixed: int = 0) -> dict[str, str]:
     """Return the tags that record the URLs of the repository indexes from which a bake installed packages.
 
-    They are empty when they don't fit in an image's tags. Then the next bake can't find out that nothing has changed,
-    and bakes anew.
+    They are empty when they don't fit in an image's tags, of which the account fixes the number ``fixed``. Then the
+    next bake can't find out that nothing has changed, and bakes anew.
     """
     tags = {f"{_REPOSITORY}{number}": index for number, index in enumerate(indexes, start=1)}
-    fit = len(tags) <= _REPOSITORIES and all(len(index) <= _TAG_LENGTH for index in tags.values())
+    fit = len(tags) + fixed <= _REPOSITORIES and all(len(index) <= _TAG_LENGTH for index in tags.values())
     return tags if fit else {}
 
 
@@ -369,7 +385,8 @@ def as_data(image: Image) -> dict[str, Any]:
     """Return an image as data for JSON; ``provenance`` holds its Bakehouse tags."""
     ours = {key.removeprefix(TAG): value for key, value in image.tags.items() if key.startswith(TAG)}
     known = {"image": image.id, "name": image.name, "state": image.state, "created": image.created, "size": image.size}
-    return {**known, "imdsv2": image.imdsv2, "snapshots": image.snapshots, "provenance": ours}
+    told = {"imdsv2": image.imdsv2, "encrypted": image.encrypted}
+    return {**known, **told, "snapshots": image.snapshots, "provenance": ours}
 
 
 def _owned(account: Account, **wanted: str) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from bakehouse import console
-from bakehouse.accounts import Account, wait
+from bakehouse.accounts import Account, tag_list, wait
 from bakehouse.errors import BakehouseError, CloudError, InputError, NotFoundError
 from bakehouse.images import Image
 
@@ -243,15 +243,20 @@ def _put(account: Account, channel: Channel, image: str, why: str, stand_ins: Se
         "stand_ins": stand_ins,
         "after": channel.moves[-1].version if channel.versions else 0,
     }
-    answer = account.ssm.put_parameter(
-        Name=channel.parameter,
-        Value=image,
-        Type="String",
-        DataType="aws:ec2:image",
-        Description=json.dumps(note, ensure_ascii=False),
-        Overwrite=True,
-    )
-    return int(answer["Version"])
+    told = {
+        "Name": channel.parameter,
+        "Value": image,
+        "Type": "String",
+        "DataType": "aws:ec2:image",
+        "Description": json.dumps(note, ensure_ascii=False),
+    }
+    if account.site.tags and not channel.versions:  # SSM takes tags only where it overwrites nothing
+        try:
+            return int(account.ssm.put_parameter(**told, Tags=tag_list(account.site.tags))["Version"])
+        except CloudError as error:
+            if error.aws_code != "ParameterAlreadyExists":
+                raise
+    return int(account.ssm.put_parameter(**told, Overwrite=True)["Version"])
 
 
 def _at_least(account: Account, channel: Channel, version: int) -> Channel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bakehouse import console, images
-from bakehouse.accounts import TAG, Account, connect, tag_specifications, wait
+from bakehouse.accounts import TAG, Account, connect, encryption, tag_specifications, wait
 from bakehouse.errors import CloudError, InputError
 from bakehouse.images import Image, channels
 from bakehouse.settings import Settings
@@ -55,12 +55,13 @@ def _find(there: Account, home: Account, image: Image) -> Image | None:
 
 def _begin(there: Account, home: Account, image: Image) -> Image:
     own = {key: value for key, value in image.tags.items() if not key.startswith("aws:") and key != images.DEPRECATED}
-    tags = {**own, _ORIGIN: f"{home.region}/{image.id}"}
+    tags = {**own, **there.site.tags, _ORIGIN: f"{home.region}/{image.id}"}
     copied = there.ec2.copy_image(
         SourceImageId=image.id,
         SourceRegion=home.region,
         Name=image.name,
         TagSpecifications=tag_specifications(tags, "image", "snapshot"),
+        **encryption.disk(there, encryption.key(there)),
     )
     return images.there(there, copied["ImageId"])
 

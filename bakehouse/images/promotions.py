@@ -112,6 +112,7 @@ def _refuse_unfit(account: Account, image: Image) -> None:
     if image.state != "available":
         raise InputError(f"image {image.id} is {image.state}", "wait until ./inv images shows it as available")
     images.refuse_revoked(account, image)
+    images.refuse_unencrypted(account, image)
     if image.deprecated:
         raise InputError(
             f"image {image.id} is deprecated and will be deleted soon", f"to keep it: ./inv restore {image.id}"

@@ -158,6 +158,17 @@ def enforce(settings: Settings, file: str) -> None:
     documents.replace(place, text.encode())
 
 
+def lack(settings: Settings, types: str) -> None:
+    """Let there be no room for instance types, which have commas between; ``none`` lifts that.
+
+    ``TYPE@SUBNET`` lets a type have no room in one subnet.
+    """
+    from bakehouse.local.ec2 import SCARCE
+
+    words = [] if types == "none" else types.split(",")
+    documents.replace(_folder(settings) / SCARCE, "\n".join(words).encode())
+
+
 def reset(settings: Settings) -> None:
     """Delete every container, image and file that the checkout's local EC2 has made, and nothing else."""
     with _alone_with_bases(settings), _alone(settings):

@@ -153,6 +153,7 @@ def _register_machine(instance_id: str, told: Mapping[str, Any]) -> None:
     nic = instance.nics[0]
     nic.private_ip_addresses[0]["PrivateIpAddress"] = nic.private_ip_address = told["address"]
     nic.public_ip = None
+    instance.is_public = told["is_public"]
     instance.become("stopped")
 
 
@@ -178,6 +179,7 @@ def _register(told: Mapping[str, Any], snapshot_id: str, public: bool) -> None:
     snapshot.id = snapshot_id
     snapshot.volume.size = told["size"]
     image.source_image_id = told.get("source_image_id")
+    snapshot.encrypted, snapshot.kms_key_id = told.get("encrypted", False), told.get("kms_key_id")
     image.deprecation_time, image.imds_support = told.get("deprecation_time"), told.get("imds_support")
     snapshot.add_tags(told.get("snapshot_tags", {}))
     backend.amis[image.id] = image

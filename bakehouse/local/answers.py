@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import moto.ec2.urls
 import moto.kms.urls
 import moto.ssm.urls
+import moto.sts.urls
+from moto.core.exceptions import AccessDeniedError
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import utcnow
@@ -18,8 +20,16 @@ from moto.ec2.models import ec2_backends
 from moto.ec2.models.core import TaggedEC2Resource
 from moto.ec2.responses import EC2Response
 from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, convert_tag_spec, get_prefix
+from moto.iam.models import iam_backends
 from moto.kms.responses import KmsResponse
 from moto.ssm.responses import SimpleSystemManagerResponse
+from moto.sts.exceptions import STSValidationError
+from moto.sts.models import sts_backends
+from moto.sts.responses import TokenResponse
+
+from bakehouse.local.signatures import AccessKey
+
+_HOUR = 3600  # seconds: so long a role's session lasts where nothing else is said
 
 _ALL = 1_000_000
 """More than there ever is, where moto would cut an answer short and not say so."""
@@ -54,6 +64,16 @@ class Answers(EC2Response):
         """Answer in pages, as DescribeLaunchTemplates does."""
         return self._paged(super().describe_launch_template_versions, "LaunchTemplateVersions")
 
+    def authorize_security_group_ingress(self) -> ActionResult:
+        """Refuse a prefix list that isn't there."""
+        for rule in self._get_param("IpPermissions", []):
+            for one in rule.get("PrefixListIds", []):
+                if one["PrefixListId"] not in self.ec2_backend.managed_prefix_lists:
+                    raise EC2ClientError(
+                        "InvalidPrefixListId.NotFound", f"The prefix list ID '{one['PrefixListId']}' does not exist"
+                    )
+        return super().authorize_security_group_ingress()
+
     def delete_network_interface(self) -> ActionResult:
         """Refuse to delete an interface that a machine has: without it the machine could never end."""
         interface = self.ec2_backend.get_network_interface(self._get_param("NetworkInterfaceId"))
@@ -71,7 +91,10 @@ class Answers(EC2Response):
             old = ec2_backends[self.current_account][region].amis[source]
             image.add_tags({tag["key"]: tag["value"] for tag in old.get_tags()})
         image.add_tags(tags.get("image", {}))
-        image.ebs_snapshot.add_tags(tags.get("snapshot", {}))
+        snapshot, old = image.ebs_snapshot, ec2_backends[self.current_account][region].amis[source].ebs_snapshot
+        snapshot.add_tags(tags.get("snapshot", {}))
+        snapshot.encrypted = old.encrypted or self._get_bool_param("Encrypted", False)
+        snapshot.kms_key_id = self._get_param("KmsKeyId") or (region == self.region and old.kms_key_id) or None
         return ActionResult({"ImageId": image.id})
 
     def modify_image_attribute(self) -> Any:
@@ -177,6 +200,38 @@ class Keys(KmsResponse):
         return json.dumps(answer)
 
 
+class Tokens(TokenResponse):
+    """Let nobody be a role that isn't there."""
+
+    def assume_role(self) -> ActionResult:
+        """Give keys for a session of a role, which ends when the caller asks, at the latest when the role says."""
+        arn = self._get_param("RoleArn")
+        iam: Any = iam_backends[self.current_account][self.partition]
+        found = [role for role in iam.get_roles() if role.arn == arn]
+        if not found:
+            who = self.backend.get_caller_identity(self.access_key, self.region)[1]
+            raise AccessDeniedError(who, f"sts:AssumeRole on resource: {arn}")
+        longest = int(found[0].max_session_duration or _HOUR)
+        asked = self._get_int_param("DurationSeconds", min(_HOUR, longest))
+        if asked > longest:
+            raise STSValidationError("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
+        self.params["DurationSeconds"] = asked
+        return super().assume_role()
+
+
+def sessions() -> dict[str, AccessKey]:
+    """Return the keys of the roles' sessions, by their IDs; those that have ended are forgotten after an hour."""
+    backend: Any = sts_backends[DEFAULT_ACCOUNT_ID]["aws"]
+    hour_ago = utcnow() - timedelta(seconds=_HOUR)
+    backend.assumed_roles = [one for one in backend.assumed_roles if one.expiration > hour_ago]
+    return {
+        one.access_key_id: AccessKey(
+            one.access_key_id, one.secret_access_key, one.session_token, one.expiration.replace(tzinfo=UTC)
+        )
+        for one in backend.assumed_roles
+    }
+
+
 def tags_in(region: str) -> Callable[[str, str], dict[str, str]]:
     """Return what tells the tags of a resource in a region, given its type in EC2's word and its ID or name."""
     backend: Any = ec2_backends[DEFAULT_ACCOUNT_ID][region]
@@ -206,3 +261,4 @@ def install(ec2: type[Answers] = Answers) -> None:
     moto.ec2.urls.url_paths["{0}/"] = ec2.dispatch
     moto.kms.urls.url_paths["{0}/$"] = Keys.dispatch
     moto.ssm.urls.url_paths["{0}/$"] = Parameters.dispatch
+    moto.sts.urls.url_paths["{0}/$"] = Tokens.dispatch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any, ClassVar
 
 import moto.ec2.models.amis
@@ -10,26 +11,31 @@ import moto.ec2.models.instances
 import moto.ec2.urls
 from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
-from moto.ec2.exceptions import EC2ClientError, InvalidAMIIdError, UnvailableAMIIdError
+from moto.ec2.exceptions import EC2ClientError, InvalidAMIIdError, UnvailableAMIIdError, VPCIdNotSpecifiedError
 from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.instances import Instance as MotoInstance
 from moto.ec2.models.instances import InstanceState, StateReason
 from moto.ec2.utils import convert_tag_spec
+from moto.kms.models import kms_backends
 from moto.ssm.models import ssm_backends
 
 from bakehouse.local import answers
 from bakehouse.local.answers import Answers
-from bakehouse.local.lifecycle import Lifecycle
+from bakehouse.local.lifecycle import Lifecycle, now_terminated
 from bakehouse.local.ports import rules_of, taken
 from bakehouse.local.things import Ami, Instance
 
 _VOLUME_GIB = 8
+
+SCARCE = "scarce.txt"
+"""The name of the file with the instance types, or TYPE@SUBNET, for which there is no room."""
 
 
 class Backend(EC2Backend):
     """Answer as EC2 does, and have the lifecycle move the bodies."""
 
     lifecycle: ClassVar[Lifecycle]
+    scarce: ClassVar[Path]
 
     def __init__(self, region_name: str, account_id: str) -> None:
         super().__init__(region_name, account_id)
@@ -70,18 +76,36 @@ class Backend(EC2Backend):
         if key and key not in self.key_pairs:
             raise EC2ClientError("InvalidKeyPair.NotFound", f"The key pair '{key}' does not exist")
         self.refuse_without_docker("InsufficientInstanceCapacity")
-        self._refuse_taken_ports(security_group_names, kwargs.get("security_group_ids") or [])
+        asked: dict[str, Any] = next(iter(kwargs.get("nics") or ()), {})  # its first network interface
+        subnet_id = kwargs.get("subnet_id") or asked.get("SubnetId")
+        groups = [*(kwargs.get("security_group_ids") or ()), *(asked.get("Groups") or ())]
+        self._refuse_another_network(subnet_id, groups)
+        self._refuse_scarce(kwargs.get("instance_type", ""), subnet_id or "")
+        self._refuse_taken_ports(security_group_names, groups)
         if not (template and template.data.get("BlockDeviceMappings")):
             kwargs["block_device_mappings"] = _root_first(image, kwargs.get("block_device_mappings") or [])
         if not (security_group_names or kwargs.get("security_group_ids") or kwargs.get("nics") or template):
-            kwargs["security_group_ids"] = [self._default_group(kwargs.get("subnet_id")).id]
+            kwargs["security_group_ids"] = [self._default_group(subnet_id).id]
         made: Any = super().run_instances(image_id, count, user_data, security_group_names, **kwargs)
         for instance in made.instances:
             instance.become("pending")
+            instance.security_groups = instance.security_groups or [*instance.nics[0].group_set]
+            instance.is_public = self._is_public(subnet_id, asked.get("AssociatePublicIpAddress"))
             for nic in instance.nics.values():
                 nic.delete_on_termination = True
-            self.lifecycle.bear(instance, image, self.key_pairs.get(instance.key_name or ""))
+            if any(self._lacks_key(block.volume_id) for _, block in instance.get_block_device_mapping):
+                now_terminated(instance, _WITHOUT_KEY)  # as EC2 does, after it has taken the request
+            else:
+                self.lifecycle.bear(instance, image, self.key_pairs.get(instance.key_name or ""))
         return made
+
+    def _lacks_key(self, volume_id: str) -> bool:
+        """Tell whether a volume's key isn't there, or is switched off."""
+        wanted, keys = self.volumes[volume_id].kms_key_id, kms_backends[self.account_id][self.region_name]
+        if not wanted:
+            return False
+        key = keys.keys.get(keys.any_id_to_key_id(wanted))
+        return key is None or key.key_state != "Enabled"
 
     def stop_instances(self, instance_ids: list[str]) -> list[tuple[Any, InstanceState]]:
         """Shut machines down; stopped ones stay as they are."""
@@ -221,10 +245,53 @@ class Backend(EC2Backend):
                     f"AMI name {name} is already in use by AMI {image.id}",
                 )
 
+    def create_security_group(
+        self,
+        name: str,
+        description: str,
+        vpc_id: str | None = None,
+        tags: dict[str, str] | None = None,
+        force: bool = False,
+        is_default: bool | None = None,
+    ) -> Any:
+        """Make a group; raises VPCIdNotSpecified where no VPC is named and there is no default one."""
+        vpc_id = vpc_id or self._default_vpc().id
+        return super().create_security_group(name, description, vpc_id, tags, force, is_default)
+
+    def _default_vpc(self) -> Any:
+        found = self.get_default_vpc()
+        if found is None:
+            raise VPCIdNotSpecifiedError
+        return found
+
     def _default_group(self, subnet_id: str | None) -> Any:
-        place: Any = self.get_subnet(subnet_id) if subnet_id else self.get_default_vpc()
-        vpc_id = place.vpc_id if subnet_id else place.id
+        vpc_id = self.get_subnet(subnet_id).vpc_id if subnet_id else self._default_vpc().id
         return self.get_security_group_from_name("default", vpc_id)
+
+    def _refuse_another_network(self, subnet_id: str | None, groups: list[Any]) -> None:
+        vpc_id = self.get_subnet(subnet_id).vpc_id if subnet_id else self._default_vpc().id
+        for one in groups:
+            group = self.get_security_group_from_id(one) if isinstance(one, str) else one
+            if group and group.vpc_id != vpc_id:
+                where = f"subnet {subnet_id}" if subnet_id else f"the default VPC {vpc_id}"
+                raise EC2ClientError(
+                    "InvalidParameter", f"Security group {group.id} and {where} belong to different networks."
+                )
+
+    def _refuse_scarce(self, instance_type: str, subnet_id: str) -> None:
+        """Raise InsufficientInstanceCapacity where somebody has asked for it: of a type, or of a type in a subnet."""
+        words = self.scarce.read_text().split() if self.scarce.exists() else []
+        if {instance_type, f"{instance_type}@{subnet_id}"} & set(words):
+            raise EC2ClientError(
+                "InsufficientInstanceCapacity",
+                f"We currently do not have sufficient {instance_type} capacity in the Availability Zone you requested.",
+            )
+
+    def _is_public(self, subnet_id: str | None, asked: bool | str | None) -> bool:
+        """Tell whether a machine gets a public address: as its launch says, else as its subnet does."""
+        if asked is not None:
+            return str(asked).lower() == "true"
+        return subnet_id is None or str(self.get_subnet(subnet_id).map_public_ip_on_launch).lower() == "true"
 
     def _in(self, instance_ids: list[str], verb: str, *states: str) -> list[Any]:
         found = self.get_multi_instances_by_id(instance_ids)
@@ -244,6 +311,8 @@ class Backend(EC2Backend):
         return instance, before
 
 
+_NO_KEY = "Client.InvalidKMSKey.InvalidState"
+_WITHOUT_KEY = StateReason(f"{_NO_KEY}: The KMS key provided is in an incorrect state", _NO_KEY)
 _BY_USER = StateReason("Client.UserInitiatedShutdown: User initiated shutdown", "Client.UserInitiatedShutdown")
 
 
@@ -264,7 +333,9 @@ def _resize(image: Ami, instance: Any) -> None:
     block = dict(instance.get_block_device_mapping).get(instance.root_device_name)
     if block is not None:
         image.ebs_snapshot.volume.size = block.size
-        image.ebs_snapshot.encrypted = image.ebs_snapshot.volume.encrypted = block.encrypted
+        volume = instance.ec2_backend.volumes[block.volume_id]
+        image.ebs_snapshot.encrypted = image.ebs_snapshot.volume.encrypted = volume.encrypted
+        image.ebs_snapshot.kms_key_id = image.ebs_snapshot.volume.kms_key_id = volume.kms_key_id
 
 
 class Response(Answers):
@@ -344,9 +415,9 @@ def _unsupported(operation: str) -> EC2ClientError:
     return EC2ClientError("UnsupportedOperation", f"The local EC2 has no {operation}; CreateImage takes snapshots.")
 
 
-def install(lifecycle: Lifecycle) -> None:
-    """Put these classes in the place of moto's."""
-    Backend.lifecycle = lifecycle
+def install(lifecycle: Lifecycle, folder: Path) -> None:
+    """Put these classes in the place of moto's; in the folder is what somebody has asked for."""
+    Backend.lifecycle, Backend.scarce = lifecycle, folder / SCARCE
     ec2_backends.backend = Backend
     moto.ec2.models.instances.Instance = Instance  # type: ignore[misc]
     MotoInstance.create_from_cloudformation_json = classmethod(_create_of_a_stack)  # type: ignore[assignment,method-assign]

@@ -4,8 +4,11 @@ This file is run by ``ports.py`` inside a container that shares the host's netwo
 alone. Its arguments are a name and the block of the machines' public addresses. It reads tables as JSON lines on stdin
 and answers each with one JSON line on stdout, after it took effect:
 
-    {"127.9.8.7": {"to": "172.19.0.10", "pid": 4711, "rules": [[22, 22, ["127.0.0.1/32"]]]}}
+    {"127.9.8.7": {"to": "172.19.0.10", "pid": 4711, "rules": [[22, 22, ["127.0.0.1/32"]]]},
+     "172.19.0.11": {"to": "", "pid": 0, "rules": []}}
     {"failed": {}, "unfenced": ""}
+
+A machine with an empty "to" has no public address, so that only other machines reach it, at its private one.
 
 ``failed`` maps "address:port" to why it could not be opened. A program of the host that listens at all addresses, an
 sshd say, would have its port at the machines' addresses too: so a fence is put around the block, a table of nftables,
@@ -68,10 +71,11 @@ Opening = tuple[str, int]
 """A public address and a port at which callers are let in."""
 
 
-def ruleset(name: str, block: str, openings: dict[Opening, int]) -> str:
+def ruleset(name: str, block: str, openings: dict[Opening, int], closed: list[str]) -> str:
     """Return nft's script that replaces the fence.
 
-    It lets callers in at the openings alone, each of which comes with the port of its socket.
+    It lets callers in at the openings alone, each of which comes with the port of its socket, and lets no program of
+    this host connect to the private addresses in ``closed``.
     """
     own = [f"ip daddr {address} tcp dport {port} accept" for (address, port), at in openings.items() if at == port]
     moved = [
@@ -90,7 +94,7 @@ def ruleset(name: str, block: str, openings: dict[Opening, int]) -> str:
         "ct state established accept",
         "ct status dnat accept",
         *own,
-        f"ip daddr {block} meta l4proto tcp reject with tcp reset",
+        *(f"ip daddr {outside} meta l4proto tcp reject with tcp reset" for outside in (block, *closed)),
         "}",
         "}",
     ]
@@ -103,13 +107,14 @@ class Fence:
     def __init__(self, name: str, block: str) -> None:
         self.name, self.block = name, block
         self.lacking = ""
-        self._openings: dict[Opening, int] | None = None
+        self._ruleset = ""
 
-    async def follow(self, openings: dict[Opening, int]) -> None:
+    async def follow(self, openings: dict[Opening, int], closed: list[str]) -> None:
         """Let callers in at these openings alone; ``lacking`` then says why there is no fence, if there is none."""
-        if openings != self._openings:
-            self.lacking = await self._nft(ruleset(self.name, self.block, openings))
-            self._openings = openings
+        wanted = ruleset(self.name, self.block, openings, closed)
+        if wanted != self._ruleset:
+            self.lacking = await self._nft(wanted)
+            self._ruleset = wanted
 
     async def remove(self) -> None:
         """Take the fence away."""
@@ -150,7 +155,8 @@ class Gate:
                 self.openings[address, port] = await self.open(address, port)
             except OSError as error:
                 self.failed[f"{address}:{port}"] = error.strerror or str(error)
-        await self.fence.follow({opening: socket_port(server) for opening, server in self.openings.items()})
+        closed = sorted(address for address, machine in self.table.items() if not machine["to"])
+        await self.fence.follow({opening: socket_port(server) for opening, server in self.openings.items()}, closed)
 
     async def open(self, address: str, port: int) -> asyncio.Server:
         """Listen at an opening.
@@ -207,7 +213,7 @@ async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 async def main(name: str, block: str) -> None:
     """Follow the tables on stdin and the machines' own listening ports until stdin ends."""
     fence = Fence(name, block)
-    await fence.follow({})
+    await fence.follow({}, [])
     gate = Gate(fence)
     stdin = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)

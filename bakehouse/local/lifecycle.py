@@ -114,11 +114,14 @@ class Lifecycle:
 
     def _table(self) -> Mapping[str, Mapping[str, Any]]:
         with self.lock:
-            return {
-                instance.public_ip: {"to": instance.private_ip, "pid": instance.pid, "rules": rules(instance)}
-                for instance in self.instances()
-                if instance.reachable and instance.public_ip
+            there = [instance for instance in self.instances() if instance.reachable]
+            table = {
+                str(one.public_ip): {"to": one.private_ip, "pid": one.pid, "rules": rules(one)}
+                for one in there
+                if one.public_ip
             }
+            closed = {one.address: {"to": "", "pid": 0, "rules": []} for one in there if not one.public_ip}
+            return {**table, **closed}
 
     # -- what a request asks of Docker, without the lock -----------------------------------------------------------
 
@@ -179,6 +182,7 @@ class Lifecycle:
                 "instance_type": instance.instance_type,
                 "key_name": instance.key_name,
                 "shutdown": instance.instance_initiated_shutdown_behavior,
+                "is_public": instance.is_public,
                 "tags": _tags(instance),
             },
             privileged=any(tag["key"] == PRIVILEGED for tag in instance.get_tags()),
@@ -186,7 +190,7 @@ class Lifecycle:
         self.later(instance, lambda: self.boot(instance, lambda: self.bodies.birth(birth)), only="pending")
 
     def start(self, instance: Instance) -> None:
-        """Switch a machine on, at a new public address."""
+        """Switch a machine on, at a new public address if it has one."""
         instance.health = "initializing"
         self.give_public_address(instance)
         self.later(instance, lambda: self.boot(instance, lambda: self.bodies.start(instance.id)), only="pending")
@@ -280,6 +284,10 @@ class Lifecycle:
     def _come_up(self, instance: Instance) -> None:
         """Wait for sshd, open the ports and say running; look by the way whether cloud-init gets done."""
         on = ("pending", "running")
+        if not instance.is_public:  # the fence would keep us out too
+            with self.lock:
+                instance.reachable = False
+            self.open_ports()
         has_sshd = self.bodies.wait_for_sshd(instance.id, instance.address, lambda: instance.state in on)
         pid = self.bodies.pid(instance.id)
         with self.lock:
@@ -415,7 +423,10 @@ class Lifecycle:
         raise BodyError(f"network {network} has no free address")
 
     def give_public_address(self, instance: Instance) -> None:
-        """Give an instance a public address that no other has."""
+        """Give an instance a public address that no other has, unless it shall have none."""
+        if not instance.is_public:
+            instance.nics[0].public_ip = None
+            return
         taken = {one.public_ip for one in self.instances() if one.state != "terminated"}
         block = ipaddress.ip_network(public_block(self.bodies.checkout))
         instance.nics[0].public_ip = next(str(one) for one in list(block.hosts())[1:] if str(one) not in taken)
@@ -431,6 +442,8 @@ def record(image: Ami) -> dict[str, Any]:
         "root_device": image.root_device_name,
         "source_image_id": image.source_image_id,
         "size": image.ebs_snapshot.volume_size,
+        "encrypted": image.ebs_snapshot.encrypted,
+        "kms_key_id": image.ebs_snapshot.kms_key_id,
         "tags": _tags(image),
         "snapshot_tags": _tags(image.ebs_snapshot),
         "deprecation_time": image.deprecation_time,

@@ -1,8 +1,9 @@
 """Policies: decide as IAM does whether a policy allows a request, so that the tasks' rights can be tried out here.
 
 Known are the effects, actions and resources, the condition operators in ``_OPERATORS``, and the condition keys
-``aws:RequestTag/…``, ``aws:ResourceTag/…``, ``ec2:CreateAction`` and ``kms:ViaService``. Which resources a request
-names is known for the operations of the kit (``_NAMED``, ``_MADE``); of all others the resource is ``*``.
+``aws:RequestTag/…``, ``aws:ResourceTag/…``, ``ec2:CreateAction``, ``iam:PassedToService`` and ``kms:ViaService``. Which
+resources a request names is known for the operations of the kit (``_NAMED``, ``_MADE``); of all others the resource is
+``*``. The role of an instance profile counts as having its name.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ _OPERATORS: Mapping[str, Callable[[Sequence[str], Sequence[str]], bool]] = {
     "StringNotEquals": lambda have, want: not any(one in want for one in have),
     "StringLike": lambda have, want: any(_like(one, pattern) for one in have for pattern in want),
     "StringNotLike": lambda have, want: not any(_like(one, pattern) for one in have for pattern in want),
+    "ForAnyValue:StringEquals": lambda have, want: any(one in want for one in have),
     "Null": lambda have, want: [str(not have).lower()] == [one.lower() for one in want],
 }
 
@@ -158,6 +160,8 @@ def accesses(service: str, action: str, form: Mapping[str, Any], region: str, ta
     """Return all that a request does. ``form`` holds its parameters, ``tags`` tells the tags that resources have."""
     if service == "ssm":
         return list(_of_ssm(action, form, region))
+    if service in ("iam", "sts"):
+        return [*_of_iam(service, action, form)]
     if service != "ec2" or action not in _NAMED:
         return [Access(f"{service}:{action}", "*")]
     return list(_of_ec2(action, form, region, tags))
@@ -175,6 +179,9 @@ def _of_ec2(action: str, form: Mapping[str, Any], region: str, tags: Tags) -> It
             yield Access(f"ec2:{action}", f"{account}:{known}/{one}", {**told, **has})
         if not found and kind in ("subnet", "vpc"):
             yield Access(f"ec2:{action}", f"{account}:{kind}/default")
+    for one in _values(form, "IamInstanceProfile.Name") if action == "RunInstances" else ():
+        passed = {"iam:PassedToService": "ec2.amazonaws.com"}
+        yield Access("iam:PassRole", f"arn:aws:iam::123456789012:role/{one}", passed)
     for kind in _MADE.get(action, ()):
         new = {f"aws:RequestTag/{key}": value for key, value in _specified(form, kind).items()}
         yield Access(f"ec2:{action}", f"{account}:{kind}/new", new)
@@ -182,11 +189,20 @@ def _of_ec2(action: str, form: Mapping[str, Any], region: str, tags: Tags) -> It
             yield Access("ec2:CreateTags", f"{account}:{kind}/new", {**new, "ec2:CreateAction": action})
 
 
+def _of_iam(service: str, action: str, form: Mapping[str, Any]) -> Iterator[Access]:
+    [role] = _values(form, "RoleArn") or [""]
+    [profile] = _values(form, "InstanceProfileName") or [""]
+    named = role or (f"arn:aws:iam::123456789012:instance-profile/{profile}" if profile else "*")
+    yield Access(f"{service}:{action}", named)
+
+
 def _of_ssm(action: str, form: Mapping[str, Any], region: str) -> Iterator[Access]:
     named = [form[key] for key in ("Name", "Path") if isinstance(form.get(key), str)]
     named += [one for one in form.get("Names", ()) if isinstance(one, str)]
+    tags = {f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in form.get("Tags", ())}
     for one in named:
-        yield Access(f"ssm:{action}", f"arn:aws:ssm:{region}:123456789012:parameter/{one.strip('/')}")
+        for done in (action, *(["AddTagsToResource"] if tags else [])):
+            yield Access(f"ssm:{done}", f"arn:aws:ssm:{region}:123456789012:parameter/{one.strip('/')}", tags)
     if not named:
         yield Access(f"ssm:{action}", "*")
     if form.get("WithDecryption"):

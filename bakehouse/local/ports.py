@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("gate.py")
 
 Table = Mapping[str, Mapping[str, Any]]
-"""Public address -> {"to": private address, "pid": its init's on the host, "rules": [[first, last, [CIDR]], ...]}."""
+"""Public address -> {"to": private address, "pid": its init's on the host, "rules": [[first, last, [CIDR]], ...]}.
+
+A machine without a public address is here by its private one, with an empty "to": nobody of this host gets in there.
+"""
 
 
 class GateError(Exception):
@@ -72,10 +75,18 @@ def rules_of(groups: Iterable[Any]) -> list[list[Any]]:
     found = []
     for group in groups:
         for rule in group.ingress_rules:
-            if rule.ip_protocol in ("tcp", "-1") and (rule.cidr_ipv4 or rule.cidr_ipv6):
+            if rule.ip_protocol in ("tcp", "-1") and (sources := _sources(group, rule)):
                 first, last = (0, 65535) if rule.from_port in (None, -1) else (rule.from_port, rule.to_port)
-                found.append([first, last, [rule.cidr_ipv4 or rule.cidr_ipv6]])
+                found.append([first, last, sources])
     return found
+
+
+def _sources(group: Any, rule: Any) -> list[str]:
+    """Return the CIDR blocks that a rule lets in: its own, or those of its prefix list."""
+    if not rule.prefix_list_id:
+        return [*filter(None, [rule.cidr_ipv4 or rule.cidr_ipv6])]
+    listed = group.ec2_backend.managed_prefix_lists[rule.prefix_list_id]
+    return [entry["Cidr"] for entry in listed.entries.get(listed.version, ())]
 
 
 def rules(instance: Any) -> list[list[Any]]:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -136,7 +136,13 @@ class Server:
             raise RefusedError("AccessDenied", "the local EC2 answers no page of a browser")
         if environ.get("HTTP_HOST", "") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             raise RefusedError("AccessDenied", "the local EC2 answers by the address 127.0.0.1 alone")
-        signed = signatures.signer(signatures.read(self.folder), _asked(environ))
+        keys = signatures.read(self.folder)
+        asked = _asked(environ)
+        with self.lifecycle.lock:
+            sessions = answers.sessions()
+        signed = signatures.signer({**keys, **sessions}, asked)
+        if signed.key in sessions:  # what the kit's own tasks do as a role is limited as they are
+            signed = replace(signed, key=signatures.OWN)
         path, service = environ.get("PATH_INFO", "/"), signed.service
         if path in self._own and environ["REQUEST_METHOD"] != "POST":
             raise RefusedError("AccessDenied", "this question is asked by POST")
@@ -345,7 +351,7 @@ def _serve(folder: Path, checkout: str) -> None:
     state = State(folder)
     lifecycle = Lifecycle(bodies, gate, state)
     signatures.keep(folder)
-    ec2.install(lifecycle)
+    ec2.install(lifecycle, folder)
     server = Server(lifecycle, folder)
     there, server.told = state.load(server.check)
     server.told += adoption.restore(lifecycle, lost=not there)

@@ -38,10 +38,12 @@ _AUTHORIZATION = re.compile(
 
 @dataclass(frozen=True)
 class AccessKey:
-    """Hold an access key of AWS's form: its ID and its secret."""
+    """Hold an access key of AWS's form: its ID and its secret; that of a session has a token too, and an end."""
 
     id: str
     secret: str = field(repr=False)
+    token: str = field(default="", repr=False)
+    until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,14 @@ def signer(known: Mapping[str, AccessKey], request: Asked, now: datetime | None 
     for header in request.headers:
         if (header == "host" or header.startswith("x-amz-")) and header not in covered:
             raise RefusedError("SignatureDoesNotMatch", f"the signature leaves out the header {header}")
-    if not _is_now(time, told["day"], now or datetime.now(UTC)):
+    now = now or datetime.now(UTC)
+    if not _is_now(time, told["day"], now):
         raise RefusedError("RequestExpired", f"the request is not of these five minutes: {time}")
+    if not hmac.compare_digest(request.headers.get("x-amz-security-token", ""), key.token):
+        raise RefusedError("InvalidClientTokenId", "the security token is not the one that belongs to the access key")
+    if key.until and now >= key.until:
+        code = "RequestExpired" if told["service"] == "ec2" else "ExpiredToken"
+        raise RefusedError(code, f"the session has ended at {key.until:%H:%M:%S} UTC")
     digest = hashlib.sha256(request.body).hexdigest()
     if request.headers.get("x-amz-content-sha256", digest) != digest:
         raise RefusedError("SignatureDoesNotMatch", "the signature is of another body")

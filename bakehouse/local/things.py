@@ -19,12 +19,14 @@ class Instance(MotoInstance):
         reachable: whether the machine's public ports may be open.
         pid: the process ID of the machine's init on the host, 0 when the machine is off.
         ended: when the machine was gone, in seconds since 1970.
+        is_public: whether it gets a public address whenever it is switched on.
     """
 
     health: str = "initializing"
     reachable: bool = False
     pid: int = 0
     ended: float = 0  # of the class, for instances that an older state file holds
+    is_public: bool = True
 
     @property
     def address(self) -> str:

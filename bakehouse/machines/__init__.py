@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from bakehouse import console
 from bakehouse.accounts import TAG, WORD, Account, each, filters, sound, sound_tags, wait
 from bakehouse.errors import CloudError, InputError, NotFoundError
+from bakehouse.sites import Bastion, Site
 
 COLUMNS = ("machine", "state", "address", "type", "launched", "image")
 
@@ -27,13 +29,15 @@ class Machine:
         id: its ID.
         state: its state in EC2's words, such as ``running``.
         why: EC2's reason for the state; may be empty.
-        address: its public IP address; empty while it has none.
+        address: the IP address at which it is reached: the public one, or where it has none by intention the private
+            one; empty while it has none.
         type: its instance type.
         image: the ID of the image that it runs.
         recipe: the name of its recipe; empty when it isn't ours.
         user: the name of the user for SSH.
         key: the name of its key pair.
         launched: when it was launched.
+        bastion: the bastion through which SSH leads to it; None where it needs none.
     """
 
     id: str
@@ -46,26 +50,33 @@ class Machine:
     user: str
     key: str
     launched: datetime
+    bastion: Bastion | None = None
 
     @classmethod
-    def from_aws(cls, answer: Mapping[str, Any]) -> Machine:
-        """Read one instance from the answer of DescribeInstances; raises UnsoundError when it can't be used."""
+    def from_aws(cls, answer: Mapping[str, Any], site: Site | None = None) -> Machine:
+        """Read one instance from the answer of DescribeInstances; raises UnsoundError when it can't be used.
+
+        ``site`` says how things are made on its account; by default as usual.
+        """
+        site = site or Site()
         called = f"machine {answer['InstanceId']}"
         tags = sound_tags(called, answer)
         if f"{TAG}recipe" in tags:
             sound(called, "key pair", answer.get("KeyName") or "none", WORD)
-        sound(called, "address", answer.get("PublicIpAddress") or "0", _ADDRESS)
+        address = answer.get("PublicIpAddress" if site.associate_public_ip else "PrivateIpAddress") or ""
+        sound(called, "address", address or "0", _ADDRESS)
         return cls(
             id=answer["InstanceId"],
             state=answer["State"]["Name"],
             why=answer.get("StateReason", {}).get("Message", ""),
-            address=answer.get("PublicIpAddress") or "",
+            address=address,
             type=answer.get("InstanceType", ""),
             image=answer.get("ImageId", ""),
             recipe=tags.get(f"{TAG}recipe", ""),
             user=tags.get(f"{TAG}user", ""),
             key=answer.get("KeyName", ""),
             launched=answer["LaunchTime"],
+            bastion=site.bastion,
         )
 
 
@@ -190,6 +201,7 @@ def as_row(machine: Machine) -> list[str]:
 def as_data(machine: Machine) -> dict[str, Any]:
     """Return a machine as data for JSON."""
     read = asdict(machine)
+    del read["bastion"]
     return {"machine": read.pop("id"), **read}
 
 
@@ -212,7 +224,7 @@ def terminate(account: Account, machines: Sequence[Machine]) -> None:
 
 
 def address(machine: Machine) -> str:
-    """Return a machine's public address; raises InputError while it has none."""
+    """Return the address at which a machine is reached; raises InputError while it has none."""
     if not machine.address:
         raise InputError(
             f"machine {machine.id} is {machine.state} and has no address", "./inv machines shows the addresses"
@@ -239,6 +251,7 @@ def _look(account: Account, machine_id: str) -> Machine | None:
 def _described(account: Account, **which: Any) -> list[Machine]:
     reservations = account.ec2.pages("describe_instances", "Reservations", **which)
     answers = [answer for reservation in reservations for answer in reservation["Instances"]]
+    read = partial(Machine.from_aws, site=account.site)
     if "InstanceIds" in which:  # who asks for one by its ID is told why it can't be used
-        return [Machine.from_aws(answer) for answer in answers]
-    return [*each(Machine.from_aws, answers)]
+        return [read(answer) for answer in answers]
+    return [*each(read, answers)]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from bakehouse import accounts, console, images, machines, recipes
-from bakehouse.accounts import TAG, Account, access, tag_specifications
-from bakehouse.errors import DeadlineError, InputError
+from bakehouse import accounts, console, images, machines, recipes, sites
+from bakehouse.accounts import TAG, Account, access, encryption, networks, rights, tag_specifications
+from bakehouse.accounts.networks import Place
+from bakehouse.errors import CloudError, DeadlineError, InputError
 from bakehouse.images import Image, channels
 from bakehouse.machines import Machine, probes, shells
 from bakehouse.machines.probes import Verdict
@@ -25,8 +25,6 @@ USER_DATA_LIMIT = 16 * 1024  # bytes before base64: EC2's own limit
 ENTRY_SECONDS = 180
 """Running machines must accept SSH logins within this time."""
 
-_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
-
 
 @dataclass(frozen=True)
 class Request:
@@ -34,13 +32,13 @@ class Request:
 
     Attributes:
         count: the number of machines.
-        type: their instance type.
-        allow: the network that may connect to them, as a CIDR block; empty for the caller's address alone.
+        types: their instance types, in the order in which they are tried.
+        allow: the network that may connect to them, as a CIDR block or a prefix list; empty for what is usual there.
         user_data: the user data that they get.
     """
 
     count: int
-    type: str
+    types: tuple[str, ...]
     allow: str
     user_data: bytes
 
@@ -49,14 +47,17 @@ def request(instance_type: str, *, count: str = "1", allow: str = "", user_data:
     """Read the flags of a launch; ``user_data`` names a file. Raises InputError, which names the flag that is wrong."""
     if not (count.isascii() and count.isdigit() and int(count)):
         raise InputError(f"--count {count} is not a number of machines", "give a whole number from 1 up")
-    if not _TYPE.fullmatch(instance_type):
-        raise InputError(f"--type {instance_type} is not an instance type", "an instance type looks like t3.medium")
     return Request(
         int(count),
-        instance_type,
-        _network(allow) if allow else "",
+        (sites.check_type(instance_type, "--type"),),
+        sites.check_network(allow, "--allow") if allow else "",
         _contents(user_data) if user_data else b"",
     )
+
+
+def usual(account: Account, wanted: Request) -> Request:
+    """Return a request with the instance types that accounts.yml names, if it names any."""
+    return replace(wanted, types=account.site.instance_types or wanted.types)
 
 
 def launch(
@@ -83,6 +84,7 @@ def launch(
     recipe, service = recipes.load(settings), services.load(settings)
     wanted = request(instance_type or recipe.instance_type, count=count, allow=allow, user_data=user_data)
     account = accounts.connect(settings)
+    wanted = wanted if instance_type else usual(account, wanted)
     if channel:
         image_id = channels.get(account, recipe.name, channel).image
     image = images.usable(account, image_id, recipe.name, "" if everyone else account.owner(settings))
@@ -109,13 +111,18 @@ def begin(
 ) -> list[Machine]:
     """Launch machines of an image and return them without waiting for them.
 
-    SSH and ``ports`` are open to ``wanted.allow``, by default to the caller alone. With ``run``, the ID of a run, the
-    machines belong to that run and are cleared away with it.
+    SSH and ``ports`` are open to ``wanted.allow``, by default as accounts.yml says, else to the caller alone. With
+    ``run``, the ID of a run, the machines belong to that run and are cleared away with it.
     """
+    rights.insist_profile(account, "launch_profile")
+    network = networks.look(account)
     key = access.key_pair(account, settings, image.recipe)
-    group = access.group(account, image.recipe, key, (22, *ports), wanted.allow or account.caller(), run)
+    groups = network.groups
+    if not groups:
+        source = networks.allowed(account, network, wanted.allow)
+        groups = (access.group(account, image.recipe, key, (22, *ports), source, run, network.vpc),)
     tags = {
-        "Name": f"bakehouse-{image.recipe}",
+        "Name": account.site.named(f"bakehouse-{image.recipe}"),
         f"{TAG}kind": "machine",
         f"{TAG}recipe": image.recipe,
         f"{TAG}user": image.user,
@@ -124,19 +131,32 @@ def begin(
         **({f"{TAG}run": run} if run else {}),
     }
     disk = {"SnapshotId": image.root_snapshot, "Encrypted": True, "DeleteOnTermination": True}
-    answer = account.ec2.run_instances(
+    disk |= encryption.disk(account, encryption.key(account))
+    how = dict(
         ImageId=image.id,
-        InstanceType=wanted.type,
         MinCount=wanted.count,
         MaxCount=wanted.count,
         KeyName=key,
-        SecurityGroupIds=[group],
         UserData=wanted.user_data,
         MetadataOptions={"HttpTokens": "required", "HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1},
         BlockDeviceMappings=[{"DeviceName": image.root_device, "Ebs": disk}],
-        TagSpecifications=tag_specifications(tags, "instance", "volume"),
+        **({"IamInstanceProfile": {"Name": profile}} if (profile := account.site.launch_profile) else {}),
+        TagSpecifications=tag_specifications(account.marked(tags), "instance", "volume", "network-interface"),
     )
-    return [Machine.from_aws(instance) for instance in answer["Instances"]]
+    answer = _run(account, networks.places(account, network, wanted.types, groups), how)
+    return [Machine.from_aws(instance, account.site) for instance in answer["Instances"]]
+
+
+def _run(account: Account, places: Sequence[Place], how: Mapping[str, Any]) -> dict[str, Any]:
+    """Launch in the first of the places that has room, and return EC2's answer."""
+    [place, *others] = places
+    try:
+        return account.ec2.run_instances(**place.arguments(), **how)
+    except CloudError as error:
+        if not others or not networks.lacks_room(error.text):
+            raise
+        console.say(f"no room for {place}: {error.text}")
+    return _run(account, others, how)
 
 
 def end(account: Account, settings: Settings, found: Sequence[Machine]) -> None:
@@ -164,17 +184,8 @@ def settled(settings: Settings, service: Service, launched: Sequence[Machine], s
                 seen[machine.id] = time.monotonic()
     if len(booted) > len(seen):
         with suppress(DeadlineError):
-            _serving(service, booted, deadline - time.monotonic(), seen)
+            _serving(settings, service, booted, deadline - time.monotonic(), seen)
     return seen
-
-
-def _network(allow: str) -> str:
-    try:
-        return str(ipaddress.IPv4Network(allow))
-    except ValueError as error:
-        raise InputError(
-            f"--allow {allow} is not a network: {error}", "give a CIDR block such as 192.0.2.7/32"
-        ) from error
 
 
 def _contents(user_data: str) -> bytes:
@@ -190,13 +201,15 @@ def _contents(user_data: str) -> bytes:
     return contents
 
 
-def _serving(service: Service, launched: Sequence[Machine], seconds: float, seen: dict[str, float]) -> None:
+def _serving(
+    settings: Settings, service: Service, launched: Sequence[Machine], seconds: float, seen: dict[str, float]
+) -> None:
     """Wait until every machine serves, and note in ``seen`` when each was first seen to serve."""
     serving = ", ".join(f"{machine.id} serves {service.url(machine.address)}" for machine in launched)
 
     def look() -> bool | None:
         for machine in launched:
-            if machine.id not in seen and probes.look(probes.up(service, machine)).ok:
+            if machine.id not in seen and probes.look(probes.up(settings, service, machine)).ok:
                 seen[machine.id] = time.monotonic()
         return len(seen) == len(launched) or None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -100,22 +99,22 @@ def outside(settings: Settings, service: Service, machine: Machine) -> list[Prob
     if machine.state != "running":
         return [Probe("running", lambda: _unhealthy(f"the machine is {machine.state}"))]
     return [
-        _port(machine, 22),
+        _port(settings, machine, 22),
         Probe("SSH", lambda: _entered(settings, machine)),
         Probe("cloud-init", lambda: _booted(settings, machine)),
-        *(_port(machine, port) for port in service.ports),
-        *pages(service, machine),
+        *(_port(settings, machine, port) for port in service.ports),
+        *pages(settings, service, machine),
     ]
 
 
-def pages(service: Service, machine: Machine) -> list[Probe]:
+def pages(settings: Settings, service: Service, machine: Machine) -> list[Probe]:
     """Return the probes of the service's pages, without a login."""
-    return [Probe(f"GET {page.path}", partial(_get, machine.address, service.port, page)) for page in service.pages]
+    return [Probe(f"GET {page.path}", partial(_get, settings, machine, service.port, page)) for page in service.pages]
 
 
-def up(service: Service, machine: Machine) -> Probe:
+def up(settings: Settings, service: Service, machine: Machine) -> Probe:
     """Return the probe that shows whether the service is up: of its first page, or of its port if it has no page."""
-    return next(iter(pages(service, machine)), _port(machine, service.port))
+    return next(iter(pages(settings, service, machine)), _port(settings, machine, service.port))
 
 
 def cloud_init(status: str) -> str:
@@ -304,13 +303,13 @@ def _unhealthy(evidence: str) -> str:
     raise Unhealthy(evidence)
 
 
-def _port(machine: Machine, port: int) -> Probe:
-    return Probe(f"port {port}", lambda: _connected(machine.address, port))
+def _port(settings: Settings, machine: Machine, port: int) -> Probe:
+    return Probe(f"port {port}", lambda: _knocked(settings, machine, port))
 
 
-def _connected(address: str, port: int) -> str:
-    with socket.create_connection((address, port), timeout=10):
-        return f"{address}:{port} is open"
+def _knocked(settings: Settings, machine: Machine, port: int) -> str:
+    shells.knock(settings, machine, port)
+    return f"{machine.address}:{port} is open"
 
 
 def _entered(settings: Settings, machine: Machine) -> str:
@@ -335,13 +334,15 @@ def _answer(settings: Settings, machine: Machine, command: str) -> str:
     return answer.stdout.strip()
 
 
-def _get(address: str, port: int, page: Page) -> str:
-    connection = http.client.HTTPConnection(address, port, timeout=10)
-    try:
-        connection.request("GET", page.path)
-        answer = connection.getresponse()
-        return judge(page, answer.status, dict(answer.getheaders()))
-    except http.client.HTTPException as error:
-        raise Unhealthy(f"no HTTP answer: {error!r}") from error
-    finally:
-        connection.close()
+def _get(settings: Settings, machine: Machine, port: int, page: Page) -> str:
+    with shells.connected(settings, machine, port) as connected:
+        connection = http.client.HTTPConnection(machine.address, port)
+        connection.sock = connected
+        try:
+            connection.request("GET", page.path)
+            answer = connection.getresponse()
+            return judge(page, answer.status, dict(answer.getheaders()))
+        except http.client.HTTPException as error:
+            raise Unhealthy(f"no HTTP answer: {error!r}") from error
+        finally:
+            connection.close()

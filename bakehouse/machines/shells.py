@@ -6,9 +6,11 @@ A machine's host key is kept under the machine's ID, because its address may cha
 from __future__ import annotations
 
 import shlex
+import socket
 import subprocess
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from bakehouse import console, machines, system
 from bakehouse.accounts import access, wait
@@ -16,6 +18,7 @@ from bakehouse.errors import CloudError, InputError
 from bakehouse.machines import Machine
 from bakehouse.recipes.services import Service
 from bakehouse.settings import Settings
+from bakehouse.sites import Bastion
 
 
 def options(settings: Settings, machine: Machine) -> list[str]:
@@ -23,11 +26,11 @@ def options(settings: Settings, machine: Machine) -> list[str]:
     hosts = access.known_hosts(settings, machine.id)
     hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     told = {
-        "IdentityFile": _path(access.keys(settings) / machine.key),
+        "IdentityFile": access.path(access.keys(settings) / machine.key),
         "IdentitiesOnly": "yes",
         "AddKeysToAgent": "no",
         "HostKeyAlias": machine.id,
-        "UserKnownHostsFile": _path(hosts),
+        "UserKnownHostsFile": access.path(hosts),
         "StrictHostKeyChecking": "accept-new",
         "BatchMode": "yes",
         "ConnectTimeout": "10",
@@ -37,6 +40,7 @@ def options(settings: Settings, machine: Machine) -> list[str]:
         "-F",
         settings.ssh_config or "none",
         *(part for name, value in told.items() for part in ("-o", f"{name}={value}")),
+        *access.through(settings, machine.bastion),
     ]
 
 
@@ -65,6 +69,48 @@ def enter(settings: Settings, machine: Machine, command: str, seconds: float = 6
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(argv, 255, "", f"no answer in {seconds:.0f} s")
     return answer
+
+
+def knock(settings: Settings, machine: Machine, port: int, seconds: float = 10) -> None:
+    """Connect to a TCP port of a machine, through its bastion if it has one; raises OSError when nothing listens."""
+    if machine.bastion is None:
+        socket.create_connection((machine.address, port), timeout=seconds).close()
+        return
+    try:
+        line = _stream(settings, machine.bastion, machine, port)
+        done = system.call(
+            line, system.environment(), capture_output=True, text=True, timeout=seconds, check=False, errors="replace"
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"no answer in {seconds:.0f} s") from error
+    if done.returncode:
+        raise OSError(system.last_line(done.stderr) or "the bastion can't connect")
+
+
+@contextmanager
+def connected(settings: Settings, machine: Machine, port: int, seconds: float = 10) -> Iterator[socket.socket]:
+    """Give a connection to a TCP port of a machine, through its bastion if it has one; raises OSError."""
+    if machine.bastion is None:
+        with socket.create_connection((machine.address, port), timeout=seconds) as connection:
+            yield connection
+        return
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.settimeout(seconds)
+        with theirs:
+            line = _stream(settings, machine.bastion, machine, port)
+            ssh = system.start(line, system.environment(), stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL)
+        try:
+            yield ours
+        finally:
+            ssh.kill()
+            ssh.wait()
+
+
+def _stream(settings: Settings, bastion: Bastion, machine: Machine, port: int) -> list[str]:
+    """Return the command line whose input and output are a connection that a bastion makes to a machine."""
+    [*line, host] = access.to_bastion(settings, bastion)
+    return [*line, "-W", f"[{machine.address}]:{port}", host]
 
 
 def read(settings: Settings, machine: Machine, path: str) -> str:
@@ -128,8 +174,3 @@ def rebooted(settings: Settings, machine: Machine, before: str, seconds: float =
     """Wait until a machine's boot ID is no longer ``before``; raises DeadlineError after ``seconds``."""
     with console.step(f"{machine.id} rebooted"):
         wait(f"machine {machine.id} to boot anew", lambda: boot(settings, machine) not in ("", before) or None, seconds)
-
-
-def _path(file: Path) -> str:
-    """Return a path quoted for SSH's options, in which a space separates paths and % begins a variable."""
-    return f'"{file}"'.replace("%", "%%")

@@ -61,7 +61,7 @@ class Attempt:
         Raises CloudError when EC2 refuses a request, because that says nothing about the image. Everything else that
         goes wrong is a finding.
         """
-        wanted = launches.request(self._recipe.instance_type, count="2")
+        wanted = launches.usual(self._account, launches.request(self._recipe.instance_type, count="2"))
         begun = time.monotonic()
         self.machines = launches.begin(self._account, self._settings, self._image, wanted, self._service.ports, run.id)
         when = _FIRST
@@ -144,6 +144,8 @@ class Attempt:
     def _photograph(self) -> bytes:
         if not self._service.pages:
             raise ToolError("the recipe's service has no page")
+        if self.machines[0].bastion:
+            raise ToolError("the machines are behind a bastion, and a browser is not led through it")
         return reports.photograph(self._service.url(self.machines[0].address, self._service.pages[0].path))
 
     def _compare(self) -> None:

@@ -209,7 +209,12 @@ def _variables(file: Path, name: str, key: bytes) -> dict[str, str]:
     read = _parsed(file)
     if read is not None and not isinstance(read, dict):
         return {name: f"{HERE}{of_file(file)}"}
-    return {f"{name}: {one}": f"{HERE}{_of_variable(one, value, key)}" for one, value in (read or {}).items()}
+    return of_variables(read or {}, name, key)
+
+
+def of_variables(variables: Mapping[str, Any], where: str, key: bytes) -> dict[str, str]:
+    """Return variables as inputs, by ``where`` and their names; digests of secret ones depend on the ``key``."""
+    return {f"{where}: {name}": f"{HERE}{_of_variable(name, value, key)}" for name, value in variables.items()}
 
 
 def _of_variable(name: str, value: Any, key: bytes) -> str:

@@ -186,12 +186,17 @@ def _seconds(c: Context, linter: str, environ: dict[str, str]) -> tuple[float, s
 
 
 @task(
-    help={"task": "only the rights that these tasks need, with commas between; those of all tasks by default"},
-    examples=("", "--task bake,launch,terminate"),
+    help={
+        "task": "only the rights that these tasks need, with commas between; those of all tasks by default",
+        "account": "the account whose entry in accounts.yml counts; its credentials are not used",
+    },
+    examples=("", "--task bake,launch,terminate", "--account NAME"),
 )
-def policy(c: Context, task: str = "") -> None:
+def policy(c: Context, task: str = "", account: str = "") -> None:
     """Print the least policy of IAM that lets somebody run the tasks on AWS."""
-    from bakehouse import console
+    from bakehouse import console, sites
     from bakehouse.accounts import rights
 
-    console.data_json(rights.policy([*filter(None, task.split(","))] or rights.TASKS))
+    settings = load_settings(account)
+    site = sites.load(settings.root, settings.account).at(settings.region)
+    console.data_json(rights.policy([*filter(None, task.split(","))] or rights.TASKS, site))

@@ -11,10 +11,11 @@ from bakehouse.tasks import CHANGE, JSON, agreed, load_settings, task
     help={
         "base": "the base to make if it is missing; the recipe's own by default",
         "policy": "a file with a policy of IAM that limits the tasks from now on, as on AWS; none lifts it",
+        "scarce": "instance types, or TYPE@SUBNET, for which there is no room from now on; none lifts it",
     },
-    examples=("", "--base debian-12", "--policy FILE"),
+    examples=("", "--base debian-12", "--policy FILE", "--scarce t3.medium,t3.large"),
 )
-def up(c: Context, base: str = "", policy: str = "") -> None:
+def up(c: Context, base: str = "", policy: str = "", scarce: str = "") -> None:
     """Start the local EC2, with a base to bake on, and print its endpoint."""
     from bakehouse import console, local, recipes
 
@@ -22,6 +23,8 @@ def up(c: Context, base: str = "", policy: str = "") -> None:
     wanted = recipes.base(settings.root, base or recipes.load(settings).base)
     if policy:
         local.enforce(settings, policy)
+    if scarce:
+        local.lack(settings, scarce)
     console.data(local.up(settings, wanted.name, recipes.bases(settings.root)).endpoint)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -15,7 +16,7 @@ from moto_fixtures import enforced
 from samples import baked, parameter
 
 import tasks
-from bakehouse import images, machines, runs
+from bakehouse import images, machines, runs, sites
 from bakehouse.accounts import TAG, Account, rights, tag_list, tag_specifications
 from bakehouse.errors import InputError
 from bakehouse.images import Image, channels, copies, details, outputs, promotions, retirements, shares
@@ -23,7 +24,10 @@ from bakehouse.images.retention import Terms
 from bakehouse.machines import launches
 from bakehouse.machines.launches import Request
 from bakehouse.runs import leftovers
-from bakehouse.settings import Settings
+from bakehouse.settings import ROOT, Settings
+from bakehouse.sites import Site, Sites
+
+COMPANY = sites.load(ROOT, "company", "accounts.example.yml").everywhere
 
 LIMIT = 6144  # characters of a managed policy, without white space
 OTHER = "111111111111"
@@ -52,6 +56,33 @@ def test_the_policy_fits() -> None:
     assert all(name.isalnum() for name in names)
 
 
+def test_the_policy_of_a_company_fits() -> None:
+    """So it is with all that accounts.yml can say."""
+    policy = rights.policy(site=COMPANY)
+    names = [statement["Sid"] for statement in policy["Statement"]]
+
+    assert len(json.dumps(policy, separators=(",", ":"))) < LIMIT
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("key", "resource", "alias"),
+    [
+        ("1234abcd", "arn:aws:kms:*:*:key/1234abcd", None),
+        ("arn:aws:kms:eu-west-1:1:key/1234abcd", "arn:aws:kms:eu-west-1:1:key/1234abcd", None),
+        ("alias/team/baker", "arn:aws:kms:*:*:key/*", "alias/team/baker"),
+        ("arn:aws:kms:eu-west-1:1:alias/baker", "arn:aws:kms:*:*:key/*", "alias/baker"),
+    ],
+)
+def test_the_key_is_named(key: str, resource: str, alias: str | None) -> None:
+    """EC2 may use the one key that accounts.yml names: by its ARN, or by its alias."""
+    [told] = [one for one in rights.policy(site=Site(kms_key=key))["Statement"] if one["Sid"] == "EncryptWithKey"]
+
+    assert [resource] == told["Resource"]
+    assert alias == told["Condition"].get("ForAnyValue:StringEquals", {}).get("kms:ResourceAliases")
+    assert "ec2.*.amazonaws.com" == told["Condition"]["StringLike"]["kms:ViaService"]
+
+
 def test_a_task_has_less_than_all() -> None:
     """A task that looks at machines may do nothing else; one that isn't known is refused with those that are."""
     [look] = rights.policy(["machines"])["Statement"]
@@ -63,10 +94,10 @@ def test_a_task_has_less_than_all() -> None:
 
 
 def test_every_task_with_an_account_is_in_the_table() -> None:
-    """Each task that has the flag --account is known, but for the one that runs the tests."""
+    """Each task that has the flag --account is known, but for the one that runs the tests and the policy itself."""
     flags = {name: set(signature(tasks.ns[name].body).parameters) for name in tasks.ns.task_names}
 
-    assert {name for name in flags if "account" in flags[name]} - {"test"} == set(rights.TASKS)
+    assert {name for name in flags if "account" in flags[name]} - {"policy", "test"} == set(rights.TASKS)
 
 
 # Each of these does what the task of its name does.
@@ -104,7 +135,7 @@ def _die(account: Account, settings: Settings) -> None:
 def _launch(account: Account, settings: Settings, image: Image) -> None:
     assert image.id == images.usable(account, channels.get(account, "jenkins", "old").image, "jenkins").id
     for cidr in ("192.0.2.7/32", "192.0.2.8/32"):  # an address that changes has its rule taken back
-        [machine] = launches.begin(account, settings, image, Request(1, "t3.small", cidr, b""), [80])
+        [machine] = launches.begin(account, settings, image, Request(1, ("t3.small",), cidr, b""), [80])
         machines.running(account, [machine.id])
         launches.end(account, settings, [machine])
 
@@ -167,6 +198,35 @@ def test_a_task_works_with_its_own_rights(
     named = {action for statement in policy["Statement"] for action in statement["Action"]}
     assert [] == denied
     assert set() == named - asked - ELSEWHERE
+
+
+@pytest.mark.local
+def test_what_accounts_yml_says_needs_its_rights(account: Account, settings: Settings) -> None:
+    """What an entry adds to the rights of a launch is asked for by the launch, but for what EC2 does with the key."""
+    iam, kms, ec2 = account.client("iam"), account.client("kms"), account.ec2
+    iam.create_instance_profile(InstanceProfileName="web")
+    iam.create_role(RoleName="web", AssumeRolePolicyDocument="{}")
+    iam.add_role_to_instance_profile(InstanceProfileName="web", RoleName="web")
+    vpc = ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
+    ec2.create_subnet(VpcId=vpc, CidrBlock="10.1.1.0/24")
+    site = Site(
+        vpc=vpc,
+        associate_public_ip=False,
+        kms_key=kms.create_key()["KeyMetadata"]["KeyId"],
+        launch_profile="web",
+        instance_types=("t3.small",),
+    )
+    policies = [rights.policy(["launch"], one) for one in (Site(), site)]
+    usual, named = ({action for one in policy["Statement"] for action in one["Action"]} for policy in policies)
+    limited, denied, asked = enforced(account, policies[1])
+    limited = replace(limited, sites=Sites(site))
+    wanted = launches.usual(limited, Request(1, ("t3.large",), "", b""))
+
+    launches.begin(limited, settings, images.get(account, baked(account)), wanted, [80])
+
+    assert [] == denied
+    by_ec2 = {action for action in named if action.startswith("kms:")} - {"kms:DescribeKey"}
+    assert by_ec2 == named - usual - asked
 
 
 # Each of these does to a resource without our tags what is allowed on ours.

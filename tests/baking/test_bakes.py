@@ -21,6 +21,7 @@ from ec2_fixtures import docker
 
 from bakehouse import images, packers, recipes, runs, settings
 from bakehouse.accounts import TAG, Account, connect, tags_of
+from bakehouse.accounts.networks import Place
 from bakehouse.baking import bakes, plans
 from bakehouse.baking.orders import Order
 from bakehouse.errors import BakeError
@@ -103,7 +104,7 @@ def test_command(account: Account, run: Run) -> None:
     """Packer takes the very command line, which names the private key and doesn't hold it."""
     run.variables.write_text("{}")
     ours = order()
-    line = bakes.command(settings.load(), account, ours, run, "sg-1", "cleanup")
+    line = bakes.command(settings.load(), account, ours, run, Place("t3.small", "", ("sg-1",), True), "cleanup")
     at = line.index("build")
     arguments = [part for part in line[at + 1 :] if part not in ("-color=false", "-timestamp-ui", "-on-error=cleanup")]
 

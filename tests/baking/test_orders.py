@@ -49,6 +49,19 @@ def test_variables() -> None:
     } == order(stand_in=True).variables
 
 
+def test_variables_of_the_account() -> None:
+    """The account's own variables go to the roles; where a package stands in, its repository is the stand-in's."""
+    own = {"nginx_light_repository_url": "https://mirror.example/x", "nginx_light_proxy": "http://proxy.example"}
+
+    assert own == replace(order(), own=own).variables
+    both = replace(order(stand_in=True), own=own)
+    assert ("http://r", "http://proxy.example") == (
+        both.variables["nginx_light_repository_url"],
+        both.variables["nginx_light_proxy"],
+    )
+    assert "https://mirror.example/x can't be reached" in both.notices[0]
+
+
 def test_notices() -> None:
     """Only a stand-in is announced, with what it stands in for and its version."""
     assert [] == order().notices

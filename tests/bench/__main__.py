@@ -21,7 +21,8 @@ from statistics import median
 import yaml
 
 from bakehouse import console, images, local, packers, recipes, runs, settings
-from bakehouse.accounts import TAG, Account, connect, tag_specifications, wait
+from bakehouse.accounts import TAG, Account, connect, lending, tag_specifications, wait
+from bakehouse.accounts.networks import Place
 from bakehouse.baking import bakes, orders
 from bakehouse.errors import BakeError, BakehouseError, InputError, VerdictError
 from bakehouse.images import retirements
@@ -154,8 +155,8 @@ def stage_of(step: str) -> str:
 
 def floor(bench: Bench, clock: Clock, stack: ExitStack) -> str:
     """Bake with EC2's API and ssh alone, and return the image's ID."""
-    run, group = stack.enter_context(_begun(bench))
-    ec2, order, name = bench.account.ec2, bench.order, bakes.key_name(run)
+    run, place = stack.enter_context(_begun(bench))
+    ec2, order, name = bench.account.ec2, bench.order, bakes.key_name(bench.account, run)
     tags = {"Name": name, f"{TAG}kind": "bake", f"{TAG}recipe": order.recipe.name, f"{TAG}run": run.id}
     disk = {"VolumeSize": order.recipe.volume_size, "VolumeType": "gp3", "DeleteOnTermination": True}
 
@@ -173,7 +174,7 @@ def floor(bench: Bench, clock: Clock, stack: ExitStack) -> str:
         MinCount=1,
         MaxCount=1,
         KeyName=name,
-        SecurityGroupIds=[group],
+        SecurityGroupIds=[*place.groups],
         BlockDeviceMappings=[{"DeviceName": order.base.root_device, "Ebs": disk}],
         TagSpecifications=tag_specifications(tags, "instance", "volume"),
     )
@@ -198,16 +199,17 @@ def floor(bench: Bench, clock: Clock, stack: ExitStack) -> str:
 
 def packer(bench: Bench, clock: Clock, stack: ExitStack) -> str:
     """Bake with the kit's Packer template, whose provisioner is the script, and return the image's ID."""
-    run, group = stack.enter_context(_begun(bench))
+    run, place = stack.enter_context(_begun(bench))
     folder = run.scratch / "packer"
     folder.mkdir()
     for file in [*(ROOT / "packer").glob("*.hcl"), HERE / "build.pkr.hcl"]:  # the last takes its namesake's place
         (folder / file.name).write_bytes(file.read_bytes())
     (run.folder / "floor.sh").write_text(bench.script)
-    command = bakes.command(bench.settings, bench.account, bench.order, run, group, "cleanup")
+    command = bakes.command(bench.settings, bench.account, bench.order, run, place, "cleanup")
     clock.begin("rest")
-    environ = {**bench.account.environ(), **bench.order.packer.environ}
-    clock.follow([*command[:-1], str(folder)], env=bakes.environment(environ, run, debug=False))
+    with lending.environ(bench.account) as lent:
+        environ = {**lent, **bench.order.packer.environ}
+        clock.follow([*command[:-1], str(folder)], env=bakes.environment(environ, run, debug=False))
     clock.begin("rest")
     [image] = bench.account.ec2.describe_images(Filters=[{"Name": f"tag:{TAG}run", "Values": [run.id]}])["Images"]
     return str(image["ImageId"])
@@ -302,11 +304,11 @@ def report(rounds: Sequence[Mapping[str, Outcome]], as_json: bool) -> None:
 
 
 @contextmanager
-def _begun(bench: Bench) -> Iterator[tuple[runs.Run, str]]:
+def _begun(bench: Bench) -> Iterator[tuple[runs.Run, Place]]:
     """Begin a run with a key pair and a group, as a bake does; in the end clear away all it made, its image too."""
     with runs.begin(bench.settings) as run:
         try:
-            yield run, bakes._make_key_and_group(bench.account, bench.order, run)
+            yield run, bakes._make_key_and_group(bench.account, bench.order, run)[0]
         finally:
             leftovers.apply(bench.account, leftovers.of_run(bench.account, run))
 

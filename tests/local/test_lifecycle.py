@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import os
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -18,13 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import pytest
-import stand_in_server
-from ec2_fixtures import ROOT, describe, state_of, status_of, wait, wait_for_state
+from ec2_fixtures import state_of, status_of, wait, wait_for_state
+from stand_in_fixtures import StandIn
 
 from bakehouse import local
-from bakehouse.local import signatures
 from bakehouse.local.lifecycle import Lifecycle
 from bakehouse.local.signatures import Signed
 from bakehouse.local.watch import Watch
@@ -122,64 +117,6 @@ def test_a_copy_in_progress_has_not_failed(lifecycle: Lifecycle) -> None:
 
     assert {"copy": "pending", "lost": "failed", "made": "available"} == settled
     assert "available" == copy.state
-
-
-class StandIn:
-    """Hold a server without Docker: a client of its EC2, and where the lock was held while Docker was asked."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self._folder = folder
-        self.endpoint = f"http://127.0.0.1:{port}"
-        self.ec2 = self.client("ec2")
-        self.base = str(
-            self.ec2.describe_images(Filters=[{"Name": "name", "Values": ["debian*"]}])["Images"][0]["ImageId"]
-        )
-
-    def client(self, service: str) -> Any:
-        """Return a client of one of the services."""
-        key = signatures.keep(self._folder)
-        session = boto3.Session(key.id, key.secret, region_name="us-east-1")
-        return session.client(service, endpoint_url=self.endpoint)
-
-    def ask(self, question: str) -> None:
-        """Ask one of the kit's own questions."""
-        local.ask(local.variables(self.endpoint, signatures.keep(self._folder)), question)
-
-    def launch(self, does: str, number: int = 1) -> list[str]:
-        """Launch machines that do what their user-data says."""
-        made = self.ec2.run_instances(ImageId=self.base, MinCount=number, MaxCount=number, UserData=does)
-        return [str(one["InstanceId"]) for one in made["Instances"]]
-
-    def running(self, does: str, number: int = 1) -> list[str]:
-        """Launch machines, and wait until they run."""
-        made = self.launch(does, number)
-        wait(lambda: {one["State"]["Name"] for one in describe(self.ec2, *made)} == {"running"})
-        return made
-
-    def log(self) -> str:
-        """Return what the server has logged."""
-        return (self._folder / "log").read_text()
-
-    def breaches(self) -> str:
-        """Return where the lock was held while Docker was asked."""
-        noted = self._folder / stand_in_server.BREACHES
-        return noted.read_text() if noted.exists() else ""
-
-
-@pytest.fixture
-def stand_in(tmp_path: Path) -> Iterator[StandIn]:
-    """Give a server without Docker."""
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with (tmp_path / "log").open("wb") as log:
-        line = [sys.executable, stand_in_server.__file__, str(tmp_path)]
-        process = subprocess.Popen(line, env=environ, stdout=log, stderr=log)
-    told = tmp_path / "server.json"
-    try:
-        wait(lambda: told.exists() or process.poll() is not None)
-        yield StandIn(tmp_path, json.loads(told.read_text())["port"])
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_docker_is_never_asked_with_the_lock_held(stand_in: StandIn) -> None:

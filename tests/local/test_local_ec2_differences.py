@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from ec2_fixtures import ROOT, Machines, code_of, describe, state_of, status_of, wait
 
@@ -85,6 +86,16 @@ def test_volumes_are_only_told(ec2: Any, machines: Machines) -> None:
 def test_every_key_may_do_everything(local_ec2: Any, base: str) -> None:
     """Another key of the checkout than the kit's sees the same images, and no policy limits it."""
     assert local_ec2.client("ec2", key="somebody").describe_images(ImageIds=[base])["Images"]
+
+
+def test_everybody_may_be_any_role(local_ec2: Any, base: str) -> None:
+    """A role that trusts nobody is assumed all the same, and without a policy it sees the images."""
+    iam = local_ec2.client("iam")
+    role = iam.create_role(RoleName="aloof", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    keys = local_ec2.client("sts").assume_role(RoleArn=role, RoleSessionName="me")["Credentials"]
+    session = boto3.Session(keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"], region_name="us-east-1")
+    assert session.client("ec2", endpoint_url=local_ec2.endpoint).describe_images(ImageIds=[base])["Images"]
+    iam.delete_role(RoleName="aloof")
 
 
 def test_snapshots_come_from_images_only(ec2: Any, shared: tuple[Machines, str]) -> None:

@@ -14,8 +14,11 @@ from typing import Any
 import boto3
 import pytest
 from botocore.awsrequest import AWSPreparedRequest
+from botocore.config import Config
+from ec2_fixtures import code_of, wait
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_in_fixtures import StandIn
 
 from bakehouse.errors import ToolError
 from bakehouse.local import signatures
@@ -182,3 +185,22 @@ def test_the_file_says_who_is_who(tmp_path: Path) -> None:
 
     asked = from_boto3("sts", "get_caller_identity", known["mine"])
     assert Signed("mine", "sts", "us-east-1") == signatures.signer(known, asked)
+
+
+def test_the_session_of_a_role(stand_in: StandIn) -> None:
+    """The keys of a role's session are accepted with their token alone, and until the session ends."""
+    unchecked = Config(parameter_validation=False)  # AWS's shortest session is a quarter of an hour
+    iam, sts = stand_in.client("iam"), stand_in.client("sts")
+    made = iam.create_role(RoleName="baker", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    stand_in.client("iam", unchecked).update_role(RoleName="baker", MaxSessionDuration=6)
+    keys = sts.assume_role(RoleArn=made, RoleSessionName="me")["Credentials"]
+
+    def ec2(token: str) -> Any:
+        session = boto3.Session(keys["AccessKeyId"], keys["SecretAccessKey"], token, region_name="us-east-1")
+        return session.client("ec2", endpoint_url=stand_in.endpoint)
+
+    assert "AccessDenied" == code_of(sts.assume_role, RoleArn=f"{made}s", RoleSessionName="me")
+    assert "InvalidClientTokenId" == code_of(ec2("another's").describe_instances)
+    ec2(keys["SessionToken"]).describe_instances()
+    wait(lambda: datetime.now(UTC) > keys["Expiration"], seconds=20)
+    assert "RequestExpired" == code_of(ec2(keys["SessionToken"]).describe_instances)

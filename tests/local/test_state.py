@@ -66,6 +66,8 @@ def full(account: Account) -> Account:
     ssm.put_parameter(Name="/a/channel", Value="another", Type="String", Overwrite=True)
     account.client("kms").create_key()
     account.client("iam").create_instance_profile(InstanceProfileName="a")
+    role = account.client("iam").create_role(RoleName="a", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    account.client("sts").assume_role(RoleArn=role, RoleSessionName="me")
     scaling = account.client("autoscaling")
     scaling.create_launch_configuration(LaunchConfigurationName="a", ImageId=image, InstanceType="t3.small")
     scaling.create_auto_scaling_group(

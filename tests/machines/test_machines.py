@@ -16,7 +16,7 @@ from bakehouse.machines import Machine, launches
 from bakehouse.machines.launches import Request
 from bakehouse.settings import Settings
 
-ONE = Request(1, "t3.medium", "192.0.2.7/32", b"")
+ONE = Request(1, ("t3.medium",), "192.0.2.7/32", b"")
 
 
 def launch(account: Account, settings: Settings, image: Image, order: Request = ONE) -> list[Machine]:
@@ -76,7 +76,7 @@ def test_user_data_has_a_limit(tmp_path: Path, size: int, fits: bool) -> None:
 
 def test_an_order() -> None:
     """What a person typed becomes an order; an address alone is a network of one."""
-    expected = Request(3, "m7i-flex.large", "192.0.2.7/32", b"")
+    expected = Request(3, ("m7i-flex.large",), "192.0.2.7/32", b"")
 
     assert expected == launches.request("m7i-flex.large", count="3", allow="192.0.2.7")
 
@@ -124,7 +124,7 @@ def test_launch_for_a_run(account: Account, settings: Settings, image: Image) ->
 @pytest.mark.local
 def test_several_with_user_data(account: Account, settings: Settings, image: Image) -> None:
     """Three machines ordered are three launched, with the user-data as it was given."""
-    launched = launch(account, settings, image, Request(3, "t3.medium", "192.0.2.7/32", b"#!/bin/sh\n\xff"))
+    launched = launch(account, settings, image, Request(3, ("t3.medium",), "192.0.2.7/32", b"#!/bin/sh\n\xff"))
 
     told = account.ec2.describe_instance_attribute(InstanceId=launched[0].id, Attribute="userData")
     assert 3 == len({machine.id for machine in launched})
@@ -144,7 +144,7 @@ def test_a_machine_that_ends_instead(account: Account, settings: Settings, image
 @pytest.mark.local
 def test_find_sees_only_our_machines_that_are_there(account: Account, settings: Settings, image: Image) -> None:
     """Neither a terminated machine, nor a bake's own, nor another recipe's, nor one without tags is found."""
-    wanted, gone, bakes_own, other = launch(account, settings, image, Request(4, "t3.medium", "192.0.2.7/32", b""))
+    wanted, gone, bakes_own, other = launch(account, settings, image, Request(4, ("t3.medium",), "192.0.2.7/32", b""))
     account.ec2.run_instances(ImageId=image.id, MinCount=1, MaxCount=1)
     account.ec2.create_tags(Resources=[bakes_own.id], Tags=tag_list({f"{TAG}kind": "bake"}))
     account.ec2.create_tags(Resources=[other.id], Tags=tag_list({f"{TAG}recipe": "nginx"}))

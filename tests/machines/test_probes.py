@@ -57,6 +57,9 @@ def here(**changes: Any) -> Machine:
     return Machine(**{**MACHINE.__dict__, "address": "127.0.0.1", **changes})
 
 
+HERE = Settings(ROOT, ROOT, "local", "", "jenkins")
+
+
 @pytest.mark.parametrize(
     ("page", "ok", "evidence"),
     [
@@ -69,7 +72,7 @@ def here(**changes: Any) -> Machine:
 )
 def test_pages(served: int, page: Page, ok: bool, evidence: str) -> None:
     """A page is good when status and header are right; a redirect is not followed, and an open API is no health."""
-    [one] = probes.pages(Service("x", served, (page,)), here())
+    [one] = probes.pages(HERE, Service("x", served, (page,)), here())
 
     finding = probes.look(one)
 
@@ -82,7 +85,7 @@ def test_a_closed_port() -> None:
         taken.bind(("127.0.0.1", 0))
         closed = Service("x", taken.getsockname()[1], (LOGIN,))
 
-        [page] = [probes.look(one) for one in probes.pages(closed, here())]
+        [page] = [probes.look(one) for one in probes.pages(HERE, closed, here())]
 
     assert not page.ok
     assert "refused" in page.evidence
@@ -93,7 +96,7 @@ def test_not_http() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = Thread(target=_greet, args=(server,))
         thread.start()
-        [page] = probes.pages(Service("x", server.getsockname()[1], (LOGIN,)), here())
+        [page] = probes.pages(HERE, Service("x", server.getsockname()[1], (LOGIN,)), here())
 
         finding = probes.look(page)
         thread.join()
@@ -112,9 +115,7 @@ def _greet(server: socket.socket) -> None:
 
 def test_a_stopped_machine() -> None:
     """Of a machine that is stopped there is one finding, which says so."""
-    settings = Settings(ROOT, ROOT, "local", "", "jenkins")
-
-    findings = [probes.look(one) for one in probes.outside(settings, Service("x", 1, ()), here(state="stopped"))]
+    findings = [probes.look(one) for one in probes.outside(HERE, Service("x", 1, ()), here(state="stopped"))]
 
     assert [("running", False, "the machine is stopped")] == [(one.name, one.ok, one.evidence) for one in findings]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from bakehouse.accounts import access
 from bakehouse.errors import CloudError, InputError
 from bakehouse.machines import shells
 from bakehouse.settings import Settings
+from bakehouse.sites import Bastion
 
 
 @pytest.mark.parametrize("folder", ["plain", "a folder", "100%done", "%h"])
@@ -50,6 +52,44 @@ def test_a_bastion(settings: Settings, tmp_path: Path) -> None:
     told = subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()
 
     assert {"proxyjump bastion.example.org", "addkeystoagent false"} <= set(told)
+
+
+BASTION = Bastion("jump", "127.255.255.254", 2222, "/a folder/100%key")
+
+
+def test_the_bastion_of_accounts_yml(settings: Settings, tmp_path: Path) -> None:
+    """SSH is led through the bastion as its user, with its key and a host key that is kept, whatever is in a path."""
+    here = replace(settings, state=tmp_path / "50%")
+    there = replace(MACHINE, bastion=replace(BASTION, key=str(tmp_path / "a 100%key")))
+
+    line = ["ssh", "-G", *shells.options(here, there), "-l", "admin", "10.0.0.7"]
+    told = subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()
+    [command] = [entry.removeprefix("proxycommand ") for entry in told if entry.startswith("proxycommand ")]
+    words = shlex.split(command.replace("%%", "%"))
+    inner = subprocess.run([words[0], "-G", *words[1:-2]], capture_output=True, text=True, check=True).stdout
+    effective = dict(entry.split(" ", 1) for entry in inner.splitlines())
+
+    expected = {
+        "user": "jump",
+        "hostname": "127.255.255.254",
+        "port": "2222",
+        "identityfile": f"{tmp_path}/a 100%%key",
+        "identitiesonly": "yes",
+        "stricthostkeychecking": "accept-new",
+        "userknownhostsfile": f"{tmp_path}/50%/known_hosts/local/127.255.255.254",
+    }
+    assert expected == {name: effective[name] for name in expected}
+    assert ["-W", "[%h]:%p"] == words[-2:]
+
+
+def test_a_bastion_that_does_not_answer(settings: Settings) -> None:
+    """Where the bastion can't be reached, a port and a page behind it are not either, and ssh says why."""
+    there = replace(MACHINE, bastion=BASTION)
+
+    with pytest.raises(OSError, match="refused"):
+        shells.knock(settings, there, 8080)
+    with shells.connected(settings, there, 8080) as connection:
+        assert b"" == connection.recv(1)
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,16 @@ def test_secrets_within() -> None:
         assert inputs.of_value(value) == inputs._of_variable(name, value, b"1")
 
 
+def test_variables_of_an_account() -> None:
+    """Variables of accounts.yml are inputs by their names here; an image tells one digest of all variables."""
+    before = inputs.of_variables({"web_url": "https://a", "web_token": "1"}, "accounts.yml", b"key")
+    now = inputs.of_variables({"web_url": "https://b", "web_token": "1"}, "accounts.yml", b"key")
+
+    assert ["changed: accounts.yml: web_url"] == inputs.changes(before, now)
+    [told] = inputs.outside(now).values()
+    assert told.removeprefix("sha256:") not in " ".join(now.values())
+
+
 def test_the_key_stays(tmp_path: Path) -> None:
     """A checkout's key is made once, its owner's alone."""
     key = inputs.own_key(tmp_path)

@@ -1,6 +1,6 @@
 """Serve the local EC2 without a Docker engine: a stand-in for its bodies tells when Docker is asked under the lock.
 
-A test runs this file as ``python stand_in_server.py FOLDER``. A machine's user-data says what the machine does:
+The tests run this file as ``python stand_in_server.py FOLDER``. A machine's user-data says what the machine does:
 ``no sshd`` and ``no end`` (of cloud-init) let it come up never, ``powers off`` and ``reboots`` are done by itself; of a
 ``stubborn`` one, and of its snapshots, Docker refuses at first each move to stop or remove it.
 """
