@@ -314,7 +314,7 @@ def test_an_account_that_enforces_imdsv2(bakery: Bakery) -> None:
     if packers.get(bakery.settings.state).plugins:
         assert 0 == code, told
         return
-    assert (2, {}, []) == (code, bakery.left(), list(set(runs.known(bakery.settings)) - set(bakery.runs_before)))
+    assert (2, {}, []) == (code, bakery.left(), list(set(runs.known(bakery.settings)) - set(bakery.runs_before))), told
     assert "error: account local launches no machine without IMDSv2 (httpTokensEnforced), which Packer 1.6.6" in told
 
 
