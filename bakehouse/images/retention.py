@@ -162,13 +162,14 @@ def _used(found: Survey) -> Iterator[tuple[str, str]]:
         for image_id in channel.predecessors[:_BACK]:
             yield image_id, f"channel {channel.name} can go back to it"
     of_image = {snapshot: image.id for image in found.images for snapshot in image.snapshots}
-    for one, users in found.references.users.items():
-        yield one, usage.in_words(users)
+    used = [(one, usage.in_words(users)) for one, users in sorted(found.references.users.items())]
+    yield from used
+    for one, why in used:
         if one in of_image:
-            yield of_image[one], f"its snapshot: {usage.in_words(users)}"
-    for one, whom in found.shares.items():
+            yield of_image[one], f"its snapshot: {why}"
+    for one, whom in sorted(found.shares.items()):
         if whom:
-            yield one, f"shared with {', '.join(whom)}"
+            yield one, f"shared with {', '.join(sorted(whom))}"
     for image in sorted(found.images, key=lambda image: image.id):
         yield image.base, f"{image.id} was baked upon it"
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import NOW, channel, image
 
@@ -199,6 +199,7 @@ def distinct(found: list[Image]) -> bool:
     return len({one.created for one in found}) == len(found)
 
 
+@settings(max_examples=300)  # an image and its snapshot must both be in use
 @given(ACCOUNTS, TERMS, st.randoms())
 def test_the_order_does_not_matter(found: Survey, wanted: Terms, chance: Any) -> None:
     """In whatever order AWS tells of things, the plan is the same."""
