@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bakehouse import packers, releases
+from bakehouse import packers, releases, tools
 
 PACKER = "#!/bin/sh\necho Packer v{}\n"
 PLUGIN = "#!/bin/sh\n"
@@ -46,7 +46,8 @@ class SigningKey:
 
     def __init__(self, home: Path) -> None:
         home.mkdir(mode=0o700)
-        self._gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback"]
+        gpg = str(tools.ensure("gpg"))
+        self._gpg = [gpg, "--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback"]
         self("--passphrase", "", "--quick-generate-key", "Releases of the tests", "ed25519", "sign", "never")
         told = self("--with-colons", "--list-keys").decode()
         [self.fingerprint] = [line.split(":")[9] for line in told.splitlines() if line.startswith("fpr:")]
