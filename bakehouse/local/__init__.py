@@ -380,7 +380,7 @@ def _find(settings: Settings) -> Endpoint | None:
         return None
     if health["checkout"] != checkout(settings):
         return None
-    return Endpoint(health["pid"], health.get("code", ""), endpoint, found, health["told"], health["docker"])
+    return Endpoint(health["pid"], health.get("code", ""), endpoint, found, health.get("told", ()), health["docker"])
 
 
 def last_told(folder: Path) -> dict[str, int]:

@@ -126,6 +126,22 @@ def test_a_server_that_stays_silent_is_ended(
     assert [] == servers(own)
 
 
+def test_the_server_of_an_older_kit_is_found(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has nothing to tell of its state in our words is a server all the same, and can be ended."""
+    first = local.up(own)
+    ask = local.ask
+
+    def older(*given: Any, **more: Any) -> dict[str, Any]:
+        return {name: value for name, value in ask(*given, **more).items() if name != "told"}
+
+    monkeypatch.setattr(local, "ask", older)
+
+    found = local._find(own)
+
+    assert found is not None
+    assert (first.pid, ()) == (found.pid, found.told)
+
+
 def test_an_engine_that_maps_users_is_refused(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """With userns-remap no machine boots, as was tried: it is said in one line, before anything is started."""
     monkeypatch.setattr(NoBodies, "options", ["name=seccomp,profile=default", "name=userns"])
