@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -348,6 +349,20 @@ def _dockerd() -> str:
 def parsed(version: str) -> Version:
     """Return a version's numbers."""
     return tuple(int(part) for part in version.split("."))
+
+
+def mitogen() -> dict[str, str]:
+    """Return the variables that make Ansible run tasks with Mitogen; empty where Mitogen is missing."""
+    found = importlib.util.find_spec("ansible_mitogen")
+    if not (found and found.origin):
+        return {}
+    strategies = Path(found.origin).with_name("plugins") / "strategy"
+    return {
+        "ANSIBLE_STRATEGY": "mitogen_linear",
+        "ANSIBLE_STRATEGY_PLUGINS": str(strategies),
+        # It keeps its temporary folder open from its first task on, and sysprep takes ~/.ansible away before its last.
+        "ANSIBLE_REMOTE_TEMP": "/tmp",
+    }
 
 
 def dotted(version: Version) -> str:

@@ -49,6 +49,12 @@ variable "privileged" {
   default     = false
 }
 
+variable "mitogen" {
+  type        = bool
+  description = "Whether Ansible runs with Mitogen, which runs tasks several times as fast. Packer doesn't use it."
+  default     = false
+}
+
 # The bases: packer/bases.auto.pkrvars.hcl
 
 variable "bases" {

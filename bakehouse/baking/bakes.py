@@ -148,7 +148,7 @@ def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool
     try:
         places = _make_key_and_group(account, order, run)
         with lending.environ(account, *system.ANSIBLE) as lent:
-            environ = environment({**lent, **order.packer.environ}, run, debug)
+            environ = environment({**lent, **order.packer.environ, **order.faster}, run, debug)
             for place in places:
                 argv = command(settings, account, order, run, place, on_error="abort" if keep else "cleanup")
                 code = _drive(account, argv, environ, run, settings.root, _own(order, run))

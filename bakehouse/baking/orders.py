@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bakehouse import __version__, console, images, packers, recipes, system
+from bakehouse import __version__, console, images, packers, recipes, system, tools
 from bakehouse.accounts import TAG, Account, encryption, rights
 from bakehouse.errors import AccountError, InputError
 from bakehouse.images import Image
@@ -23,7 +23,7 @@ _PACKAGES = {
 }
 """For each family of bases: the first bytes of a package file, what such a file is called, and an example of a name."""
 
-_PLAIN = ("playbook", "instance_type", "volume_size", "privileged")  # of a recipe, inputs as they are
+_PLAIN = ("playbook", "instance_type", "volume_size", "privileged", "mitogen")  # of a recipe, inputs as they are
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Order:
         encryption: how the image's volume is encrypted, in EC2's words; empty when it isn't.
         types: the instance types of the bake's machine, in the order in which they are tried.
         own: the variables of the roles that accounts.yml names.
+        faster: the variables of Ansible with which it runs tasks faster; empty unless the recipe asks for Mitogen.
     """
 
     recipe: Recipe
@@ -51,6 +52,7 @@ class Order:
     encryption: Mapping[str, Any] = field(default_factory=dict)
     types: tuple[str, ...] = ()
     own: Mapping[str, str] = field(default_factory=dict)
+    faster: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, str]:
@@ -69,7 +71,8 @@ class Order:
     @property
     def tools(self) -> dict[str, str]:
         """Return the versions of the programs that bake."""
-        return {"packer": ".".join(map(str, self.packer.version)), "ansible": version("ansible-core")}
+        told = {"packer": ".".join(map(str, self.packer.version)), "ansible": version("ansible-core")}
+        return {**told, "mitogen": version("mitogen")} if self.faster else told
 
     def provenance(self, run: str, commit: str) -> dict[str, str]:
         """Return the tags that mark an image as finished and say where it comes from."""
@@ -154,7 +157,10 @@ def place(
     wanted = {package: url for package, url in _repositories(recipe, base, own).items() if package not in files}
     found = {package: account.stand_in(package, base.family, url) for package, url in wanted.items()}
     stand_ins = {name: one for name, one in found.items() if one}
-    order = Order(recipe, base, start, stand_ins, files, packer, disk, types, own)
+    faster = tools.mitogen() if recipe.mitogen else {}
+    if recipe.mitogen and not faster:
+        console.say(f"recipe {recipe.name} asks for Mitogen, which .venv lacks: Ansible bakes without it, more slowly")
+    order = Order(recipe, base, start, stand_ins, files, packer, disk, types, own, faster)
     for notice in order.notices:
         console.say(notice)
     return order

@@ -33,6 +33,7 @@ class Recipe:
         packages: for each package, the URL of its repository by the name of a base or family.
         architecture: the architecture in EC2's word; empty for the account's own.
         privileged: whether its machines need rights that make their root the host's root, on the local EC2.
+        mitogen: whether Ansible bakes it with Mitogen, which runs tasks several times as fast.
     """
 
     recipe: str
@@ -44,6 +45,7 @@ class Recipe:
     packages: Mapping[str, Mapping[str, str]]
     architecture: str = ""
     privileged: bool = False
+    mitogen: bool = False
 
     @property
     def name(self) -> str:

@@ -5,4 +5,5 @@ instance_type = "t3.micro"
 volume_size   = 8 # GiB
 playbook      = "playbooks/nginx.yml"
 boot_budget   = 60 # seconds within which a machine must serve
+mitogen       = true
 packages      = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -207,6 +208,25 @@ def test_place(account: Account, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "privileged" not in told
     orders.place(account, replace(RECIPE, privileged=True), base, {}, PACKER)
     assert f"recipe {RECIPE.name} is privileged: on the local EC2 its machines' root is root" in capsys.readouterr().err
+
+
+@pytest.mark.local
+def test_mitogen(account: Account, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recipe that asks for Mitogen is baked with it, and its image says so; where it's missing that is said."""
+    base = Base("any", "debian", "amzn-*", "amazon", "admin", "/dev/xvda")
+    asking = replace(RECIPE, packages={}, mitogen=True)
+
+    faster = orders.place(account, asking, base, {}, PACKER)
+    plain = orders.place(account, replace(asking, mitogen=False), base, {}, PACKER)
+    assert "Mitogen" not in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    without = orders.place(account, asking, base, {}, PACKER)
+
+    assert (Path(faster.faster["ANSIBLE_STRATEGY_PLUGINS"]) / "mitogen_linear.py").is_file()
+    assert version("mitogen") == faster.provenance("r-1", "abc")["bakehouse:mitogen"]
+    assert [{}, {}] == [plain.faster, without.faster]
+    assert "bakehouse:mitogen" not in {**plain.provenance("r-1", "abc"), **without.provenance("r-1", "abc")}
+    assert f"recipe {RECIPE.name} asks for Mitogen, which .venv lacks: Ansible bakes" in capsys.readouterr().err
 
 
 @pytest.mark.local

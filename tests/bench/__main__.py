@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import yaml
 
@@ -112,12 +114,14 @@ class Clock:
             spent[stage] += ended - begun
         return spent
 
-    def follow(self, command: Sequence[str], told: str = "", env: Mapping[str, str] | None = None) -> list[str]:
+    def follow(
+        self, command: Sequence[str], told: str = "", env: Mapping[str, str] | None = None, folder: Path = ROOT
+    ) -> list[str]:
         """Run a program, note the stages that it speaks of, and return its lines; raises BakeError when it fails."""
         lines = []
         pipe = subprocess.PIPE
         with subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=env
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=env, cwd=folder
         ) as process:
             assert process.stdin and process.stdout
             try:
@@ -217,17 +221,37 @@ def packer(bench: Bench, clock: Clock, stack: ExitStack) -> str:
 
 def kit(bench: Bench, clock: Clock, stack: ExitStack) -> str:
     """Bake as a person does, and return the image's ID."""
+    return _baked(bench, clock, stack, [str(ROOT / "inv")], ROOT)
+
+
+def slower(bench: Bench, clock: Clock, stack: ExitStack) -> str:
+    """Bake as a person does whose recipe doesn't ask for Mitogen, and return the image's ID."""
+    checkout = Path(stack.enter_context(TemporaryDirectory())) / "checkout"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".git", ".venv", ".bakehouse", ".*_cache"))
+    recipe = recipes.path(checkout, bench.order.recipe.name)
+    recipe.write_text(re.sub(r"(?m)^mitogen += true$", "", recipe.read_text()))
+    return _baked(bench, clock, stack, [sys.executable, "-m", "invoke"], checkout)
+
+
+def _baked(bench: Bench, clock: Clock, stack: ExitStack, kit: list[str], checkout: Path) -> str:
+    """Bake with the kit in a checkout, and return the image's ID; the stack takes the image away."""
     clock.begin("rest")
-    lines = clock.follow(
-        [str(ROOT / "inv"), "bake", "--force", "--account", "local", "--recipe", bench.order.recipe.name]
-    )
-    image = images.get(bench.account, next(line for line in lines if line.startswith("ami-")), bench.order.recipe.name)
+    name = bench.order.recipe.name
+    environ = {**os.environ, "BAKEHOUSE_STATE": str(bench.settings.state)}
+    line = [*kit, "bake", "--force", "--account", "local", "--recipe", name]
+    lines = clock.follow(line, env=environ, folder=checkout)
+    image = images.get(bench.account, next(line for line in lines if line.startswith("ami-")), name)
     stack.callback(lambda: retirements.retire(bench.account, retirements.retirement(bench.account, image)))
     return image.id
 
 
-WAYS = {"A floor": floor, "B packer": packer, "C kit": kit}
-RATIOS = {"C/A": ("C kit", "A floor"), "B/A": ("B packer", "A floor"), "C/B": ("C kit", "B packer")}
+WAYS = {"A floor": floor, "B packer": packer, "C kit": kit, "D no Mitogen": slower}
+RATIOS = {
+    "C/A": ("C kit", "A floor"),
+    "B/A": ("B packer", "A floor"),
+    "C/B": ("C kit", "B packer"),
+    "D/C": ("D no Mitogen", "C kit"),
+}
 
 
 def measure(bench: Bench, rounds: int) -> list[dict[str, Outcome]]:

@@ -106,7 +106,14 @@ def test_bake(baked: subprocess.CompletedProcess[str], kit: LocalEc2, ec2: Any) 
     assert found["ImdsSupport"] == "v2.0"
     assert tags["bakehouse:recipe"] == "jenkins"
     assert tags["bakehouse:base"] == found["SourceImageId"]
-    assert {"bakehouse:run", "bakehouse:commit", "bakehouse:kit", "bakehouse:packer", "bakehouse:ansible"} <= set(tags)
+    assert {
+        "bakehouse:run",
+        "bakehouse:commit",
+        "bakehouse:kit",
+        "bakehouse:packer",
+        "bakehouse:ansible",
+        "bakehouse:mitogen",
+    } <= set(tags)
     assert tags["bakehouse:run"] in found["Name"]
     on = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
     assert ec2.describe_instances(Filters=on)["Reservations"] == []
