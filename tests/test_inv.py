@@ -29,15 +29,15 @@ PYTHON = """\
 case "$*" in
     --version) echo Python 3.12.1 ;;
     "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-    "-m pip install "*--require-hashes*)
-        sleep "${INSTALL_TAKES:-0}" ;;
+    "-m pip download "*--require-hashes*)
+        sleep "${DOWNLOAD_TAKES:-0}" && mkdir "${0%/bin/python}/wheels" ;;
     */tasks.py*) echo "$PWD" "$@" ;;
 esac
 """
 
 MAKING = "making .venv from requirements.lock (once, about half a minute; longer on a slow host) ..."
 
-PROGRAMS = "sh cat chmod cmp cp dirname env flock grep id ln mkdir mv readlink rm sed sleep tail touch tr true"
+PROGRAMS = "sh awk cat chmod cmp cp dirname env flock grep id ln mkdir mv readlink rm sed sleep tail touch tr true"
 
 
 class Checkout:
@@ -155,7 +155,7 @@ def test_a_stale_or_half_made_venv_is_made_anew(checkout: Checkout, change: Call
 def test_killed_in_the_middle(checkout: Checkout) -> None:
     """What a killed first run leaves is no obstacle to the next."""
     command = [str(checkout.folder / "inv")]
-    with subprocess.Popen(command, env=checkout.environ(INSTALL_TAKES="60"), start_new_session=True) as first:
+    with subprocess.Popen(command, env=checkout.environ(DOWNLOAD_TAKES="60"), start_new_session=True) as first:
         deadline = time.monotonic() + 100
         while not (checkout.venv / "pip.log").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -168,7 +168,7 @@ def test_killed_in_the_middle(checkout: Checkout) -> None:
 def test_two_first_runs_at_once(checkout: Checkout) -> None:
     """The second waits for the first, and both run their task."""
     with ThreadPoolExecutor() as pool:
-        both = list(pool.map(lambda _: checkout.run(INSTALL_TAKES="1"), range(2)))
+        both = list(pool.map(lambda _: checkout.run(DOWNLOAD_TAKES="1"), range(2)))
 
     assert [checkout.called()] * 2 == [one.stdout for one in both]
     assert 1 == "".join(one.stderr for one in both).count("making .venv")
@@ -314,7 +314,7 @@ def test_a_venv_of_another_user_is_used_or_left(checkout: Checkout) -> None:
 
 def test_progress_is_told(checkout: Checkout) -> None:
     """On a terminal a line says how far pip is, while it runs; a second ./inv says for what it waits."""
-    environ = checkout.environ(INSTALL_TAKES="4", TERM="xterm")
+    environ = checkout.environ(DOWNLOAD_TAKES="4", TERM="xterm")
     ours, theirs = pty.openpty()
     with subprocess.Popen([checkout.folder / "inv"], env=environ, stdout=subprocess.DEVNULL, stderr=theirs) as first:
         os.close(theirs)
