@@ -146,9 +146,7 @@ sha256sum manager.jar
 """
 
 # What a refused role may not have left; the pinned key alone may be there.
-LEFT = (
-    "ls -d /etc/apt/sources.list.d/jenkins.sources /etc/systemd/system/jenkins* /usr/bin/jenkins /etc/jenkins || true"
-)
+LEFT = "cd /etc; ls -d apt/sources.list.d/jenkins.sources systemd/system/jenkins* /usr/bin/jenkins jenkins 2>&- || true"
 
 WRONG_TYPES: dict[str, Any] = {
     "jenkins_port": "http",
@@ -512,7 +510,7 @@ def grown(ground: Ground, in_service: dict[str, Told]) -> dict[str, Told]:
     tasks = [
         chapter("missing"),
         survived(role("jenkins", jenkins_plugins=["git", "nosuch:1"])),
-        chapter("wrong", "systemctl stop build"),
+        chapter("wrong", "systemctl stop build stray*"),
         survived(role("jenkins", jenkins_arguments=["--nosuch"])),
         chapter("there", 'timeout 99 sh -c "until systemctl is-failed -q jenkins; do sleep .2; done"'),
         role("jenkins", **later),
