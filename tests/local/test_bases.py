@@ -126,7 +126,8 @@ def test_the_debian_base_holds_nothing_of_its_making(engine: Any, debian_base: s
     """No identity, no lists, no logs; Debian's own sources; what its AMI shows is on its label."""
     look = (
         "cat /etc/machine-id; ls /etc/ssh | grep host_key; ls /var/lib/apt/lists | grep -v -e lock -e partial;"
-        "find /var/log /tmp /var/tmp -type f; ls /prepare* /etc/apt/sources.list 2>/dev/null; echo --;"
+        "stat -c %y /var/lib/apt/lists | grep -v ^1970; find /var/log /tmp /var/tmp -type f;"
+        "ls /prepare* /etc/apt/sources.list 2>/dev/null; echo --;"
         "cat /etc/apt/sources.list.d/debian.sources"
     )
 

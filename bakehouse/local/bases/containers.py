@@ -53,6 +53,7 @@ apt-get -q update
 apt-get -q -y --no-install-recommends install {" ".join(APT_PACKAGES)}
 apt-get -q clean
 rm -rf /var/lib/apt/lists/* /etc/apt/apt.conf.d/docker-* /usr/sbin/policy-rc.d
+touch --date=@0 /var/lib/apt/lists
 """
 
 # From 24.3 on cloud-init's units are others.

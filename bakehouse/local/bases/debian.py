@@ -48,12 +48,18 @@ exit $code
 """Run a command to its very end; told to end, tell its whole process group: mmdebstrap heeds it in a child only."""
 
 
+# By Ansible's count a folder of lists is as fresh as it is young: an emptied one must look old.
+_CLEAN = 'cd "$1"; chroot . apt-get clean; rm -rf var/lib/apt/lists/*; touch --date=@0 var/lib/apt/lists'
+
+
 def bootstrap(suite: str, docker: DockerClient, user: str, labels: Mapping[str, str], say: Say) -> str:
     """Make a base of a Debian release, named by its suite, of the mirrors that this machine uses itself."""
     mirrors = _mirrors(system.run("apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)", "Origin: Debian")[1])
     command = [
         *(str(tools.ensure("mmdebstrap")), "--variant=minbase", f"--include={','.join(APT_PACKAGES)}"),
         f'--customize-hook=chroot "$1" sh -euc {shlex.quote(prepare())} prepare {user}',
+        f"--customize-hook={_CLEAN}",
+        "--skip=cleanup/apt",
         *(suite, "-"),
     ]
     if mirrors:
