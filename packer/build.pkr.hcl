@@ -2,9 +2,11 @@ build {
   sources = ["source.amazon-ebs.machine"]
 
   provisioner "ansible" {
+    command             = var.ansible_playbook
     playbook_file       = "${var.root}/playbooks/bake.yml"
     inventory_directory = "${var.run_folder}/inventory" # Packer writes a file here, beside a link to group_vars
     groups              = [var.recipe]
+    host_alias          = "${var.recipe}-image" # inventory_hostname in the bake; bakehouse/recipes/inputs.py knows it
     user                = local.user
     use_proxy           = false # the proxy is five to ten times slower
     skip_version_check  = true

@@ -94,6 +94,12 @@ variable "root" {
   default     = "."
 }
 
+variable "ansible_playbook" {
+  type        = string
+  description = "The program that runs Ansible: bakehouse/baking/reads.py, which notes what it reads."
+  default     = "ansible-playbook"
+}
+
 variable "scratch" {
   type        = string
   description = "The run's folder for temporary files, with a name short enough for the sockets of SSH's shared connection."

@@ -15,13 +15,13 @@ from pathlib import Path
 from bakehouse import __version__, console, documents, images, recipes, runs, system
 from bakehouse.accounts import TAG, Account, access, filters, lending, networks, tag_list
 from bakehouse.accounts.networks import Place
-from bakehouse.baking import orders, plans
+from bakehouse.baking import orders, plans, reads
 from bakehouse.baking.orders import Order
 from bakehouse.baking.plans import Plan
 from bakehouse.errors import BakeError, BakehouseError
 from bakehouse.images import Image, channels
 from bakehouse.packers import Packer
-from bakehouse.recipes import inputs
+from bakehouse.recipes import inputs, roles
 from bakehouse.records import contents, provenances, store
 from bakehouse.runs import Interrupted, Run, leftovers, programs
 from bakehouse.runs.transcripts import Began, Ended, Event, Failed, Named, Skipped, event, failure, plain
@@ -77,6 +77,7 @@ def command(settings: Settings, account: Account, order: Order, run: Run, place:
         "fixed_tags": json.dumps(dict(account.site.tags)),
         "run": run.id,
         "run_folder": str(run.alias),
+        "ansible_playbook": str(run.alias / run.ansible_playbook.name),
         "scratch": str(run.scratch),
         "root": str(settings.root),
         "region": account.region,
@@ -169,7 +170,12 @@ def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool
 
 
 def _prepare(settings: Settings, plan: Plan, run: Run) -> None:
-    """Write the files that Ansible reads: the variables of the roles, and the begun provenance of the image."""
+    """Write the files that Ansible reads: the variables of the roles, and the begun provenance of the image.
+
+    Write also the program that runs Ansible.
+    """
+    run.ansible_playbook.touch(mode=0o700)
+    run.ansible_playbook.write_text(reads.program(run.reads))
     order = plan.order
     told = provenances.statement(
         run.id,
@@ -189,10 +195,10 @@ def _prepare(settings: Settings, plan: Plan, run: Run) -> None:
     }
     variables = {**order.variables, **{f"bakehouse_{key}": value for key, value in ours.items()}}
     run.variables.write_text(json.dumps(variables))
-    # Packer's own inventory names the host, "default", and not the connection.
+    # Packer's own inventory names the host, but not the connection.
     way = shlex.join(access.through(settings, plan.account.site.bastion))
     connection = {"ansible_connection": "ssh", "ansible_ssh_common_args": way}
-    run.connection.write_text(json.dumps({"all": {"hosts": {"default": connection}}}))
+    run.connection.write_text(json.dumps({"all": {"hosts": {inputs.host(order.recipe.name): connection}}}))
 
 
 def _own(order: Order, run: Run) -> dict[str, str]:
@@ -264,7 +270,7 @@ def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
     images.require_imdsv2(plan.account, image_id)
     told = {name: (run.record / name).read_text() for name in (store.SBOM, store.PROVENANCE)}
     offered = plans.fetched(plan.inputs, contents.of_sbom(told[store.SBOM]).repositories)
-    whole = plans.whole(plan.inputs, offered)
+    whole = plans.whole({**plan.inputs, **_read(settings, plan, run)}, offered)
     store.keep(settings, image_id, {**told, store.INPUTS: json.dumps(whole, indent=1)})
     sources = images.repository_tags(offered, len(plan.account.site.tags))
     if offered and not sources:
@@ -277,6 +283,21 @@ def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
         f"{TAG}provenance": documents.digest(told[store.PROVENANCE].encode()),
     }
     return images.tag(plan.account, image_id, {**plan.order.provenance(run.id, plan.commit), **more})
+
+
+def _read(settings: Settings, plan: Plan, run: Run) -> dict[str, str]:
+    """Return as inputs what Ansible has read, and nobody knew before, and what it has looked up elsewhere."""
+    files, lookups = reads.of(run.reads)
+    root, galaxy = settings.root.resolve(), roles.installed(settings.root).resolve()
+    ours = [root / "bakehouse", root / ".venv", run.scratch.resolve(), run.folder.resolve(), settings.state.resolve()]
+    theirs = [
+        file
+        for file in files
+        if file.resolve().is_relative_to(galaxy) or not any(file.resolve().is_relative_to(one) for one in ours)
+    ]
+    recipe, key = plan.order.recipe, inputs.own_key(settings.state)
+    more = inputs.beyond(root, recipe.name, recipe.playbook, plan.used, theirs, key)
+    return {**more, **{f"{inputs.LOOKUP}{name}": "looked up by the bake" for name in lookups}}
 
 
 def _error(code: int, run: Run) -> BakeError:

@@ -34,6 +34,7 @@ class Plan:
         order: what would be baked.
         commit: the checkout's git commit, as ``orders.commit_of`` returns it.
         inputs: the inputs that are known before the bake, by name.
+        used: the folders of the roles and of the collections that it would use, by name, as far as they are known.
         image: the existing image that was baked from the same inputs; None when a bake is due.
         reasons: why a bake is due or not, a line each.
     """
@@ -42,6 +43,7 @@ class Plan:
     order: Order
     commit: str
     inputs: Mapping[str, str]
+    used: tuple[Mapping[str, Path], Mapping[str, Path]]
     image: Image | None
     reasons: tuple[str, ...]
 
@@ -70,14 +72,22 @@ def draw(
     tools.ensure("ssh")
     account = connect(settings, base=ground.name)
     order = orders.place(account, recipe, ground, files, packer, instance_type)
-    now = orders.inputs_of(settings, order, *roles.folders(settings.root, recipe))
+    used = roles.folders(settings.root, recipe)
+    now = orders.inputs_of(settings, order, *used)
     found = images.find(account, recipe.name)
     offered = states({index for image in found for index in image.repositories})
-    image, reasons = decide(found, now, offered, lambda one: store.inputs(settings, one.id))
+    key = inputs.own_key(settings.state)
+    image, reasons = decide(
+        found,
+        now,
+        offered,
+        lambda one: store.inputs(settings, one.id),
+        lambda before: inputs.again(settings.root, before, key),
+    )
     commit, remark = orders.commit_of(settings.root)
     if remark:
         console.say(remark)
-    return Plan(account, order, commit, now, image, tuple(reasons))
+    return Plan(account, order, commit, now, used, image, tuple(reasons))
 
 
 def tell(plan: Plan, *, force: bool = False) -> None:
@@ -93,23 +103,31 @@ def decide(
     now: Mapping[str, str],
     offered: Mapping[str, str],
     recorded: Callable[[Image], Mapping[str, str] | None],
+    again: Callable[[Mapping[str, str]], Mapping[str, str]],
 ) -> tuple[Image | None, list[str]]:
     """Return the image that makes a bake of the inputs ``now`` unnecessary, or None, and the reasons, a line each.
 
     ``found`` are the recipe's images, newest first. ``offered`` is what the repositories of these images offer now, as
-    ``states`` returns it. ``recorded`` returns the recorded inputs of an image, or None when there is no record here.
+    ``states`` returns it. ``recorded`` returns the recorded inputs of an image, or None when there is no record here;
+    ``again`` returns, as they are now, those of them that only a bake can tell.
     """
-    now_for = {image.id: whole(now, {index: offered[index] for index in image.repositories}) for image in found}
-    same = [image for image in found if image.tags.get(f"{TAG}inputs") == inputs.digest(now_for[image.id])]
-    spare = next((image for image in same if not _unfit(image)), None)
-    if spare:
-        proven = ", and it is proven" if spare.verdict == "pass" else ""
-        return spare, [f"image {spare.id} ({spare.name}) was baked from the same inputs{proven}"]
+
+    def now_for(image: Image) -> dict[str, str]:
+        known = {**now, **again(recorded(image) or {})}
+        return whole(known, {index: offered[index] for index in image.repositories})
+
+    same = []
+    for image in found:
+        if image.tags.get(f"{TAG}inputs") == inputs.digest(now_for(image)):
+            if not _unfit(image):
+                proven = ", and it is proven" if image.verdict == "pass" else ""
+                return image, [f"image {image.id} ({image.name}) was baked from the same inputs{proven}"]
+            same.append(image)
     if same:
         return None, [f"image {image.id} was baked from the same inputs, but {_unfit(image)}" for image in same]
     for image in found:
         if (before := recorded(image)) is not None:
-            return None, [f"{line}, since image {image.id}" for line in inputs.changes(before, now_for[image.id])]
+            return None, [f"{line}, since image {image.id}" for line in inputs.changes(before, now_for(image))]
     if found:
         return None, [f"the inputs of the recipe's images are not recorded here (images: {len(found)})"]
     return None, ["there is no image of this recipe yet"]

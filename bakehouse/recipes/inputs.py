@@ -17,8 +17,10 @@ from bakehouse import documents
 _OF_THE_KIT = (
     "ansible.cfg",
     "requirements.lock",
+    "bakehouse/baking/lockouts.py",
     "bakehouse/records/inspector.py",
     "playbooks/bake.yml",
+    "playbooks/tasks/lockouts.yml",
     "playbooks/tasks/record.yml",
 )
 _OURS = "bakehouse_"  # our own variables begin with this; they name files with secrets, and hold none
@@ -27,6 +29,11 @@ _BASES = "packer/bases.auto.pkrvars.hcl"
 # The folders in which Ansible looks beside a playbook, without those of roles and of the inventory's variables.
 _BESIDE = ("tasks", "handlers", "files", "templates", "vars", "library", "module_utils", "*_plugins")
 
+
+_READ = "read "  # the names of inputs that only a bake itself has told begin with this
+
+LOOKUP = "lookup "
+"""The names of inputs that nobody can look up again begin with this."""
 
 HERE = "here "
 """The digest of a variable begins with this. It stays in the checkout: whoever has it could guess a short value."""
@@ -56,7 +63,14 @@ def of_checkout(
     time is in the result, so that two checkouts with the same content have the same inputs. Only variables that are
     secret by their names differ: their digests depend on the ``key``.
     """
-    root = root.resolve()
+    found: dict[str, str] = {}
+    for file, (name, holds_variables) in _files(root.resolve(), recipe, playbook, roles).items():
+        found |= _variables(file, name, key) if holds_variables else {name: of_file(file)}
+    return found | {f"collection {name}": _of_collection(folder) for name, folder in collections.items()}
+
+
+def _files(root: Path, recipe: str, playbook: str, roles: Mapping[str, Path]) -> dict[Path, tuple[str, bool]]:
+    """Return the files that a bake reads, each with its name among the inputs, and whether its variables count."""
     beside = (root / playbook).parent
     files = [
         *(root / name for name in _OF_THE_KIT),
@@ -64,22 +78,82 @@ def of_checkout(
         *(root / "packer" / "plugins").glob("*.hcl"),
         *_beside(root / playbook),
     ]
-    found = _digests((file for file in files if file.is_file() and not _holds_variables(file)), root)
-    for file in files:
-        if _holds_variables(file):
-            found |= _variables(file, Path(os.path.relpath(file, root)).as_posix(), key)
+    found = {file: (_relative(root, file), _holds_variables(file)) for file in files if file.is_file()}
     for name, folder in roles.items():
         inside = folder.is_relative_to(root)
         prefix = f"{folder.relative_to(root).as_posix()}/" if inside else f"role {name}: "
         for file in _of_role(folder):
-            called = f"{prefix}{file.relative_to(folder).as_posix()}"
             variables = file.relative_to(folder).parts[0] in ("defaults", "vars") and _holds_variables(file)
-            found |= _variables(file, called, key) if variables else {called: of_file(file)}
-    found |= {f"collection {name}": _of_collection(folder) for name, folder in collections.items()}
-    for place in dict.fromkeys((root / "inventory", beside)):
-        for file in _group_vars(place / "group_vars", ("all", recipe)):
-            found |= _variables(file, file.relative_to(root).as_posix(), key)
+            found[file] = (f"{prefix}{file.relative_to(folder).as_posix()}", variables)
+    for place in dict.fromkeys((root / "inventory", root / "playbooks", beside)):
+        for kind, names in (("group_vars", ("all", recipe)), ("host_vars", (host(recipe),))):
+            found |= {file: (_relative(root, file), True) for file in variable_files(place / kind, names)}
     return found
+
+
+def host(recipe: str) -> str:
+    """Return the name of a recipe's machine in its bake: Ansible's ``inventory_hostname``."""
+    return f"{recipe}-image"
+
+
+def beyond(
+    root: Path,
+    recipe: str,
+    playbook: str,
+    used: tuple[Mapping[str, Path], Mapping[str, Path]],
+    read: Iterable[Path],
+    key: bytes,
+) -> dict[str, str]:
+    """Return as inputs what a bake has read besides what ``of_checkout`` knows.
+
+    ``used`` are its roles and collections, ``read`` the files that Ansible has read. Of a role or a collection that
+    nobody knew of, all files count. The digests depend on the ``key``: a file from anywhere may hold a secret.
+    """
+    root = root.resolve()
+    known = {file.resolve() for file in _files(root, recipe, playbook, used[0])}
+    folders = [folder.resolve() for folder in used[1].values()]
+    more: dict[str, str] = {}
+    for file in (path.resolve() for path in read):
+        if file not in known and not any(file.is_relative_to(folder) for folder in folders):
+            more |= _again(root, f"{_READ}{_relative(root, _whole(file))}", key)
+    return more
+
+
+def again(root: Path, before: Mapping[str, str], key: bytes) -> dict[str, str]:
+    """Return as they are now those inputs of a bake that only the bake itself has told: see ``beyond``."""
+    told: dict[str, str] = {}
+    for name in before:
+        if name.startswith(_READ):
+            told |= _again(root.resolve(), name, key)
+        elif name.startswith(LOOKUP):
+            told[name] = "can't be seen from here"
+    return told
+
+
+def _again(root: Path, name: str, key: bytes) -> dict[str, str]:
+    path = root / name.removeprefix(_READ)
+    if path.is_dir():
+        content = digest(_digests(_walk(path), path)).encode()
+    elif path.is_file():
+        content = path.read_bytes()
+    else:
+        return {}
+    return {name: f"{HERE}{documents.SHA256}{hmac.new(key, content, 'sha256').hexdigest()}"}
+
+
+def _whole(file: Path) -> Path:
+    """Return the folder of the role or collection that a file belongs to; a file that belongs to none as it is."""
+    parts = file.parts
+    for at in range(len(parts) - 2, 0, -1):
+        if parts[at] == "ansible_collections" and at + 3 < len(parts):
+            return Path(*parts[: at + 3])
+        if parts[at] == "roles" and at + 2 < len(parts):
+            return Path(*parts[: at + 2])
+    return file
+
+
+def _relative(root: Path, file: Path) -> str:
+    return Path(os.path.relpath(file, root)).as_posix()
 
 
 def outside(inputs: Mapping[str, str]) -> dict[str, str]:
@@ -131,7 +205,7 @@ def _shown(value: str) -> str:
 
 def _digests(files: Iterable[Path], folder: Path, prefix: str = "") -> dict[str, str]:
     """Return the digests of files by their paths from a folder."""
-    return {f"{prefix}{Path(os.path.relpath(file, folder)).as_posix()}": of_file(file) for file in files}
+    return {f"{prefix}{_relative(folder, file)}": of_file(file) for file in files}
 
 
 def _beside(playbook: Path) -> Iterator[Path]:
@@ -193,8 +267,8 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(files) if Path(place, name).is_file())
 
 
-def _group_vars(folder: Path, groups: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the files from which Ansible reads the variables of groups."""
+def variable_files(folder: Path, groups: Iterable[str]) -> Iterator[Path]:
+    """Yield the files of a folder from which Ansible reads the variables of groups or hosts."""
     for group in groups:
         yield from (file for end in ("", ".yml", ".yaml", ".json") if (file := folder / f"{group}{end}").is_file())
         yield from _walk(folder / group)

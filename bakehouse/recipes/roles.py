@@ -17,7 +17,7 @@ from typing import Any
 
 from bakehouse import console, documents, system
 from bakehouse.errors import InputError, NotFoundError
-from bakehouse.recipes import Recipe
+from bakehouse.recipes import Recipe, inputs
 
 FILE = "requirements.yml"
 """The file that lists the roles and collections to install, in ansible-galaxy's form."""
@@ -61,6 +61,11 @@ def get(root: Path, roles: Collection[str], collections: Collection[str] = (), p
             if not _is_fresh(root):
                 _install(root, listed)
     return [name for name in roles if not find(root, name, playbook)]
+
+
+def installed(root: Path) -> Path:
+    """Return the folder into which roles and collections of others are installed."""
+    return root / _FOLDER
 
 
 def used(root: Path, recipe: Recipe, *, thoroughly: bool) -> tuple[list[str], list[str]]:
@@ -152,9 +157,8 @@ def _paths(root: Path, key: str) -> list[Path]:
 
 
 def _hooks(root: Path, recipe: Recipe) -> Iterator[str]:
-    for group in ("all", recipe.name):
-        file = root / f"inventory/group_vars/{group}.yml"
-        read = _tree(file) if file.is_file() else None
+    for file in inputs.variable_files(root / "inventory/group_vars", ("all", recipe.name)):
+        read = _tree(file)
         if isinstance(read, dict):
             yield from (name for hook in _HOOKS for name in read.get(hook) or () if _is_plain(name))
 

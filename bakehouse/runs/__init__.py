@@ -69,6 +69,16 @@ class Run:
         return self.folder / "connection.json"
 
     @property
+    def ansible_playbook(self) -> Path:
+        """Return the path of the program that runs Ansible."""
+        return self.folder / "ansible-playbook"
+
+    @property
+    def reads(self) -> Path:
+        """Return the path of the notes of what Ansible has read."""
+        return self.folder / "reads"
+
+    @property
     def record(self) -> Path:
         """Return the folder of the image's records: they are kept in the checkout and put into the image."""
         return self.folder / "record"

@@ -22,6 +22,7 @@ from bakehouse.settings import ROOT, Settings
 NOW = {"base image": "ami-1", "roles/web/tasks/main.yml": "sha256:1"}
 OFFERED = {**NOW, "packages http://deb": "sha256:1"}
 AGAIN = {**NOW, "packages http://same": "sha256:1"}
+LOOKED_UP = {**NOW, "lookup pipe": "looked up by the bake"}
 BEFORE = {**NOW, "roles/web/tasks/main.yml": "sha256:0"}
 
 
@@ -75,6 +76,13 @@ DECISIONS: dict[str, tuple[list[Image], Mapping[str, Any], Mapping[str, str], st
         "",
         ["changed: roles/web/tasks/main.yml, since image ami-a"],
     ),
+    "what nobody can look up again": (
+        [image("ami-a", LOOKED_UP)],
+        {"ami-a": LOOKED_UP},
+        NOW,
+        "",
+        ["changed: lookup pipe, looked up by the bake before, can't be seen from here now, since image ami-a"],
+    ),
     "no record": (
         [image("ami-b", BEFORE), image("ami-a", BEFORE)],
         {},
@@ -105,7 +113,11 @@ def test_decide(
 ) -> None:
     """An image that is fit and was baked from the same inputs spares a bake; else each reason for one is a line."""
     decided, told = plans.decide(
-        found, now, {"http://deb": UNREACHABLE, "http://same": "sha256:1"}, lambda one: known.get(one.id)
+        found,
+        now,
+        {"http://deb": UNREACHABLE, "http://same": "sha256:1"},
+        lambda one: known.get(one.id),
+        lambda before: inputs.again(ROOT, before, b"key"),
     )
 
     assert (spare, reasons) == (decided.id if decided else "", told)

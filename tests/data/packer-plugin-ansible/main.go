@@ -26,6 +26,8 @@ import (
 var number string // of the version that the double stands for; set when it is built
 
 type settings struct {
+	Command            string   `json:"command"`
+	HostAlias          string   `json:"host_alias"`
 	PlaybookFile       string   `json:"playbook_file"`
 	InventoryDirectory string   `json:"inventory_directory"`
 	Groups             []string `json:"groups"`
@@ -41,6 +43,8 @@ type provisioner struct{ told settings }
 func (*provisioner) ConfigSpec() hcldec.ObjectSpec {
 	spec := hcldec.ObjectSpec{}
 	for name, kind := range map[string]cty.Type{
+		"command":             cty.String,
+		"host_alias":          cty.String,
 		"playbook_file":       cty.String,
 		"inventory_directory": cty.String,
 		"groups":              cty.List(cty.String),
@@ -88,7 +92,7 @@ func (p *provisioner) Provision(
 	arguments = append(arguments, p.told.ExtraArguments...)
 	key := fmt.Sprintf("ansible_ssh_private_key_file=%v", data["SSHPrivateKeyFile"])
 	arguments = append(arguments, "-e", key, "-i", inventory, p.told.PlaybookFile)
-	command := exec.Command("ansible-playbook", arguments...)
+	command := exec.Command(p.told.Command, arguments...)
 	command.Env = append(os.Environ(), p.told.AnsibleEnvVars...)
 	ui.Say("a double of the Ansible provisioner")
 	ui.Say("Executing Ansible: " + strings.Join(command.Args, " "))
@@ -104,7 +108,7 @@ func (p *provisioner) inventory(data map[string]interface{}) (string, error) {
 		return "", err
 	}
 	host := fmt.Sprintf(
-		"default ansible_host=%v ansible_user=%s ansible_port=%v\n", data["Host"], p.told.User, data["Port"])
+		"%s ansible_host=%v ansible_user=%s ansible_port=%v\n", p.told.HostAlias, data["Host"], p.told.User, data["Port"])
 	text := host
 	for _, group := range p.told.Groups {
 		text += fmt.Sprintf("[%s]\n%s", group, host)
