@@ -1,8 +1,10 @@
 """Serve the local EC2 without a Docker engine: a stand-in for its bodies tells when Docker is asked under the lock.
 
 The tests run this file as ``python stand_in_server.py FOLDER``. A machine's user-data says what the machine does:
-``no sshd`` and ``no end`` (of cloud-init) let it come up never, ``powers off`` and ``reboots`` are done by itself; of a
-``stubborn`` one, and of its snapshots, Docker refuses at first each move to stop or remove it.
+``no sshd`` and ``no end`` (of cloud-init) let it come up never, ``powers off`` and ``reboots`` are done by itself, and
+one that ``dies`` does so as it boots. Of a ``stubborn`` one, and of its snapshots, Docker refuses at first each move to
+stop or remove it. One that is ``made late`` is made, though Docker says that it isn't. Docker switches one on ``once``
+only.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 CHECKOUT = "0123456789ab"
 BREACHES = "breaches"
 
-_ASKS_NOTHING = ("checkout", "labels", "unfenced")
+_ASKS_NOTHING = ("checkout", "labels", "unfenced", "ended")
 
 
 class Bodies:
@@ -36,6 +38,7 @@ class Bodies:
         self._does: dict[str, str] = {}
         self._snapshots: set[str] = set()
         self._stubborn: set[str] = set()
+        self._late: set[str] = set()
         self._refused: set[tuple[str, str]] = set()
         self._died: SimpleQueue[tuple[str, bool]] = SimpleQueue()
         self._notes: dict[str, dict[str, Any]] = {}
@@ -75,14 +78,26 @@ class Bodies:
 
     def birth(self, birth: Any) -> None:
         """Make a machine."""
+        log.info("%s is born", birth.instance_id)
         self._does[birth.instance_id] = birth.user_data.decode()
         if self._does[birth.instance_id] == "stubborn":
             self._stubborn.add(birth.instance_id)
-        self.start(birth.instance_id)
+        if self._does[birth.instance_id] == "made late":
+            self._late.add(birth.instance_id)
+            raise self._error(f"Docker does not answer about {birth.instance_id}")
+        self._pids[birth.instance_id] = next(self._numbers)
 
     def start(self, instance_id: str) -> None:
         """Switch a machine on."""
+        if self._does[instance_id] == "once":
+            raise self._error(f"Docker is not in the mood to start {instance_id}")
         self._pids[instance_id] = next(self._numbers)
+
+    @staticmethod
+    def _error(why: str) -> Exception:
+        from bakehouse.local.bodies import BodyError
+
+        return BodyError(why)
 
     def stop(self, instance_id: str) -> None:
         """Switch a machine off."""
@@ -93,13 +108,15 @@ class Bodies:
         """Remove a machine."""
         self._refuse("remove", instance_id)
         self._pids.pop(instance_id, None)
+        log.info("%s is removed", instance_id)
+        if instance_id in self._late:
+            self._late.remove(instance_id)
+            self._pids[instance_id] = next(self._numbers)
 
     def _refuse(self, move: str, name: str) -> None:
-        from bakehouse.local.bodies import BodyError
-
         if name in self._stubborn and (move, name) not in self._refused:
             self._refused.add((move, name))
-            raise BodyError(f"Docker is not in the mood to {move} {name}")
+            raise self._error(f"Docker is not in the mood to {move} {name}")
 
     def commit(self, instance_id: str, snapshot_id: str, _: Mapping[str, Any]) -> None:
         """Make a snapshot of a machine."""
@@ -145,6 +162,10 @@ class Bodies:
         """Return a machine's process ID."""
         return self._pids.get(instance_id, 0)
 
+    def reboots(self, _: str) -> bool:
+        """Return that no machine is off for a reboot that isn't told yet."""
+        return False
+
     def console(self, instance_id: str) -> bytes:
         """Return what a machine wrote."""
         return f"console of {instance_id}".encode()
@@ -153,11 +174,15 @@ class Bodies:
         """Wait for ever for a machine without an sshd."""
         if self._does[instance_id] == "no sshd":
             threading.Event().wait()
+        if self._does[instance_id] == "dies":
+            self._pids[instance_id] = 0
+            return False
         return True
 
     def wait_for_cloud_init(self, instance_id: str) -> bool:
         """Let a machine do, once, what it does by itself."""
-        does, self._does[instance_id] = self._does[instance_id], ""
+        does = self._does[instance_id]
+        self._does[instance_id] = does if does == "once" else ""
         if does == "no end":
             threading.Event().wait()
         if does in ("powers off", "reboots"):
@@ -176,6 +201,7 @@ class Gate:
 
     def __init__(self, *_: Any) -> None:
         self.unfenced = ""
+        self.ended = threading.Event()
 
     def follow(self, look: Callable[[], Any], _: str) -> dict[str, str]:
         """Look at the table of ports."""

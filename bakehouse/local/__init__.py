@@ -221,7 +221,7 @@ def status(settings: Settings) -> dict[str, Any]:
         how = told.get("how", "not made yet")
         found["bases"].append({"base": name, "image": told.get("image_name", ""), "how": how})
     found["images"] = sum(labels.get(KIND) == "image" for _, labels, _ in images)
-    found["machines"] = {name: "on" if pid else "off" for name, pid in bodies.running().items()}
+    found["machines"] = {name: "on" if pid > 0 else "off" for name, pid in bodies.running().items()}
     return found
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,6 +36,8 @@ _HOUR = 3600  # seconds: so long a role's session lasts where nothing else is sa
 _ALL = 1_000_000
 """More than there ever is, where moto would cut an answer short and not say so."""
 
+_TOKENS = 1000
+"""So many ClientTokens are remembered in a region: boto3 sends one with each launch, and each takes about 1 KB."""
 
 _METADATA_DEFAULTS = {"HttpTokens": ("optional", "required"), "HttpTokensEnforced": ("enabled", "disabled")}
 _NO_PREFERENCE = "no-preference"
@@ -230,6 +234,40 @@ def sessions() -> dict[str, AccessKey]:
         )
         for one in backend.assumed_roles
     }
+
+
+def answered(region: str, action: str, form: Mapping[str, Sequence[str]]) -> bytes | None:
+    """Return what a request with this ClientToken was answered in a region; None when it is the first one.
+
+    Raises EC2's error when the token came with other parameters.
+    """
+    found = _tokens(region).get(form["ClientToken"][0])
+    if found is None:
+        return None
+    asked, answer = found
+    if asked != _digest(action, form):
+        raise EC2ClientError(
+            "IdempotentParameterMismatch",
+            "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).",
+        )
+    return zlib.decompress(answer)
+
+
+def remember(region: str, action: str, form: Mapping[str, Sequence[str]], answer: bytes) -> None:
+    """Note the answer to a request with a ClientToken, for whoever sends it again because he had no answer."""
+    tokens = _tokens(region)
+    tokens[form["ClientToken"][0]] = _digest(action, form), zlib.compress(answer)
+    while len(tokens) > _TOKENS:
+        del tokens[next(iter(tokens))]  # the oldest
+
+
+def _tokens(region: str) -> dict[str, tuple[str, bytes]]:
+    found: dict[str, tuple[str, bytes]] = vars(ec2_backends[DEFAULT_ACCOUNT_ID][region]).setdefault("tokens", {})
+    return found
+
+
+def _digest(action: str, form: Mapping[str, Sequence[str]]) -> str:
+    return hashlib.sha256(repr([action, sorted((key, [*values]) for key, values in form.items())]).encode()).hexdigest()
 
 
 def tags_in(region: str) -> Callable[[str, str], dict[str, str]]:

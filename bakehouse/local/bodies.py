@@ -28,6 +28,8 @@ from bakehouse.local.labels import BASE, CHECKOUT, IMAGE, INSTANCE, KIND, MACHIN
 BOOT_SECONDS = 180
 """After this a machine without an sshd, or whose cloud-init isn't done, counts as impaired."""
 
+UNBORN = -1
+
 _STOP_SECONDS = 30
 _CONSOLE_BYTES = 65536  # as much as EC2 keeps
 _SEED = "var/lib/cloud/seed/nocloud"
@@ -287,11 +289,15 @@ class Bodies:
             return [(image.id, image.labels, image.tags) for image in found]
 
     def running(self) -> dict[str, int]:
-        """Return each machine's instance ID with its init's process ID on the host, 0 when it's off."""
+        """Return each machine's instance ID with its init's process ID on the host.
+
+        That is 0 when the machine is off, and ``UNBORN`` when it never was on.
+        """
         with docker_errors("machines"):
             filters = {"label": [f"{CHECKOUT}={self.checkout}", f"{KIND}=machine"]}
             rows = self.docker.containers.list(all=True, filters=filters, ignore_removed=True)
-            return {row.labels[INSTANCE]: row.attrs["State"]["Pid"] for row in rows}
+            states = {row.labels[INSTANCE]: row.attrs["State"] for row in rows}
+            return {one: UNBORN if state["Status"] == "created" else state["Pid"] for one, state in states.items()}
 
     def machines(self) -> dict[str, dict[str, Any]]:
         """Return what each machine's instance was at its launch, and its private ``address``, by the instance ID."""
@@ -338,6 +344,15 @@ class Bodies:
             except docker.errors.NotFound:
                 return 0
             return pid
+
+    def reboots(self, instance_id: str) -> bool:
+        """Tell whether a machine is off because it has asked for a reboot."""
+        with docker_errors(f"machine {instance_id}"):
+            try:
+                state = self._container(instance_id).attrs["State"]
+            except docker.errors.NotFound:
+                return False
+            return not state["Pid"] and state["ExitCode"] == _REBOOTED
 
     def console(self, instance_id: str) -> bytes:
         """Return the last 64 KiB that the machine wrote to its console."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import binascii
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +23,7 @@ from moto.ssm.models import ssm_backends
 
 from bakehouse.local import answers
 from bakehouse.local.answers import Answers
+from bakehouse.local.bodies import BodyError
 from bakehouse.local.lifecycle import Lifecycle, now_terminated
 from bakehouse.local.ports import rules_of, taken
 from bakehouse.local.things import Ami, Instance
@@ -86,18 +89,43 @@ class Backend(EC2Backend):
             kwargs["block_device_mappings"] = _root_first(image, kwargs.get("block_device_mappings") or [])
         if not (security_group_names or kwargs.get("security_group_ids") or kwargs.get("nics") or template):
             kwargs["security_group_ids"] = [self._default_group(subnet_id).id]
-        made: Any = super().run_instances(image_id, count, user_data, security_group_names, **kwargs)
-        for instance in made.instances:
+        before = set(self.reservations)
+        try:
+            made: Any = super().run_instances(image_id, count, user_data, security_group_names, **kwargs)
+            self._bear(made.instances, image, subnet_id, asked.get("AssociatePublicIpAddress"))
+        except BaseException:
+            self._undo(set(self.reservations) - before)  # what is refused leaves nothing
+            raise
+        return made
+
+    def _bear(self, instances: list[Any], image: Ami, subnet_id: str | None, asked: bool | str | None) -> None:
+        """Have the machines of new instances born, of all or of none."""
+        born = []
+        for instance in instances:
             instance.become("pending")
             instance.security_groups = instance.security_groups or [*instance.nics[0].group_set]
-            instance.is_public = self._is_public(subnet_id, asked.get("AssociatePublicIpAddress"))
+            instance.is_public = self._is_public(subnet_id, asked)
             for nic in instance.nics.values():
                 nic.delete_on_termination = True
             if any(self._lacks_key(block.volume_id) for _, block in instance.get_block_device_mapping):
                 now_terminated(instance, _WITHOUT_KEY)  # as EC2 does, after it has taken the request
             else:
-                self.lifecycle.bear(instance, image, self.key_pairs.get(instance.key_name or ""))
-        return made
+                born.append(instance)
+        try:
+            self.lifecycle.bear(image, born, self.key_pairs.get(instances[0].key_name or ""))
+        except BodyError as error:
+            raise EC2ClientError("InsufficientFreeAddressesInSubnet", str(error)) from error
+        except binascii.Error as error:
+            raise EC2ClientError("InvalidUserData.Malformed", "Invalid BASE64 encoding of user data.") from error
+
+    def _undo(self, reservations: Iterable[str]) -> None:
+        for one in reservations:
+            for instance in self.reservations[one].instances:
+                for nic in instance.nics.values():
+                    nic.delete_on_termination = True
+                instance.terminate()
+                self.tags.pop(instance.id, None)
+            del self.reservations[one]
 
     def _lacks_key(self, volume_id: str) -> bool:
         """Tell whether a volume's key isn't there, or is switched off."""
@@ -306,8 +334,13 @@ class Backend(EC2Backend):
     def _turn(self, instance: Any, state: str, move: Any, skip: tuple[str, ...]) -> tuple[Any, InstanceState]:
         before = InstanceState(instance.state, instance.state_code)
         if before.name not in skip:
+            why = instance.state_reason
             instance.become(state, _BY_USER if state != "pending" else None)
-            move(instance)
+            try:
+                move(instance)
+            except BodyError as error:  # it has no address
+                instance.become(before.name, why)
+                raise EC2ClientError("InsufficientFreeAddressesInSubnet", str(error)) from error
         return instance, before
 
 

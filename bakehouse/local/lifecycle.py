@@ -12,15 +12,17 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.instances import StateReason
 from moto.ec2.models.key_pairs import KeyPair
 
+from bakehouse.errors import printable
 from bakehouse.local.bodies import PRIVILEGED, Birth, Bodies, BodyError
 from bakehouse.local.coalescing import Coalesced
 from bakehouse.local.ports import GateDriver, GateError, public_block, rules
@@ -38,6 +40,10 @@ _TURNS_AT_ONCE = 512
 _PATIENCE_SECONDS = 20  # less than any client waits for an answer
 
 _NOT_ASKED = "Docker was not asked before the lock was taken"
+
+
+class UnopenedError(BodyError):
+    """Say that a port of a machine can't be opened."""
 
 
 class _Asked(threading.local):
@@ -63,12 +69,14 @@ class Lifecycle:
         refused: set when a move was refused; who looks again what is to be done clears it.
         unopened: "address:port" -> why that port, which a rule opens, could not be opened.
         restarting: the IDs of the machines that are off for a moment because they are being restarted.
+        gate_ended: set when the gate has ended by itself; who has it made anew clears it.
     """
 
     def __init__(self, bodies: Bodies, gate: GateDriver, state: State) -> None:
         self.bodies = bodies
         self.lock = state.lock
         self.unopened: Mapping[str, str] = {}
+        self.gate_ended = gate.ended
         self._gate = gate
         self._state = state
         self._pool = ThreadPoolExecutor(_TURNS_AT_ONCE, thread_name_prefix="life")
@@ -165,12 +173,20 @@ class Lifecycle:
 
     # -- moves, called by the API while it holds the lock --------------------------------------------------------------
 
-    def bear(self, instance: Instance, image: Ami, key: KeyPair | None) -> None:
-        """Give a new instance its addresses, and have its machine made and switched on."""
+    def bear(self, image: Ami, instances: Sequence[Instance], key: KeyPair | None) -> None:
+        """Give new instances their addresses, and have their machines made and switched on.
+
+        Raises BodyError, before any machine is made, when there is no address for each.
+        """
+        births = [self._birth(instance, image, key) for instance in instances]
+        for instance, birth in zip(instances, births, strict=True):
+            self.later(instance, partial(self._be_born, instance, birth), only=("pending",))
+
+    def _birth(self, instance: Instance, image: Ami, key: KeyPair | None) -> Birth:
         nic = instance.nics[0]
         nic.private_ip_addresses[0]["PrivateIpAddress"] = nic.private_ip_address = self._private_address()
         self.give_public_address(instance)
-        birth = Birth(
+        return Birth(
             instance_id=instance.id,
             snapshot_id=image.ebs_snapshot.id,
             address=instance.address,
@@ -187,25 +203,36 @@ class Lifecycle:
             },
             privileged=any(tag["key"] == PRIVILEGED for tag in instance.get_tags()),
         )
-        self.later(instance, lambda: self.boot(instance, lambda: self.bodies.birth(birth)), only="pending")
 
     def start(self, instance: Instance) -> None:
         """Switch a machine on, at a new public address if it has one."""
         instance.health = "initializing"
         self.give_public_address(instance)
-        self.later(instance, lambda: self.boot(instance, lambda: self.bodies.start(instance.id)), only="pending")
+        self.switch_on(instance, only=("pending",))
+
+    def switch_on(self, instance: Instance, only: Sequence[str]) -> None:
+        """Have a machine that is off switched on, if it is in one of these states by then."""
+        self.later(instance, lambda: self._boot(instance, lambda: self.bodies.start(instance.id)), only)
+
+    def come_up(self, instance: Instance) -> None:
+        """Have a machine that is on followed until it is up."""
+        self.later(instance, lambda: self._boot(instance, lambda: None))
 
     def stop(self, instance: Instance) -> None:
         """Shut a machine down."""
-        self.later(instance, lambda: self._halt(instance), only="stopping")
+        self.later(instance, lambda: self._halt(instance), only=("stopping",))
 
     def reboot(self, instance: Instance) -> None:
         """Restart a machine, which keeps its addresses."""
-        self.later(instance, lambda: self._restart(instance), only="running")
+        self.later(instance, lambda: self._restart(instance), only=("running",))
 
     def terminate(self, instance: Instance) -> None:
         """Remove a machine."""
-        self.later(instance, lambda: self._end(instance), only="shutting-down")
+        self.later(instance, lambda: self._end(instance), only=("shutting-down",))
+
+    def clear(self, instance: Instance) -> None:
+        """Remove what is there of a machine that has ended."""
+        self.later(instance, lambda: self._remove(instance))
 
     def snapshot(self, instance: Instance, image: Ami, reboot: bool) -> None:
         """Copy a machine's disk and make the image available; ``reboot`` restarts the machine around the copy."""
@@ -238,11 +265,11 @@ class Lifecycle:
                     return
             time.sleep(0.05)
 
-    def later(self, thing: Instance | Ami, move: Callable[[], None], only: str = "") -> None:
-        """Make a move after the earlier ones of a machine or image; not if it has left state ``only`` by then."""
+    def later(self, thing: Instance | Ami, move: Callable[[], None], only: Sequence[str] = ()) -> None:
+        """Make a move after the earlier ones of a machine or image; not if it has left the states ``only`` by then."""
 
         def turn() -> None:
-            if only in ("", thing.state):
+            if not only or thing.state in only:
                 move()
 
         with self.lock:
@@ -271,15 +298,44 @@ class Lifecycle:
         except Exception:
             log.exception("a move failed")
 
-    def boot(self, instance: Instance, switch_on: Callable[[], None]) -> None:
-        """Switch a machine on and wait until it is up; terminate one that can't be."""
+    def _be_born(self, instance: Instance, birth: Birth) -> None:
+        """Make a machine and wait until it is up; terminate one that can't be."""
         try:
             with self._working:
-                switch_on()
+                self.bodies.birth(birth)
             self._come_up(instance)
         except (BodyError, GateError) as error:
             log.warning("%s: %s", instance.id, error)
-            self._end(instance, StateReason(f"Server.InternalError: {error}", "Server.InternalError"))
+            self.refused.set()  # Docker may make it all the same, only later
+            self._end(instance, _failure(str(error)))
+
+    def _boot(self, instance: Instance, switch_on: Callable[[], None]) -> None:
+        """Switch a machine on and wait until it is up; one that can't be is stopped, and keeps its disk."""
+        self._switch_on(instance, switch_on)
+        self._be_up(instance)
+
+    def _switch_on(self, instance: Instance, switch_on: Callable[[], None]) -> None:
+        try:
+            with self._working:
+                switch_on()
+        except BodyError as error:
+            self._give_up(instance, error)
+            raise
+
+    def _be_up(self, instance: Instance) -> None:
+        try:
+            self._come_up(instance)
+        except UnopenedError as error:
+            with self._working:
+                self.bodies.stop(instance.id)
+            self._give_up(instance, error)
+
+    def _give_up(self, instance: Instance, error: BodyError) -> None:
+        """Note that a machine is off because it could not be switched on."""
+        with self.changing():
+            if instance.state in ("pending", "running"):
+                self.now_stopped(instance, _failure(str(error)))
+        self.open_ports()
 
     def _come_up(self, instance: Instance) -> None:
         """Wait for sshd, open the ports and say running; look by the way whether cloud-init gets done."""
@@ -290,19 +346,27 @@ class Lifecycle:
             self.open_ports()
         has_sshd = self.bodies.wait_for_sshd(instance.id, instance.address, lambda: instance.state in on)
         pid = self.bodies.pid(instance.id)
+        if not pid and not self.bodies.reboots(instance.id):
+            self.went_off(instance, _failure(f"the machine went off while it booted{self._last_words(instance.id)}"))
         with self.lock:
-            if instance.state not in on:
+            if not pid or instance.state not in on:
                 return
-            instance.pid, instance.reachable = pid, bool(pid)
+            instance.pid, instance.reachable = pid, True
         self.open_ports()
         self._refuse_unopened(instance)
         with self.changing():
             if instance.state == "pending":
                 instance.become("running")
-                instance.reachable = bool(instance.pid)
+                instance.reachable = True
             instance.health = "initializing" if has_sshd else "impaired"
         if has_sshd:
             self._watch_cloud_init(instance, instance.pid)
+
+    def _last_words(self, instance_id: str) -> str:
+        """Return the last line of a machine's console, with a colon before it; empty when it wrote none."""
+        lines = printable(self.bodies.console(instance_id).decode(errors="replace")).split("\n")
+        said = [line.strip() for line in lines if line.strip()]
+        return f": {said[-1][:200]}" if said else ""
 
     def _watch_cloud_init(self, instance: Instance, pid: int) -> None:
         """Look when cloud-init is done, in a thread that takes nobody's turn and doesn't delay the server's end."""
@@ -333,7 +397,7 @@ class Lifecycle:
     def _refuse_unopened(self, instance: Instance) -> None:
         for opening, why in self.unopened.items():
             if opening.startswith(f"{instance.public_ip}:"):
-                raise BodyError(f"{opening} can't be opened: {why}; something on this host listens there")
+                raise UnopenedError(f"{opening} can't be opened: {why}; something on this host listens there")
 
     def _halt(self, instance: Instance) -> None:
         self.open_ports()
@@ -353,21 +417,35 @@ class Lifecycle:
             with self._working:
                 self.bodies.stop(instance.id)
             while_off()
-            with self._working:
-                self.bodies.start(instance.id)
+            self._switch_on(instance, lambda: self.bodies.start(instance.id))
         finally:
             self.restarting.discard(instance.id)
-        self._come_up(instance)
+        self._be_up(instance)
+
+    def went_off(self, instance: Instance, reason: StateReason) -> None:
+        """Note that a machine has gone off by itself, and have it terminated where its launch says so."""
+        with self.changing():
+            if instance.state not in ("pending", "running"):
+                return
+            if instance.instance_initiated_shutdown_behavior == "terminate":
+                instance.become("shutting-down", reason)
+                self.terminate(instance)
+            else:
+                self.now_stopped(instance, reason)
+        self.open_ports()
 
     def _end(self, instance: Instance, reason: StateReason | None = None) -> None:
         if reason:
             with self.changing():
                 instance.become("shutting-down", reason)
         self.open_ports()
-        with self._working:
-            self.bodies.remove(instance.id)
+        self._remove(instance)
         with self.changing():
             now_terminated(instance, instance.state_reason)
+
+    def _remove(self, instance: Instance) -> None:
+        with self._working:
+            self.bodies.remove(instance.id)
 
     def _forget(self, backend: Any, snapshot_id: str) -> None:
         with self._working:
@@ -429,7 +507,14 @@ class Lifecycle:
             return
         taken = {one.public_ip for one in self.instances() if one.state != "terminated"}
         block = ipaddress.ip_network(public_block(self.bodies.checkout))
-        instance.nics[0].public_ip = next(str(one) for one in list(block.hosts())[1:] if str(one) not in taken)
+        free = [str(one) for one in list(block.hosts())[1:] if str(one) not in taken]
+        if not free:
+            raise BodyError(f"the block {block} has no free public address")
+        instance.nics[0].public_ip = free[0]
+
+
+def _failure(why: str) -> StateReason:
+    return StateReason(f"Server.InternalError: {why}", "Server.InternalError")
 
 
 def record(image: Ami) -> dict[str, Any]:

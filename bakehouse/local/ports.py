@@ -15,7 +15,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from threading import Lock, Timer
+from threading import Event, Lock, Thread, Timer
 from typing import IO, Any
 
 from bakehouse import system
@@ -101,6 +101,7 @@ class GateDriver:
         unfenced: why no machine can have a port that a program has at all addresses of the host; empty when one can.
         answer_seconds: how long a gate may take to answer.
         start_seconds: how long a new gate may take until its first answer, which is how long Docker may take.
+        ended: set when a gate that has answered ends by itself; who makes it anew clears it.
     """
 
     def __init__(self, name: str, block: str, labels: Mapping[str, str]) -> None:
@@ -112,6 +113,8 @@ class GateDriver:
         self._labels = labels
         self._lock = Lock()
         self._process: subprocess.Popen[str] | None = None
+        self._answered: subprocess.Popen[str] | None = None
+        self.ended = Event()
 
     def follow(self, look: Callable[[], Table], image: str) -> Mapping[str, str]:
         """Make the open ports equal to the table that ``look`` returns now; return "address:port" -> why not.
@@ -134,6 +137,7 @@ class GateDriver:
         with self._lock:
             if self._process is None:
                 return
+            self._answered = None
             with contextlib.suppress(OSError):
                 _pipe(self._process.stdin).close()
             try:
@@ -169,7 +173,7 @@ class GateDriver:
     def _ask(self, table: Table, seconds: float) -> dict[str, Any]:
         assert self._process is not None
         # a gate that hangs takes in nothing either, and a pipe is soon full: the end of the process ends both waits
-        late = Timer(seconds, _kill, (self._process,))
+        late = Timer(seconds, self._kill, (self._process,))
         late.daemon = True
         late.start()
         try:
@@ -184,7 +188,20 @@ class GateDriver:
         if not answer:
             raise _NoAnswerError(self._complaint(seconds))
         decoded: dict[str, Any] = json.loads(answer)
+        if self._answered is not self._process:
+            self._answered = self._process
+            Thread(target=self._see_end, args=(self._process,), daemon=True, name="gate").start()
         return decoded
+
+    def _see_end(self, process: subprocess.Popen[str]) -> None:
+        """Tell when a gate has ended which nobody has ended here."""
+        process.wait()
+        if process is self._answered:
+            self.ended.set()
+
+    def _kill(self, process: subprocess.Popen[str]) -> None:
+        self._answered = None  # it doesn't end by itself
+        _kill(process)
 
     def _complaint(self, seconds: float) -> str:
         assert self._process is not None
@@ -197,13 +214,14 @@ class GateDriver:
 
     def _drop(self) -> None:
         """Have done with the gate's process."""
-        if self._process is not None:
-            _kill(self._process)
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-                with contextlib.suppress(OSError):  # what is left of a table can't be written any more
-                    _pipe(pipe).close()
-        self._process = None
+        process, self._process = self._process, None
+        if process is None:
+            return
+        self._kill(process)
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            with contextlib.suppress(OSError):  # what is left of a table can't be written any more
+                _pipe(pipe).close()
 
     def _start(self, image: str) -> None:
         self._drop()

@@ -31,6 +31,7 @@ os.environ.update(
 for _name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2"):
     os.environ.pop(_name, None)
 
+from moto.ec2.exceptions import EC2ClientError  # noqa: E402
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app  # noqa: E402
 from werkzeug.serving import make_server  # noqa: E402
 from werkzeug.test import EnvironBuilder, run_wsgi_app  # noqa: E402
@@ -72,6 +73,8 @@ _LARGEST = 16 * 1024 * 1024  # bytes of a request: EC2 takes less
 
 Environ = dict[str, Any]
 Respond = Callable[..., Any]
+Answer = tuple[str, list[tuple[str, str]], bytes]
+"""Status, headers and body."""
 
 
 class Operations:
@@ -160,35 +163,58 @@ class Server:
             code = "UnauthorizedOperation" if signed.service == "ec2" else "AccessDeniedException"
             return _error(environ, "403 Forbidden", code, denied, respond)
         self._prepare(action, form)
+        try:
+            if _READS.match(action):
+                with self.lifecycle.lock:
+                    status, headers, body = self._ask(environ)
+            else:
+                with self.lifecycle.changing():
+                    status, headers, body = self._ask_once(environ, signed, action, form)
+                self._follow_up(action, form, body)
+        except EC2ClientError as refusal:
+            return _error(environ, "400 Bad Request", refusal.code, refusal.message, respond)
+        except Exception as error:  # moto's own faults arrive here
+            log.exception("%s failed", action)
+            return _internal_error(environ, f"{type(error).__name__}: {error}", respond)
+        if status.startswith("500"):
+            log.error("%s: %s", action, body[-4000:].decode(errors="replace"))
+            return _internal_error(environ, f"{action} is not possible in the local EC2", respond)
+        respond(status, headers)
+        return [body]
+
+    def _ask(self, environ: Environ) -> Answer:
+        """Return moto's answer."""
         told: list[Any] = []
 
         def keep(status: str, headers: list[tuple[str, str]], _: Any = None) -> None:
             told[:] = [status, headers]
 
-        def ask() -> list[bytes]:
-            return list(self._moto(environ, keep))
+        body = b"".join(self._moto(environ, keep))
+        return told[0], told[1], body
 
-        try:
-            if _READS.match(action):
-                with self.lifecycle.lock:
-                    body = ask()
-            else:
-                with self.lifecycle.changing():
-                    body = ask()
-                self._follow()
-                if "Tags" in action or "Image" in action:
-                    self.notes.follow()
-                if action == "CreateImage" and _tags_image(form):
-                    # Packer's plugin 1.8 asks for an image at once, and then only after 15 s.
-                    self.lifecycle.wait_for_image(b"".join(_IMAGE.findall(b"".join(body))).decode())
-        except Exception as error:  # moto's own faults arrive here
-            log.exception("%s failed", action)
-            body = _internal_error(environ, f"{type(error).__name__}: {error}", keep)
-        if told[0].startswith("500"):
-            log.error("%s: %s", action, b"".join(body)[-4000:].decode(errors="replace"))
-            body = _internal_error(environ, f"{action} is not possible in the local EC2", keep)
-        respond(*told)
-        return body
+    def _ask_once(self, environ: Environ, signed: Signed, action: str, form: Mapping[str, list[str]]) -> Answer:
+        """Return moto's answer, or what it was when the same ClientToken came before.
+
+        Raises EC2's error when the token came before with other parameters.
+        """
+        if signed.service != "ec2" or "ClientToken" not in form:
+            return self._ask(environ)
+        before = answers.answered(signed.region, action, form)
+        if before is not None:
+            return "200 OK", [("Content-Type", "text/xml"), ("Content-Length", str(len(before)))], before
+        answer = self._ask(environ)
+        if answer[0].startswith("200"):
+            answers.remember(signed.region, action, form, answer[2])
+        return answer
+
+    def _follow_up(self, action: str, form: Mapping[str, list[str]], body: bytes) -> None:
+        """Let ports and notes follow a change, before it is answered."""
+        self._follow()
+        if "Tags" in action or "Image" in action:
+            self.notes.follow()
+        if action == "CreateImage" and _tags_image(form):
+            # Packer's plugin 1.8 asks for an image at once, and then only after 15 s.
+            self.lifecycle.wait_for_image(b"".join(_IMAGE.findall(body)).decode())
 
     def _denied(self, environ: Environ, signed: Signed, action: str) -> str:
         """Return why the policy that is enforced denies a request of the kit's own tasks; empty when it doesn't."""
@@ -359,6 +385,7 @@ def _serve(folder: Path, checkout: str) -> None:
     watch = Watch(lifecycle, server.notes.follow)
     threading.Thread(target=watch.watch, daemon=True, name="watch").start()
     threading.Thread(target=watch.look_again, daemon=True, name="look").start()
+    threading.Thread(target=watch.mend_gate, daemon=True, name="gate").start()
     threading.Thread(target=_end_with, args=(folder, listener), daemon=True, name="folder").start()
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=listener.shutdown).start())
     documents.replace(

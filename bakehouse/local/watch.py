@@ -10,6 +10,7 @@ from typing import Any
 
 from moto.ec2.models.instances import StateReason
 
+from bakehouse.local.bodies import UNBORN
 from bakehouse.local.lifecycle import Lifecycle, available, failed, now_terminated
 from bakehouse.local.things import Ami, Instance
 
@@ -39,6 +40,14 @@ class Watch:
         while True:
             self.lifecycle.logged(self._follow_bodies)
             time.sleep(2)  # the Docker engine is away: look again until it's back
+
+    def mend_gate(self) -> None:
+        """Have for ever the gate made anew that has ended by itself: until then no machine can be reached."""
+        while True:
+            self.lifecycle.gate_ended.wait()
+            self.lifecycle.gate_ended.clear()
+            log.warning("the gate has ended; it is made anew")
+            self.lifecycle.logged(self.lifecycle.open_ports)
 
     def look_again(self) -> None:
         """Compare for ever what Docker has with the state: each minute, and soon after it has refused a move.
@@ -94,26 +103,30 @@ class Watch:
     def _adopt(self, instance: Instance, pid: int | None, told: bool) -> None:
         expected = told and instance.id not in self._off
         self._off.discard(instance.id)
-        if instance.state == "terminated":
-            return
-        if pid is None:
-            off = instance.state in ("shutting-down", "stopped")
-            now_terminated(instance, instance.state_reason if off else StateReason(*_BY_HOST))
+        if instance.state == "terminated" or pid in (None, UNBORN):
+            self._adopt_ended(instance, pid)
         elif instance.state == "shutting-down":
             self.lifecycle.terminate(instance)
         elif instance.state == "stopping":
             self.lifecycle.stop(instance)
-        elif pid == 0:
+        elif not pid:
             if instance.state != "stopped" and expected:
                 self._off.add(instance.id)
             elif instance.state != "stopped":
                 self.lifecycle.now_stopped(instance, StateReason(*_BY_HOST))
         elif instance.state == "stopped":
-            instance.become("pending")
             self.lifecycle.give_public_address(instance)
-            self.lifecycle.later(instance, lambda: self.lifecycle.boot(instance, lambda: None))
+            instance.become("pending")
+            self.lifecycle.come_up(instance)
         elif instance.pid != pid or (instance.health == "initializing" and not self.lifecycle.looks_at(instance)):
-            self.lifecycle.later(instance, lambda: self.lifecycle.boot(instance, lambda: None))
+            self.lifecycle.come_up(instance)
+
+    def _adopt_ended(self, instance: Instance, pid: int | None) -> None:
+        if instance.state != "terminated":
+            off = instance.state in ("shutting-down", "stopped")
+            now_terminated(instance, instance.state_reason if off else StateReason(*_BY_HOST))
+        elif pid is not None and instance.state_reason.message != _BY_HOST[0]:  # Docker was late to make it
+            self.lifecycle.clear(instance)
 
     def _died(self, instance_id: str, reboots: bool) -> None:
         with self.lifecycle.lock:
@@ -124,19 +137,9 @@ class Watch:
         if reboots:
             with self.lifecycle.changing():
                 instance.health = "initializing"
-            self.lifecycle.later(
-                instance, lambda: self.lifecycle.boot(instance, lambda: self.bodies.start(instance.id)), only="running"
-            )
-        elif instance.state == "pending":
-            return  # it died while it booted: wait_for_sshd sees that, and the machine is impaired
-        elif instance.instance_initiated_shutdown_behavior == "terminate":
-            with self.lifecycle.changing():
-                instance.become("shutting-down", _BY_ITSELF)
-                self.lifecycle.terminate(instance)
-        else:
-            with self.lifecycle.changing():
-                self.lifecycle.now_stopped(instance, _BY_ITSELF)
-            self.lifecycle.open_ports()
+            self.lifecycle.switch_on(instance, only=("pending", "running"))
+        elif instance.state == "running":  # the one that waits for a pending machine sees that it went off
+            self.lifecycle.went_off(instance, _BY_ITSELF)
 
 
 def _settle(image: Ami, there: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ec2_fixtures import LocalEc2, Machines, connects, describe, mark, permission
+from ec2_fixtures import LocalEc2, Machines, connects, describe, docker, mark, permission, wait
 
 from bakehouse.local.ports import GateDriver, GateError
 
@@ -97,15 +96,34 @@ def test_two_gates_that_hang_are_a_fault(drive: Drive) -> None:
     assert "gate 2" == driver.unfenced
 
 
+def test_the_end_of_a_gate_is_told(drive: Drive) -> None:
+    """That a gate which has answered ends by itself is told within a second; its end by us is not."""
+    driver = drive(1, 1, 1)
+    driver.follow(lambda: SMALL, "image")
+    assert not driver.ended.wait(0.1)
+    assert driver._process
+
+    driver._process.kill()
+
+    assert driver.ended.wait(1)
+    driver.ended.clear()
+    driver.follow(lambda: SMALL, "image")
+    assert "gate 1" == driver.unfenced
+    driver.follow(lambda: SMALL, "image")  # it hangs and makes place for the third
+    assert "gate 2" == driver.unfenced
+    assert not driver.ended.wait(0.1)
+
+
 @pytest.mark.docker
 @pytest.mark.timeout(300)
-def test_a_paused_gate(ec2: Any, local_ec2: LocalEc2, machines: Machines) -> None:
-    """While the gate's container stands still a change of the rules takes effect all the same, by a new gate."""
+def test_a_gate_that_is_paused_or_killed(ec2: Any, local_ec2: LocalEc2, machines: Machines) -> None:
+    """A change of the rules takes effect while the gate's container stands still; one that ends is made anew at once."""
+    gate = f"bakehouse-{mark(local_ec2.state)}-gate"
     (one,) = machines.launch()
     address = describe(ec2, one)[0]["PublicIpAddress"]
     assert connects(address, 22)
     other = ec2.create_security_group(GroupName="paused", Description="no rule")["GroupId"]
-    subprocess.run(["docker", "pause", f"bakehouse-{mark(local_ec2.state)}-gate"], check=True, capture_output=True)
+    docker("pause", gate)
 
     begun = time.monotonic()
     ec2.modify_instance_attribute(InstanceId=one, Groups=[other])
@@ -116,5 +134,7 @@ def test_a_paused_gate(ec2: Any, local_ec2: LocalEc2, machines: Machines) -> Non
     assert 15 < took < 60  # else it stood still not at all
     ec2.authorize_security_group_ingress(GroupId=other, IpPermissions=permission(22, "127.0.0.1/32"))
     assert connects(address, 22)
+    docker("kill", gate)
+    wait(lambda: connects(address, 22), seconds=20)  # usually within two
     ec2.modify_instance_attribute(InstanceId=one, Groups=[machines.group])
     ec2.delete_security_group(GroupId=other)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ec2_fixtures import state_of, status_of, wait, wait_for_state
+from ec2_fixtures import code_of, describe, state_of, status_of, wait, wait_for_state
 from stand_in_fixtures import StandIn
 
 from bakehouse import local
 from bakehouse.local.lifecycle import Lifecycle
-from bakehouse.local.signatures import Signed
 from bakehouse.local.watch import Watch
 
 
@@ -43,7 +37,7 @@ class Yielding:
 def lifecycle() -> Lifecycle:
     """Give a lifecycle without bodies and ports, whose state is kept nowhere."""
     state: Any = SimpleNamespace(lock=Yielding(), keep=lambda: None)
-    gate: Any = SimpleNamespace(unfenced="", follow=lambda *_: {})
+    gate: Any = SimpleNamespace(unfenced="", ended=threading.Event(), follow=lambda *_: {})
     bodies: Any = SimpleNamespace(running=dict)
     return Lifecycle(bodies, gate, state)
 
@@ -203,6 +197,64 @@ def test_what_docker_refuses_at_first_is_done_in_the_end(stand_in: StandIn) -> N
     assert {"stop i-", "remove i-", "remove snap-"} == set(re.findall(r"mood to (\w+ \w+-)", stand_in.log()))
 
 
+def test_a_machine_that_dies_at_boot_is_told(lasting: StandIn) -> None:
+    """One that goes off before its sshd answers is stopped and says so, or terminated where its launch said that."""
+    ec2 = lasting.ec2
+    (stops,) = lasting.launch("dies")
+    (ends,) = lasting.launch("dies", InstanceInitiatedShutdownBehavior="terminate")
+
+    wait_for_state(ec2, stops, "stopped")
+    wait_for_state(ec2, ends, "terminated")
+
+    for one in describe(ec2, stops, ends):
+        why = f"Server.InternalError: the machine went off while it booted: console of {one['InstanceId']}"
+        assert why == one["StateReason"]["Message"]
+
+
+def test_a_machine_that_can_not_be_switched_on_keeps_its_disk(lasting: StandIn) -> None:
+    """A start that Docker refuses leaves the machine stopped, and a restart too: nothing runs in name only."""
+    ec2 = lasting.ec2
+    machines = lasting.running("once", 2)
+    ec2.reboot_instances(InstanceIds=machines[:1])
+    ec2.stop_instances(InstanceIds=machines[1:])
+    for one in machines:
+        wait_for_state(ec2, one, "stopped")
+    ec2.start_instances(InstanceIds=machines[1:])
+
+    for one in machines:
+        wait_for_state(ec2, one, "stopped")
+        wait(lambda one=one: "not in the mood to start" in describe(ec2, one)[0]["StateReason"]["Message"])  # type: ignore[misc]
+
+
+def test_what_docker_makes_too_late_goes(lasting: StandIn) -> None:
+    """A machine that Docker made, though it had given no answer, is removed at the next look: its launch had failed."""
+    (one,) = lasting.launch("made late")
+    wait_for_state(lasting.ec2, one, "terminated")
+    assert "Docker does not answer" in describe(lasting.ec2, one)[0]["StateReason"]["Message"]
+
+    wait(lambda: lasting.log().count(f"{one} is removed") == 2, seconds=20)
+
+
+def test_a_launch_that_is_refused_leaves_nothing(lasting: StandIn) -> None:
+    """Where there are addresses for some of the machines alone none is made, and no trace of them is left."""
+    ec2 = lasting.ec2
+    before, born = _everything(ec2), _born(lasting)
+
+    assert "InsufficientFreeAddressesInSubnet" == code_of(lasting.launch, does="", number=250)
+
+    assert before == _everything(ec2)
+    assert born == _born(lasting)
+
+
+def _born(stand_in: StandIn) -> list[str]:
+    return re.findall(r"i-\w+ is born", stand_in.log())
+
+
+def _everything(ec2: Any) -> list[Any]:
+    told = [ec2.describe_instances()["Reservations"], ec2.describe_tags()["Tags"]]
+    return [*told, ec2.describe_volumes()["Volumes"], ec2.describe_network_interfaces()["NetworkInterfaces"]]
+
+
 @pytest.mark.parametrize("lacks", ["no end", "no sshd"])
 def test_machines_that_never_come_up_keep_none_from_being_stopped(stand_in: StandIn, lacks: str) -> None:
     """While 40 machines are waited for, for ever, a 41st is stopped within two seconds."""
@@ -215,55 +267,6 @@ def test_machines_that_never_come_up_keep_none_from_being_stopped(stand_in: Stan
     stand_in.ec2.stop_instances(InstanceIds=[one])
 
     wait(lambda: state_of(stand_in.ec2, one) == "stopped", seconds=2)
-
-
-def test_health_is_told_while_others_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Which operations each access key has asked for is read while new keys ask."""
-    for name in ("MOTO_EC2_LOAD_DEFAULT_AMIS", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-        monkeypatch.setenv(name, "false")  # the module sets them; they are taken back with this
-    from bakehouse.local.server import Server
-
-    stand_in: Any = SimpleNamespace(
-        lock=threading.RLock(),
-        changing=contextlib.nullcontext,
-        prepare=lambda *_: None,
-        open_ports=lambda: None,
-        unopened={},
-        bodies=SimpleNamespace(checkout="", answers=lambda: True),
-    )
-    server = Server(stand_in, tmp_path)
-    server._moto = lambda _, respond: respond("200 OK", []) or [b""]  # type: ignore[assignment]
-    over = threading.Event()
-    server._caller = lambda environ: Signed(environ["key"], "ec2", "us-east-1")  # type: ignore[method-assign]
-
-    def ask() -> None:
-        for number in count():
-            if over.is_set():
-                return
-            asked = {"key": str(number % 5000), "QUERY_STRING": "", "wsgi.input": io.BytesIO()}
-            if number % 5000 == 0:
-                server._operations = type(server._operations)()
-            server(asked, lambda *_: None)
-
-    with _quick_switches(), ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(ask)
-        try:
-            for _ in range(300):
-                server._health({})
-        finally:
-            over.set()
-        asking.result()
-
-
-@contextlib.contextmanager
-def _quick_switches() -> Iterator[None]:
-    """Let threads take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 def test_down_stops_machines_side_by_side(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

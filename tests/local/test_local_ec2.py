@@ -72,15 +72,16 @@ def test_status_is_ok_when_cloud_init_is_done(ec2: Any, machines: Machines) -> N
     assert machines.ssh(one, "ls /var/tmp/done") == "/var/tmp/done"
 
 
-def test_a_machine_that_can_not_boot_is_impaired(ec2: Any, machines: Machines) -> None:
-    """A machine whose init breaks is impaired, and its console tells why."""
+def test_a_machine_that_can_not_boot_is_stopped(ec2: Any, machines: Machines) -> None:
+    """A machine whose init breaks is stopped, and its state's reason and its console tell why."""
     (one,) = machines.launch()
     init = "#!/bin/sh\\necho no init today\\nexit 1\\n"
     machines.ssh(one, f"printf '{init}' | sudo tee /usr/local/sbin/init; sudo chmod 755 /usr/local/sbin/init")
     machines.ssh(one, "sudo ln -sf /usr/local/sbin/init /lib/systemd/systemd")
     image = machines.image(one, "can-not-boot", NoReboot=True)
-    (broken,) = machines.launch(image)
-    assert status_of(ec2, broken) == "impaired"
+    (broken,) = machines.launch(image, until="stopped")
+    why = "Server.InternalError: the machine went off while it booted: no init today"
+    assert describe(ec2, broken)[0]["StateReason"]["Message"] == why
     assert "no init today" in ec2.get_console_output(InstanceId=broken)["Output"]
     ec2.deregister_image(ImageId=image, DeleteAssociatedSnapshots=True)
 
