@@ -32,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--packer", default="", help="bake with the Packer and the plugins in this folder: python -m tests.build_packer"
     )
+    parser.addoption("--rounds", default="10", help="how often what happens at random moments is tried; 10 by default")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,6 +18,7 @@ from bakehouse.accounts.networks import Place
 from bakehouse.baking import orders, plans, reads
 from bakehouse.baking.orders import Order
 from bakehouse.baking.plans import Plan
+from bakehouse.baking.vigils import Vigil
 from bakehouse.errors import BakeError, BakehouseError
 from bakehouse.images import Image, channels
 from bakehouse.packers import Packer
@@ -152,10 +153,9 @@ def _carry_out(settings: Settings, plan: Plan, run: Run, keep: bool, debug: bool
             environ = environment({**lent, **order.packer.environ, **order.faster}, run, debug)
             for place in places:
                 argv = command(settings, account, order, run, place, on_error="abort" if keep else "cleanup")
-                code = _drive(account, argv, environ, run, settings.root, _own(order, run))
-                if code == 0:
+                error = _drive(account, argv, environ, run, settings.root, _own(order, run))
+                if error is None:
                     break
-                error = _error(code, run)
                 if place is places[-1] or not networks.lacks_room(error.text):
                     raise error
                 console.say(f"no room for {place}: {error.text}")
@@ -226,18 +226,25 @@ def _make_key_and_group(account: Account, order: Order, run: Run) -> list[Place]
 
 def _drive(
     account: Account, argv: list[str], env: Mapping[str, str], run: Run, root: Path, tags: Mapping[str, str]
-) -> int:
-    """Run Packer to its end, show its steps, and return its exit code; an interruption ends Packer too.
+) -> BakeError | None:
+    """Run Packer to its end, show its steps, and return its error, if any.
 
+    An interruption ends Packer too, and so does the end of its machine, for which it would wait five minutes.
     ``tags`` are those of what the run makes for itself.
     """
     steps = console.Steps()
     with programs.started(argv, log=run.log, folder=root, environment=env, patience=_CANCEL_SECONDS) as packer:
+        vigil = Vigil(account, packer.end)
         try:
             for line in packer.lines():
                 happened = event(plain(line))
-                if isinstance(happened, Named) and happened.id.startswith("ami-"):
-                    _claim(account, happened.id, tags)
+                match happened:
+                    case Named(name) if name.startswith("ami-"):
+                        _claim(account, name, tags)
+                    case Named(name) if name.startswith("i-"):
+                        vigil.begin(name)
+                    case Began("stop" | "machine cleared away"):
+                        vigil.end()
                 if happened is not None:
                     _show(steps, happened)
         except Interrupted:
@@ -245,8 +252,11 @@ def _drive(
                 console.say("interrupted: Packer cleans up ...")
             raise
         finally:
+            vigil.end()
             steps.end(ok=packer.code == 0)
-    return packer.code or 0
+    if packer.code and vigil.found:
+        return BakeError(vigil.found, f"the whole log: {run.log}")
+    return _error(packer.code, run) if packer.code else None
 
 
 def _claim(account: Account, image_id: str, tags: Mapping[str, str]) -> None:

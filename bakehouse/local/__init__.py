@@ -22,7 +22,7 @@ from urllib.parse import urlencode, urlsplit
 from urllib.request import Request
 
 from bakehouse import console, documents, system, tools
-from bakehouse.errors import InputError, ToolError
+from bakehouse.errors import InputError, ToolError, VerdictError
 from bakehouse.local import signatures
 from bakehouse.local.folders import digest
 from bakehouse.local.labels import BASE, CHECKOUT, IMAGE, KIND
@@ -64,6 +64,7 @@ class Endpoint:
         variables: the AWS_* variables that make a program use it: its endpoint, its region, the checkout's key.
         told: what the server has to say of its state, a line each: what was damaged or lost, and what is used instead.
         docker: whether the Docker engine answers the server.
+        engine: the words that say which Docker engine the server uses.
     """
 
     pid: int
@@ -72,6 +73,7 @@ class Endpoint:
     variables: Mapping[str, str] = field(repr=False)
     told: Sequence[str]
     docker: bool
+    engine: str = ""
 
 
 def up(settings: Settings, base: str = "", known: Mapping[str, Described] | None = None) -> Endpoint:
@@ -87,6 +89,10 @@ def up(settings: Settings, base: str = "", known: Mapping[str, Described] | None
             tools.ensure("docker")
         if server is not None and server.code != f"{digest(Path(__file__).parent)} {_folder(settings).resolve()}":
             console.say("the local EC2 was started by another version of the kit, or in another folder: it starts anew")
+            _end(settings)
+            server = None
+        if server is not None and server.engine != tools.engine_place():
+            console.say(f"the local EC2 uses {server.engine}, and not {tools.engine_place()}: it starts anew")
             _end(settings)
             server = None
         if server is not None and not server.docker:
@@ -118,7 +124,10 @@ def _insist_on_our_users(docker: Any) -> None:
 
 
 def down(settings: Settings) -> None:
-    """Shut the machines down side by side and end the server; everything is kept."""
+    """Shut the machines down side by side and end the server; everything is kept.
+
+    Raises VerdictError, which names them, when machines could not be shut down.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     with _alone_with_bases(settings), _alone(settings):
@@ -127,16 +136,27 @@ def down(settings: Settings) -> None:
         if not (_folder(settings) / LOG).exists():
             return  # nothing was ever started
         if not bodies.answers():
-            raise ToolError(f"{tools.engine_place()} does not answer: the machines are not shut down", "./inv doctor")
+            raise VerdictError(
+                f"{tools.engine_place()} does not answer: the machines are not shut down", "./inv doctor"
+            )
         with ThreadPoolExecutor(_STOPS_AT_ONCE) as pool:  # a machine may take its 30 s
-            list(pool.map(_stop, _containers(bodies)))
+            left = [why for why in pool.map(_stop, _containers(bodies)) if why]
+    if left:
+        raise VerdictError(f"not shut down: {'; '.join(left)}", "./inv local.down again, or docker kill")
 
 
-def _stop(container: Any) -> None:
+def _stop(container: Any) -> str:
+    """Stop a container, and return why it could not be; empty when it is off, or gone, as the gate goes by itself."""
     import docker.errors
+    from requests.exceptions import RequestException
 
-    with suppress(docker.errors.NotFound):  # the gate goes by itself
+    try:
         container.stop(timeout=30)
+    except docker.errors.NotFound:
+        return ""
+    except (docker.errors.DockerException, RequestException) as error:
+        return f"{container.name} ({getattr(error, 'explanation', None) or error})"
+    return ""
 
 
 def enforce(settings: Settings, file: str) -> None:
@@ -341,7 +361,10 @@ def _end_process(pid: int, seconds: float) -> None:
             time.sleep(0.1)
         if _lives(pid):
             os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + _STOP_SECONDS
     while _lives(pid):
+        if time.monotonic() > deadline:  # it waits for a disk or the kernel, and nothing ends it
+            raise ToolError(f"the local EC2 (process {pid}) does not end", "look at the disk; else restart this host")
         time.sleep(0.1)
 
 
@@ -380,7 +403,15 @@ def _find(settings: Settings) -> Endpoint | None:
         return None
     if health["checkout"] != checkout(settings):
         return None
-    return Endpoint(health["pid"], health.get("code", ""), endpoint, found, health.get("told", ()), health["docker"])
+    return Endpoint(
+        health["pid"],
+        health.get("code", ""),
+        endpoint,
+        found,
+        health.get("told", ()),
+        health["docker"],
+        health.get("engine", ""),
+    )
 
 
 def last_told(folder: Path) -> dict[str, int]:

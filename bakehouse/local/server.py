@@ -36,7 +36,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server  # noqa: E402
 from werkzeug.test import EnvironBuilder, run_wsgi_app  # noqa: E402
 
-from bakehouse import documents, system  # noqa: E402
+from bakehouse import documents, system, tools  # noqa: E402
 from bakehouse.errors import ToolError  # noqa: E402
 from bakehouse.local import LOCK, adoption, answers, ec2, last_told, policies, signatures  # noqa: E402
 from bakehouse.local.bodies import Bodies, BodyError  # noqa: E402
@@ -259,6 +259,7 @@ class Server:
             "unopened": dict(self.lifecycle.unopened),
             "told": self.told,
             "docker": self.lifecycle.bodies.answers(),
+            "engine": tools.engine_place(),
             "operations": self._operations.told(),
         }
 

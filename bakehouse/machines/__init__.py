@@ -20,6 +20,9 @@ _ID = re.compile(r"i-([0-9a-f]{8}|[0-9a-f]{17})")
 _ADDRESS = re.compile(r"[0-9.]{1,15}|[0-9a-fA-F:]{2,39}")
 _ALIVE = ("pending", "running", "stopping", "stopped")
 
+HERE = (*_ALIVE, "shutting-down")
+"""The states of a machine that is there, be it that its end has begun."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -85,21 +88,21 @@ def newest(machines: Sequence[Machine]) -> list[Machine]:
     return sorted(machines, key=lambda machine: (machine.launched, machine.id), reverse=True)
 
 
-def find(account: Account, recipe: str) -> list[Machine]:
-    """Return our machines of a recipe that have not been terminated, newest first."""
+def find(account: Account, recipe: str, states: Sequence[str] = _ALIVE) -> list[Machine]:
+    """Return our machines of a recipe that are in one of these states, by default not terminated, newest first."""
     wanted = {
         f"tag:{TAG}recipe": recipe,
         f"tag:{TAG}kind": "machine",
-        "instance-state-name": _ALIVE,
+        "instance-state-name": states,
     }
     return newest(_described(account, Filters=filters(wanted)))
 
 
-def get(account: Account, machine_id: str, recipe: str) -> Machine:
+def get(account: Account, machine_id: str, recipe: str, states: Sequence[str] = _ALIVE) -> Machine:
     """Return the machine of this ID.
 
-    Raises NotFoundError when there is no such machine or it is terminated, and InputError when the ID is malformed, or
-    the machine isn't ours or is of another recipe.
+    Raises NotFoundError when there is no such machine in one of the states, by default not terminated, and InputError
+    when the ID is malformed, or the machine isn't ours or is of another recipe.
     """
     if not _ID.fullmatch(machine_id):
         raise InputError(
@@ -107,7 +110,7 @@ def get(account: Account, machine_id: str, recipe: str) -> Machine:
             "a machine ID looks like i-0a1b2c3d4e5f60718; ./inv machines lists the machines",
         )
     machine = _look(account, machine_id)
-    if machine is None or machine.state not in _ALIVE:
+    if machine is None or machine.state not in states:
         fate = f"is {machine.state}" if machine else f"does not exist on account {account.name}"
         raise NotFoundError(f"machine {machine_id} {fate}", "./inv machines lists the machines")
     if not machine.recipe:
@@ -145,18 +148,25 @@ def one(account: Account, recipe: str, machine_id: str = "") -> Machine:
 
 
 def running(account: Account, ids: Sequence[str]) -> list[Machine]:
-    """Wait until all machines of these IDs run, and return them; raises CloudError when one ends instead."""
+    """Wait until all machines of these IDs run, and return them; raises CloudError when one ends or fails instead."""
 
     def look() -> list[Machine] | None:
         found = [machine for machine in (_look(account, machine_id) for machine_id in ids) if machine]
         for machine in found:
-            if machine.state not in _ALIVE:
+            if machine.state not in _ALIVE or (machine.state == "stopped" and machine.why.startswith("Server.")):
                 raise CloudError(f"machine {machine.id} is {machine.state}: {machine.why or 'EC2 does not say why'}")
         ready = [machine for machine in found if machine.state == "running" and machine.address]
         return ready if len(ready) == len(ids) else None
 
     with console.step(f"{' '.join(ids)} running"):
         return wait(f"{' '.join(ids)} to run", look, seconds=300)
+
+
+def insist_on(account: Account, machines: Sequence[Machine]) -> None:
+    """Raise CloudError when one of these machines, which have run, runs no more."""
+    for machine in _described(account, InstanceIds=[machine.id for machine in machines]):
+        if machine.state != "running":
+            raise CloudError(f"machine {machine.id} is {machine.state}: {machine.why or 'EC2 does not say why'}")
 
 
 def stop(account: Account, machine: Machine) -> None:

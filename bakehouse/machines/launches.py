@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def launch(
     launched = begin(account, settings, image, wanted, service.ports)
     try:
         launched = machines.running(account, [machine.id for machine in launched])
-        settled(settings, service, launched, recipe.boot_budget)
+        settled(settings, service, launched, recipe.boot_budget, partial(machines.insist_on, account, launched))
         verdicts = probes.probe(settings, service, launched)
         for verdict in verdicts:
             _explain(account, settings, service, verdict)
@@ -166,25 +167,32 @@ def end(account: Account, settings: Settings, found: Sequence[Machine]) -> None:
         access.known_hosts(settings, machine.id).unlink(missing_ok=True)
 
 
-def settled(settings: Settings, service: Service, launched: Sequence[Machine], seconds: float) -> dict[str, float]:
+def settled(
+    settings: Settings,
+    service: Service,
+    launched: Sequence[Machine],
+    seconds: float,
+    insist: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
     """Wait until machines have booted and serve, at most ``seconds`` after the first one accepts SSH.
 
     Returns for each machine that serves, by ID, when that was first seen, in seconds of the monotonic clock. A machine
     that is late raises nothing: the probes find it, so that one machine doesn't hide the state of the others.
+    ``insist`` is called at each look, and may raise.
     """
     deadline, booted, seen = 0.0, [], dict[str, float]()
     patience = time.monotonic() + ENTRY_SECONDS  # one deadline for all, because they were launched together
     for machine in launched:
         with suppress(DeadlineError):
-            shells.reachable(settings, machine, max(0, patience - time.monotonic()))
+            shells.reachable(settings, machine, max(0, patience - time.monotonic()), insist)
             deadline = deadline or time.monotonic() + seconds
-            shells.booted(settings, machine, deadline - time.monotonic())
+            shells.booted(settings, machine, deadline - time.monotonic(), insist)
             booted.append(machine)
             if not service.port:  # there is nothing else to wait for
                 seen[machine.id] = time.monotonic()
     if len(booted) > len(seen):
         with suppress(DeadlineError):
-            _serving(settings, service, booted, deadline - time.monotonic(), seen)
+            _serving(settings, service, booted, deadline - time.monotonic(), seen, insist)
     return seen
 
 
@@ -202,12 +210,18 @@ def _contents(user_data: str) -> bytes:
 
 
 def _serving(
-    settings: Settings, service: Service, launched: Sequence[Machine], seconds: float, seen: dict[str, float]
+    settings: Settings,
+    service: Service,
+    launched: Sequence[Machine],
+    seconds: float,
+    seen: dict[str, float],
+    insist: Callable[[], None],
 ) -> None:
     """Wait until every machine serves, and note in ``seen`` when each was first seen to serve."""
     serving = ", ".join(f"{machine.id} serves {service.url(machine.address)}" for machine in launched)
 
     def look() -> bool | None:
+        insist()
         for machine in launched:
             if machine.id not in seen and probes.look(probes.up(settings, service, machine)).ok:
                 seen[machine.id] = time.monotonic()

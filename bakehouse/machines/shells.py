@@ -9,7 +9,7 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bakehouse import console, machines, system
@@ -139,22 +139,33 @@ def first_password(settings: Settings, service: Service, machine: Machine) -> st
     )
 
 
-def reachable(settings: Settings, machine: Machine, seconds: float) -> None:
-    """Wait until a machine accepts SSH logins; raises DeadlineError after ``seconds``."""
+def reachable(settings: Settings, machine: Machine, seconds: float, insist: Callable[[], None] = lambda: None) -> None:
+    """Wait until a machine accepts SSH logins; raises DeadlineError after ``seconds``, and what ``insist`` raises."""
+
+    def look() -> bool | None:
+        insist()
+        return enter(settings, machine, "true", seconds=15).returncode == 0 or None
+
     with console.step(f"{machine.id} lets us in over SSH at {machine.address}"):
         wait(
             f"machine {machine.id} to let us in over SSH at {machine.address}",
-            lambda: enter(settings, machine, "true", seconds=15).returncode == 0 or None,
+            look,
             seconds,
         )
 
 
-def booted(settings: Settings, machine: Machine, seconds: float = 600) -> None:
-    """Wait until cloud-init has ended on a machine, even with errors; raises DeadlineError after ``seconds``."""
+def booted(
+    settings: Settings, machine: Machine, seconds: float = 600, insist: Callable[[], None] = lambda: None
+) -> None:
+    """Wait until cloud-init has ended on a machine, even with errors.
+
+    Raises DeadlineError after ``seconds``, and what ``insist`` raises.
+    """
     deadline = time.monotonic() + seconds
 
     def look() -> bool | None:
-        left = min(60, max(1, deadline - time.monotonic()))
+        insist()
+        left = min(20, max(1, deadline - time.monotonic()))
         return enter(settings, machine, "cloud-init status --wait", left).returncode in (0, 1, 2) or None
 
     with console.step(f"{machine.id} cloud-init done"):

@@ -15,12 +15,16 @@ from bakehouse import system
 class Program:
     """Follow one program that writes to a log."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self._process, self._log = process, log
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, patience: float) -> None:
+        self._process, self._log, self._patience = process, log, patience
 
     def lines(self) -> Iterator[str]:
         """Yield each line of the log as it is written, until the program has ended."""
         return system.follow(self._process, self._log)
+
+    def end(self) -> None:
+        """End the program, as leaving the context does."""
+        _end(self._process, self._patience)
 
     @property
     def code(self) -> int | None:
@@ -42,7 +46,7 @@ def started(
     with log.open("wb") as said:
         process = system.start(argv, environment, cwd=folder, stdout=said, stderr=said, start_new_session=True)
     try:
-        yield Program(process, log)
+        yield Program(process, log, patience)
     finally:
         _end(process, patience)
 

@@ -193,7 +193,11 @@ def terminate(
         raise InputError("--machine or --all is missing", "give --machine ID, or --all")
     settings = load_settings(account, recipe)
     there = accounts.connect(settings)
-    found = machines.find(there, settings.recipe) if all else machines.some(there, settings.recipe, machine)
+    found = (
+        machines.find(there, settings.recipe, machines.HERE)
+        if all
+        else [machines.get(there, machine, settings.recipe, machines.HERE)]
+    )
     if found and agreed(machines.plan(found), "Terminate?", dry_run=dry_run, yes=yes):
         launches.end(there, settings, found)
     if json:

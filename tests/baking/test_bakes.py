@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -22,7 +23,7 @@ from ec2_fixtures import docker
 from bakehouse import images, packers, recipes, runs, settings
 from bakehouse.accounts import TAG, Account, connect, tags_of
 from bakehouse.accounts.networks import Place
-from bakehouse.baking import bakes, plans
+from bakehouse.baking import bakes, plans, vigils
 from bakehouse.baking.orders import Order
 from bakehouse.errors import BakeError
 from bakehouse.images import Image, details
@@ -458,6 +459,15 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 os.kill(os.getppid(), signal.SIGINT)
 time.sleep(60)
 """
+DYING = """
+import boto3
+ec2 = boto3.client("ec2")
+machine = ec2.run_instances(ImageId="ami-12c6146b", MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+print(f"==> amazon-ebs.machine: Instance ID: {machine}", flush=True)
+print("==> amazon-ebs.machine: Waiting for SSH to become available...", flush=True)
+ec2.terminate_instances(InstanceIds=[machine])
+time.sleep(600)
+"""
 BASES = """
 bases = {
   debian-13 = {
@@ -475,13 +485,14 @@ bases = {
         (NOTHING_RECORDED, "the bake left no record of what is in the image"),
         (KILLED, "Packer was ended by SIGKILL"),
         (DEAF, "the bake was interrupted by SIGINT and made no image"),
+        (DYING, "machine i- is terminated: Client.UserInitiatedShutdown: User initiated shutdown"),
     ],
-    ids=["half-made image", "nothing recorded", "killed", "deaf"],
+    ids=["half-made image", "nothing recorded", "killed", "deaf", "dying machine"],
 )
 def test_broken_packer(
     account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, text: str
 ) -> None:
-    """When Packer leaves half an image or no record, dies or doesn't stop, that is said, and nothing is left."""
+    """When Packer leaves half an image, dies, doesn't stop or loses its machine, that is said, and nothing is left."""
     packer = tmp_path / "packer"
     packer.write_text(f"#!{sys.executable}\nimport os, signal, sys, time\n{script}")
     packer.chmod(0o755)
@@ -490,10 +501,12 @@ def test_broken_packer(
     monkeypatch.setattr(plans, "connect", lambda *_, **__: account)
     monkeypatch.setattr(type(account), "caller", lambda _: "127.0.0.1/32")
     monkeypatch.setattr(bakes, "_CANCEL_SECONDS", 1)
+    monkeypatch.setattr(vigils, "_LOOK_SECONDS", 0.1)
     before = resources(account)
 
     with pytest.raises(BakeError) as failed:
         bakes.bake(given)
 
     (run,) = runs.known(given).values()
-    assert (text, before, True, []) == (failed.value.text, resources(account), run.wiped, processes(run))
+    told = re.sub(r"i-\w+ is", "i- is", failed.value.text)
+    assert (text, before, True, []) == (told, resources(account), run.wiped, processes(run))

@@ -117,7 +117,7 @@ def test_the_end_of_a_gate_is_told(drive: Drive) -> None:
 @pytest.mark.docker
 @pytest.mark.timeout(300)
 def test_a_gate_that_is_paused_or_killed(ec2: Any, local_ec2: LocalEc2, machines: Machines) -> None:
-    """A change of the rules takes effect while the gate's container stands still; one that ends is made anew at once."""
+    """A change of the rules takes effect while the gate's container stands still; one that ends is made anew."""
     gate = f"bakehouse-{mark(local_ec2.state)}-gate"
     (one,) = machines.launch()
     address = describe(ec2, one)[0]["PublicIpAddress"]

@@ -5,16 +5,21 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
+import docker.errors
 import pytest
+import requests.exceptions
 from ec2_fixtures import code_of, describe, state_of, status_of, wait, wait_for_state
 from stand_in_fixtures import StandIn
 
 from bakehouse import local
+from bakehouse.errors import VerdictError
 from bakehouse.local.lifecycle import Lifecycle
 from bakehouse.local.watch import Watch
 
@@ -269,15 +274,51 @@ def test_machines_that_never_come_up_keep_none_from_being_stopped(stand_in: Stan
     wait(lambda: state_of(stand_in.ec2, one) == "stopped", seconds=2)
 
 
-def test_down_stops_machines_side_by_side(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def shut_down(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[Any]], None]:
+    """Give what shuts down a local EC2 that has these machines."""
+
+    def down(machines: list[Any]) -> None:
+        monkeypatch.setattr(local, "_end", lambda _: None)
+        monkeypatch.setattr(local, "_bodies", lambda _: SimpleNamespace(answers=lambda: bool(machines)))
+        monkeypatch.setattr(local, "_containers", lambda _: machines)
+        (tmp_path / "local").mkdir()
+        (tmp_path / "local" / local.LOG).touch()
+        settings: Any = SimpleNamespace(state=tmp_path)
+        local.down(settings)
+
+    return down
+
+
+def test_down_stops_machines_side_by_side(shut_down: Callable[[list[Any]], None]) -> None:
     """Five machines are being shut down at once: each waits here until all five are."""
     together = threading.Barrier(5)
-    machine = SimpleNamespace(stop=lambda timeout: together.wait(timeout=20))
-    monkeypatch.setattr(local, "_end", lambda _: None)
-    monkeypatch.setattr(local, "_bodies", lambda _: SimpleNamespace(answers=lambda: True))
-    monkeypatch.setattr(local, "_containers", lambda _: [machine] * 5)
-    settings: Any = SimpleNamespace(state=tmp_path)
 
-    local.down(settings)
+    shut_down([SimpleNamespace(stop=lambda timeout: together.wait(timeout=20))] * 5)
 
     assert not together.broken
+
+
+def test_down_that_could_not_shut_down_says_so(shut_down: Callable[[list[Any]], None]) -> None:
+    """What Docker refuses to stop is named with why, exit code 1; what is gone meanwhile is down."""
+    faults = {
+        "gone": docker.errors.NotFound("no such container"),
+        "stays": docker.errors.APIError("500", explanation="not in the mood"),
+        "hangs": requests.exceptions.ReadTimeout("timed out"),
+    }
+
+    def machine(name: str) -> Any:
+        return SimpleNamespace(name=name, stop=Mock(side_effect=faults.get(name)))
+
+    with pytest.raises(VerdictError) as raised:
+        shut_down([machine(name) for name in ("off", *faults)])
+
+    assert ("not shut down: stays (not in the mood); hangs (timed out)", 1) == (raised.value.text, raised.value.code)
+
+
+def test_down_without_an_engine_says_so(shut_down: Callable[[list[Any]], None]) -> None:
+    """Where the engine doesn't answer the machines are not shut down, exit code 1."""
+    with pytest.raises(VerdictError, match="does not answer: the machines are not shut down") as raised:
+        shut_down([])
+
+    assert 1 == raised.value.code

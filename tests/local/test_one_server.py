@@ -76,14 +76,16 @@ def ec2_of(endpoint: local.Endpoint) -> Any:
     return session.client("ec2", endpoint_url=endpoint.endpoint)
 
 
-def test_a_silent_server_is_waited_for(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_is_waited_for(
+    own: Settings, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """A server that stands still at random moments is waited for: it stays the one, and keeps what it has answered."""
     monkeypatch.setattr(local, "_ANSWER_SECONDS", 0.2)
     first = local.up(own)
     ec2 = ec2_of(first)
     seed = time.time_ns()
     moments = Random(seed)  # noqa: S311  # nobody may not guess them
-    rounds = 10
+    rounds = int(request.config.getoption("rounds"))
     for number in range(rounds):
         with ThreadPoolExecutor(2) as pool:
             kept = pool.submit(ec2.create_key_pair, KeyName=str(number))
@@ -140,6 +142,32 @@ def test_the_server_of_an_older_kit_is_found(own: Settings, monkeypatch: pytest.
 
     assert found is not None
     assert (first.pid, ()) == (found.pid, found.told)
+
+
+def test_a_server_that_uses_another_engine(
+    own: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that was started with another DOCKER_HOST is told, and started anew, once."""
+    first = local.up(own)
+    before = os.environ["DOCKER_HOST"]
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/another")
+
+    second, third = local.up(own), local.up(own)
+
+    assert first.pid != second.pid == third.pid
+    said = f"the local EC2 uses the Docker engine at {before} (DOCKER_HOST), and not the Docker engine at unix://"
+    assert 1 == capsys.readouterr().err.count(said)
+
+
+def test_a_server_that_nothing_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where even SIGKILL doesn't end it, as while its disk hangs, nobody waits for ever."""
+    monkeypatch.setattr(local, "_STOP_SECONDS", 0.2)
+    monkeypatch.setattr(local, "_lives", lambda _: True)
+    with (
+        subprocess.Popen(["sleep", "600"]) as stands_in,
+        pytest.raises(ToolError, match=rf"the local EC2 \(process {stands_in.pid}\) does not end"),
+    ):
+        local._end_process(stands_in.pid, 0.1)
 
 
 def test_an_engine_that_maps_users_is_refused(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

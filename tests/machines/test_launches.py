@@ -6,7 +6,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,19 @@ def test_a_lost_key_gets_a_new_pair(settings: Settings) -> None:
     assert "second" == shells.enter(settings, second, "echo second").stdout.strip()
 
 
+def test_a_machine_that_dies_is_told(
+    account: Account, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that goes off while it is waited for ends the launch at once, with why, and not when its time is up."""
+    (tmp_path / "off").write_text("#!/bin/sh\nsystemctl poweroff\n")
+    begun = time.monotonic()
+
+    with pytest.raises(CloudError, match=r"machine i-\w+ is stopped: \w+\.\w+: "):
+        launches.launch(settings, user_data=str(tmp_path / "off"))
+
+    assert time.monotonic() - begun < 60  # a third of the time that it has
+
+
 def test_machines_that_let_nobody_in(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,9 +236,9 @@ def test_machines_that_let_nobody_in(
     monkeypatch.setattr(launches, "ENTRY_SECONDS", 1)
     reachable, patience = shells.reachable, list[float]()
 
-    def noted(settings: Settings, machine: Machine, seconds: float) -> None:
+    def noted(settings: Settings, machine: Machine, seconds: float, insist: Callable[[], None]) -> None:
         patience.append(seconds)
-        reachable(settings, machine, seconds)
+        reachable(settings, machine, seconds, insist)
 
     monkeypatch.setattr(shells, "reachable", noted)
     access.keys(settings).mkdir(parents=True, exist_ok=True)

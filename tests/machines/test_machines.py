@@ -156,6 +156,30 @@ def test_find_sees_only_our_machines_that_are_there(account: Account, settings: 
 
 
 @pytest.mark.local
+def test_a_machine_whose_end_has_begun(account: Account, settings: Settings, image: Image) -> None:
+    """It is still there for who terminates, and for nobody else; one that has failed is no machine that will run."""
+    from moto.core.models import DEFAULT_ACCOUNT_ID
+    from moto.ec2.models import ec2_backends
+    from moto.ec2.models.instances import StateReason
+
+    backend = ec2_backends[DEFAULT_ACCOUNT_ID]["us-east-1"]
+    [ending, failed] = launch(account, settings, image, Request(2, ("t3.medium",), "192.0.2.7/32", b""))
+    there = backend.get_instance(ending.id)._state
+    there.name, there.code = "shutting-down", 32
+    account.ec2.stop_instances(InstanceIds=[failed.id])
+    backend.get_instance(failed.id).state_reason = StateReason("Server.InternalError: no init", "Server.InternalError")
+
+    assert [failed.id] == [one.id for one in machines.find(account, "jenkins")]
+    assert {ending.id, failed.id} == {one.id for one in machines.find(account, "jenkins", machines.HERE)}
+    assert ending.id == machines.get(account, ending.id, "jenkins", machines.HERE).id
+    with pytest.raises(NotFoundError, match="is shutting-down"):
+        machines.get(account, ending.id, "jenkins")
+    for look in (machines.running, lambda there, ids: machines.insist_on(there, [failed])):
+        with pytest.raises(CloudError, match=f"machine {failed.id} is stopped: Server.InternalError: no init"):
+            look(account, [failed.id])
+
+
+@pytest.mark.local
 @pytest.mark.parametrize(
     ("machine_id", "kind", "words"),
     [
