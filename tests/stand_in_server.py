@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 CHECKOUT = "0123456789ab"
 BREACHES = "breaches"
 
-_ASKS_NOTHING = ("checkout", "labels", "unfenced", "ended")
+_ASKS_NOTHING = ("checkout", "labels", "unfenced", "ended", "use_ground")
 
 
 class Bodies:
@@ -41,12 +41,25 @@ class Bodies:
         self._late: set[str] = set()
         self._refused: set[tuple[str, str]] = set()
         self._died: SimpleQueue[tuple[str, bool]] = SimpleQueue()
-        self._notes: dict[str, dict[str, Any]] = {}
+        self._notes: dict[str, tuple[int, dict[str, Any]]] = {}
         self._numbers = count(1)
 
     def labels(self, kind: str) -> dict[str, str]:
         """Return no label that anything would ask for."""
         return {"kind": kind}
+
+    def use_ground(self, _: str) -> None:
+        """Do nothing: there is nothing that would be fitted out."""
+
+    def fit(self, _: str) -> None:
+        """Do nothing, as ``use_ground``."""
+
+    def close(self) -> None:
+        """Do nothing, as ``use_ground``."""
+
+    def room(self) -> int:
+        """Return for how many machines there is room."""
+        return 400
 
     def ping(self) -> None:
         """Do nothing: the engine is there."""
@@ -68,7 +81,7 @@ class Bodies:
             (
                 "sha256:2",
                 {"bakehouse.kind": "image", "bakehouse.image": json.dumps(image), "bakehouse.snapshot": "snap-1"},
-                [],
+                ["bakehouse:snap-1"],
             ),
         ]
 
@@ -142,13 +155,13 @@ class Bodies:
         """Return no machine of a lost state."""
         return {}
 
-    def notes(self) -> dict[str, dict[str, Any]]:
+    def notes(self) -> dict[str, tuple[int, dict[str, Any]]]:
         """Return what was noted of images."""
         return dict(self._notes)
 
-    def note(self, image_id: str, record: Mapping[str, Any]) -> None:
+    def note(self, image_id: str, record: Mapping[str, Any], at: int) -> None:
         """Note what an image is."""
-        self._notes[image_id] = dict(record)
+        self._notes[image_id] = at, dict(record)
 
     def unnote(self, image_id: str) -> None:
         """Forget what an image was."""

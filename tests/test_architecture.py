@@ -53,7 +53,7 @@ STARTS = {
     "asyncio": ("create_subprocess_exec", "create_subprocess_shell"),
     "pty": ("spawn",),
 }
-ELSEWHERE = ("records/inspector.py", "local/gate.py")  # they run on a machine, and in a container
+ELSEWHERE = ("records/inspector.py", "local/fitting.py", "local/gate.py")  # run on a machine, and in containers
 
 
 def test_programs_are_started_in_one_room() -> None:

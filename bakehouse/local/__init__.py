@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -9,14 +10,16 @@ import secrets
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import wraps
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
 from urllib.request import Request
@@ -52,6 +55,37 @@ LOCK = "server.lock"
 
 _STOPS_AT_ONCE = 32
 
+INOTIFY = 1024
+"""So many inotify instances a user of the host should have: the usual 128 are enough for 16 machines."""
+
+_INOTIFY_FILE = "/proc/sys/fs/inotify/max_user_instances"
+
+
+_UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP)
+
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
+
+def _on_the_disk(work: Callable[Given, Found]) -> Callable[Given, Found]:
+    """Have a work raise InputError, which names the file, where the disk is full or can't be written."""
+
+    @wraps(work)
+    def working(*given: Given.args, **more: Given.kwargs) -> Found:
+        try:
+            return work(*given, **more)
+        except OSError as error:
+            if error.errno not in _UNUSABLE:
+                raise
+            raise _unusable(error) from error
+
+    return working
+
+
+def _unusable(error: OSError, place: str | Path = "") -> InputError:
+    what = error.filename or place or "the state folder"
+    return InputError(f"{what} can't be used: {error.strerror}", "free some space, or make the state folder writable")
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -76,6 +110,7 @@ class Endpoint:
     engine: str = ""
 
 
+@_on_the_disk
 def up(settings: Settings, base: str = "", known: Mapping[str, Described] | None = None) -> Endpoint:
     """Return the checkout's server, started if needed; ``base`` (a base's name) is made if it isn't there yet.
 
@@ -99,6 +134,7 @@ def up(settings: Settings, base: str = "", known: Mapping[str, Described] | None
             tools.ensure("docker")
         if server is None:
             _insist_on_our_users(_bodies(settings).docker)
+            _give_inotify()
             with console.step("start the local EC2"):
                 server = _start(settings)
             checkouts.register(_bodies(settings).docker, checkout(settings), _folder(settings).resolve())
@@ -123,6 +159,16 @@ def _insist_on_our_users(docker: Any) -> None:
         )
 
 
+def _give_inotify() -> None:
+    """Raise the host's limit of inotify instances where we may; where not, launches are refused when there are none."""
+    file = Path(_INOTIFY_FILE)
+    with suppress(OSError, ValueError):  # it is root's, or there is none
+        if 0 < int(file.read_text()) < INOTIFY:
+            file.write_text(f"{INOTIFY}\n")
+            console.say(f"fs.inotify.max_user_instances of this host is {INOTIFY} now: each machine needs some")
+
+
+@_on_the_disk
 def down(settings: Settings) -> None:
     """Shut the machines down side by side and end the server; everything is kept.
 
@@ -159,6 +205,7 @@ def _stop(container: Any) -> str:
     return ""
 
 
+@_on_the_disk
 def enforce(settings: Settings, file: str) -> None:
     """Let the kit's own key do only what the policy of IAM in a file allows; ``none`` lifts that.
 
@@ -178,6 +225,7 @@ def enforce(settings: Settings, file: str) -> None:
     documents.replace(place, text.encode())
 
 
+@_on_the_disk
 def lack(settings: Settings, types: str) -> None:
     """Let there be no room for instance types, which have commas between; ``none`` lifts that.
 
@@ -189,6 +237,7 @@ def lack(settings: Settings, types: str) -> None:
     documents.replace(_folder(settings) / SCARCE, "\n".join(words).encode())
 
 
+@_on_the_disk
 def reset(settings: Settings) -> None:
     """Delete every container, image and file that the checkout's local EC2 has made, and nothing else."""
     with _alone_with_bases(settings), _alone(settings):
@@ -206,6 +255,7 @@ def reset(settings: Settings) -> None:
                 settings.kept(kind).parent.rmdir()
 
 
+@_on_the_disk
 def status(settings: Settings) -> dict[str, Any]:
     """Return what is there: endpoint, pid, log, variables, policy, docker, bases, images, machines.
 
@@ -386,8 +436,19 @@ def _start(settings: Settings) -> Endpoint:
             return server
         time.sleep(0.1)
     process.kill()
+    process.wait()
+    _insist_on_space(folder)
     last = (folder / LOG).read_text(errors="replace").strip().rpartition("\n")[2]
     raise ToolError(f"the local EC2 does not start: {last}", f"its log: {folder / LOG}")
+
+
+def _insist_on_space(folder: Path) -> None:
+    """Raise InputError where nothing more can be written to a folder: a server can't even say so in its log then."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as trial:
+            trial.write(bytes(1 << 16))
+    except OSError as error:
+        raise _unusable(error, folder) from error
 
 
 def _find(settings: Settings) -> Endpoint | None:

@@ -18,9 +18,10 @@ from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.utils import random_snapshot_id
 
-from bakehouse.local.bodies import Bodies, BodyError
+from bakehouse.local.bodies import Bodies
 from bakehouse.local.labels import BASE, IMAGE, KIND, SNAPSHOT
-from bakehouse.local.lifecycle import Lifecycle
+from bakehouse.local.lifecycle import Lifecycle, record
+from bakehouse.local.notes import GONE
 from bakehouse.local.things import ROOT_DEVICE, Ami
 
 log = logging.getLogger(__name__)
@@ -29,17 +30,77 @@ REGION = "us-east-1"
 _BASE_GIB = 8
 
 
-def restore(lifecycle: Lifecycle, lost: bool) -> list[str]:
-    """Register the bases that are there, and after a lost state the images and machines too.
+def restore(lifecycle: Lifecycle, since: int, late: bool = False) -> list[str]:
+    """Register the bases that are there, and let the backends follow what Docker has learned since they were kept.
 
-    Return what is to be told: a line on what a lost state has cost.
+    ``since`` is that time in nanoseconds since 1970, 0 when the state is lost. When it's ``late`` the API has been used
+    in the meantime, and knows better what it knows. Return what is to be told, a line each; raises BodyError.
     """
-    try:
-        bases(lifecycle)
-        return _found_again(lifecycle) if lost else []
-    except BodyError as error:
-        log.warning("%s", error)
-        return [f"the local EC2 does not know its images and machines: {error}"] if lost else []
+    bases(lifecycle)
+    bodies = lifecycle.bodies
+    found, notes, machines = bodies.images(), bodies.notes(), bodies.machines()
+    there = {name.rpartition(":")[2] for _, _, names in found for name in names}
+    bodied = [
+        json.loads(labels[IMAGE]) | {"snapshot": labels[SNAPSHOT]} for _, labels, _ in found if _is_of_bake(labels)
+    ]
+    told = {one["id"]: (1, one) for one in bodied} | notes
+    with lifecycle.changing():
+        known = _Known(lifecycle, there)
+        again = [one for _, one in told.values() if one["snapshot"] in there and known.lacks(one)]
+        gone = [one for _, one in told.values() if one.get(GONE) and known.deregister(one)]
+        later = [one for at, one in told.values() if at > since and not late and known.update(one)]
+        for one in again:
+            _register(one, one["snapshot"], public=False)
+        lost = [one for one in machines if one not in known.machines]
+        refused = [one for one in lost if not _registers(one, machines[one])]
+    for image_id, (at, one) in notes.items():
+        if one.get(GONE) and at < since and one["snapshot"] not in there:  # no generation has it that is used again
+            bodies.unnote(image_id)
+    lines = [f"machine {one} can't be registered again: docker ps --all shows it" for one in refused]
+    if since == 0 and (again or lost):
+        counted = f"{len(again)} images and {len(lost) - len(refused)} machines"
+        lines.append(f"the local EC2's state is lost; Docker still knows {counted}, but no channel, group or key pair")
+    elif again or gone or later or lost:
+        counted = f"{len(again)} images, {len(later)} changes and {len(gone)} ends of images, {len(lost)} machines"
+        lines.append(f"Docker knows more than the local EC2's state: {counted}; that counts")
+    return lines
+
+
+def _is_of_bake(labels: Mapping[str, str]) -> bool:
+    return bool(labels.get(KIND) == "image" and labels.get(IMAGE) and labels.get(SNAPSHOT))
+
+
+class _Known:
+    """Hold what the backends know of images and machines, and which snapshots there are; used with the lock held."""
+
+    def __init__(self, lifecycle: Lifecycle, there: set[str]) -> None:
+        self._backends, self._there = lifecycle.backends(), there
+        self.machines = {instance.id for instance in lifecycle.instances()}
+
+    def lacks(self, told: Mapping[str, Any]) -> bool:
+        """Tell whether an image that Docker has is new: neither there nor deregistered."""
+        known = any(told["id"] in (*backend.amis, *backend.deleted_amis) for backend in self._backends)
+        return not told.get(GONE) and not known
+
+    def deregister(self, told: Mapping[str, Any]) -> bool:
+        """Deregister an image, have its snapshot gone if that has no content, and tell whether the image was there."""
+        for backend in self._backends:
+            if backend.amis.pop(told["id"], None):
+                backend.deleted_amis.append(told["id"])
+                if told["snapshot"] not in self._there:
+                    backend.snapshots.pop(told["snapshot"], None)
+                return True
+        return False
+
+    def update(self, told: Mapping[str, Any]) -> bool:
+        """Give an image that is there what was said of it later, and tell whether that was anything."""
+        found = [backend.amis[told["id"]] for backend in self._backends if told["id"] in backend.amis]
+        if told.get(GONE) or not found or told.items() <= record(found[0]).items():
+            return False
+        for thing in (found[0], found[0].ebs_snapshot):
+            thing.ec2_backend.tags.pop(thing.id, None)
+        _describe(found[0], told)
+        return True
 
 
 def bases(lifecycle: Lifecycle) -> list[str]:
@@ -115,27 +176,13 @@ def _make(lifecycle: Lifecycle, name: str, folder: Path) -> str:
     return made
 
 
-def _found_again(lifecycle: Lifecycle) -> list[str]:
-    """Register the images and machines that Docker knows, and return what is to be told of that."""
-    bodies = lifecycle.bodies
-    found = [labels for _, labels, _ in bodies.images() if labels.get(KIND) == "image" and labels.get(IMAGE)]
-    images = {labels[SNAPSHOT]: json.loads(labels[IMAGE]) for labels in found}
-    images.update({note["snapshot"]: note for note in bodies.notes().values() if note["snapshot"] in images})
-    machines = bodies.machines()
-    told = []
-    with lifecycle.changing():
-        for snapshot_id, image in images.items():
-            _register(image, snapshot_id, public=False)
-        for instance_id, machine in machines.items():
-            try:
-                _register_machine(instance_id, machine)
-            except Exception:  # whatever moto has against it: the others are registered all the same
-                log.exception("%s can't be registered again", instance_id)
-                told.append(f"machine {instance_id} can't be registered again: docker ps --all shows it")
-    if images or machines:
-        counted = f"{len(images)} images and {len(machines) - len(told)} machines"
-        told.append(f"the local EC2's state is lost; Docker still knows {counted}, but no channel, group or key pair")
-    return told
+def _registers(instance_id: str, told: Mapping[str, Any]) -> bool:
+    try:
+        _register_machine(instance_id, told)
+    except Exception:  # whatever moto has against it: the others are registered all the same
+        log.exception("%s can't be registered again", instance_id)
+        return False
+    return True
 
 
 def _register_machine(instance_id: str, told: Mapping[str, Any]) -> None:
@@ -158,7 +205,7 @@ def _register_machine(instance_id: str, told: Mapping[str, Any]) -> None:
 
 
 def _register(told: Mapping[str, Any], snapshot_id: str, public: bool) -> None:
-    backend = _backend()
+    backend = _backend(told.get("region", REGION))
     image = Ami(
         backend,
         told["id"],
@@ -171,8 +218,7 @@ def _register(told: Mapping[str, Any], snapshot_id: str, public: bool) -> None:
         architecture=told.get("architecture", "x86_64"),
         root_device_name=told.get("root_device", ROOT_DEVICE),
         root_device_type="ebs",
-        region_name=f"{REGION}a",
-        tags=told["tags"],
+        region_name=backend.region_name,
     )
     snapshot = image.ebs_snapshot
     backend.snapshots[snapshot_id] = backend.snapshots.pop(snapshot.id)
@@ -180,10 +226,17 @@ def _register(told: Mapping[str, Any], snapshot_id: str, public: bool) -> None:
     snapshot.volume.size = told["size"]
     image.source_image_id = told.get("source_image_id")
     snapshot.encrypted, snapshot.kms_key_id = told.get("encrypted", False), told.get("kms_key_id")
-    image.deprecation_time, image.imds_support = told.get("deprecation_time"), told.get("imds_support")
-    snapshot.add_tags(told.get("snapshot_tags", {}))
+    _describe(image, told)
     backend.amis[image.id] = image
 
 
-def _backend() -> Any:
-    return ec2_backends[DEFAULT_ACCOUNT_ID][REGION]
+def _describe(image: Any, told: Mapping[str, Any]) -> None:
+    """Give an image what is said of it after it was made."""
+    image.description = told.get("description")
+    image.deprecation_time, image.imds_support = told.get("deprecation_time"), told.get("imds_support")
+    image.add_tags(told["tags"])
+    image.ebs_snapshot.add_tags(told.get("snapshot_tags", {}))
+
+
+def _backend(region: str = REGION) -> Any:
+    return ec2_backends[DEFAULT_ACCOUNT_ID][region]

@@ -8,7 +8,7 @@ import socket
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,8 @@ from docker.context import ContextAPI
 from docker.utils import kwargs_from_env
 
 from bakehouse import tools
+from bakehouse.local.drivers import Driver, DriverError
+from bakehouse.local.fitting import READY
 from bakehouse.local.labels import BASE, CHECKOUT, IMAGE, INSTANCE, KIND, MACHINE, SNAPSHOT
 
 BOOT_SECONDS = 180
@@ -30,34 +32,37 @@ BOOT_SECONDS = 180
 
 UNBORN = -1
 
+_INOTIFY = 8  # so many inotify instances a machine has: Debian 13 has 7
+
+_FEWEST_PROCESSES = 1024  # a machine may have at least so many, else one for each MiB of its memory
+
 _STOP_SECONDS = 30
 _CONSOLE_BYTES = 65536  # as much as EC2 keeps
 _SEED = "var/lib/cloud/seed/nocloud"
 _REBOOTED = 128 + 1  # reboot(RB_AUTOBOOT) in a PID namespace kills its init with SIGHUP, a power-off with SIGINT
 
-# reboot(2) in a PID namespace ends its init and says why; root sees whose a socket is; the others are for _INIT alone
-_CAPABILITIES = ("SYS_BOOT", "SYS_PTRACE", "SYS_ADMIN", "NET_ADMIN")
+# reboot(2) in a PID namespace ends its init and says why; root sees whose a socket is
+_RIGHTS = ("SYS_BOOT", "SYS_PTRACE")
+_RIGHTS_ON_THE_HOST = ("SYS_ADMIN", "NET_ADMIN")  # for a privileged machine alone, which has these of Docker's too:
+_NOT_FOR_ALL = ("MKNOD", "NET_RAW")
 
 PRIVILEGED = "bakehouse:privileged"
-"""The tag of an instance whose root keeps the rights that are root's on the host too."""
+"""The tag of an instance whose root has the rights that are root's on the host too."""
 
 AWAY = ("169.254.169.254", "169.254.170.2", "168.63.129.16")
 """Where the host is itself a cloud's machine, here are its metadata and so its credentials: not ours to reach."""
 
-# What needs rights on the host is done before systemd starts, and then the rights are given up for good, unless the
-# recipe says that its machines are privileged. systemd wants a cgroup tree of its own: on a v2 host Docker's is there
-# but read-only, on v1 there is none yet. Where the system has /tmp in memory, systemd finds it there.
+# What needs rights on the host is done from outside, by fitting.py, and systemd starts when that is done.
 _INIT = f"""
-for away in {" ".join(AWAY)}; do ip route add unreachable $away || exit 70; done
-[ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ] && mount -o remount,rw /sys/fs/cgroup ||
-    mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup || exit 71
-for units in /usr/lib/systemd/system /etc/systemd/system; do
-    [ ! -e $units/local-fs.target.wants/tmp.mount ] || [ -L /etc/systemd/system/tmp.mount ] || mountpoint -q /tmp ||
-        mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /tmp
+i=0
+until [ -e {READY} ]; do
+    [ $((i += 1)) -lt 1200 ] || exit 70
+    sleep .05
 done
-exec $LIMITED /lib/systemd/systemd
+exec /lib/systemd/systemd
 """
-_LIMITED = "setpriv --bounding-set=-sys_admin,-net_admin,-net_raw,-mknod"
+_FITTING = Path(__file__).with_name("fitting.py")
+_OF_FITTING = ("SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_CHROOT")  # to enter namespaces, to mount, to set routes
 _CLOUD_INIT_DONE = "i=0; until [ -s /run/cloud-init/result.json ]; do [ $((i+=1)) -lt {n} ] || exit 1; sleep .2; done"
 
 
@@ -77,7 +82,9 @@ class Birth:
         public_key: the key pair's public key in OpenSSH's format, empty without a key pair.
         user_data: the user-data as it was given, decoded.
         record: what the instance is, for the case that the state is lost.
-        privileged: whether its root keeps the rights that are root's on the host too.
+        memory: how many MiB of memory it may use; 0 for no limit.
+        disk: the size of its root volume in GiB.
+        privileged: whether its root has the rights that are root's on the host too.
     """
 
     instance_id: str
@@ -87,7 +94,9 @@ class Birth:
     public_key: str
     user_data: bytes
     record: Mapping[str, Any]
-    privileged: bool = False
+    memory: int
+    disk: int
+    privileged: bool
 
 
 @contextmanager
@@ -143,6 +152,24 @@ class Bodies:
         self._network = f"bakehouse-{checkout}"
         self._subnet = ""
         self._networking = Lock()
+        self._ground = ""
+        self._has_quotas = True  # as far as is known
+        rights = (part for right in _OF_FITTING for part in ("--cap-add", right))
+        self._fitter = Driver(
+            "the fitter",
+            f"bakehouse-{checkout}-fitter",
+            self.labels("fitter"),
+            (*rights, "--network", "none", "--pid", "host", "--cgroupns", "host"),
+            (str(_FITTING),),
+        )
+
+    def use_ground(self, docker_image: str) -> None:
+        """Say from which Docker image of a base the fitter takes its Python: none that a machine has written."""
+        self._ground = docker_image
+
+    def close(self) -> None:
+        """End the fitter."""
+        self._fitter.close()
 
     @cached_property
     def docker(self) -> Any:
@@ -204,32 +231,79 @@ class Bodies:
         told = json.dumps({**birth.record, "address": birth.address})
         with docker_errors(f"machine {birth.instance_id}"):
             api = self.docker.api
-            limits = api.create_host_config(
-                cap_add=list(_CAPABILITIES),
-                security_opt=["apparmor=unconfined"],
-                tmpfs={"/run": "", "/run/lock": ""},
-            )
-            limits["CgroupnsMode"] = "private"
             place = api.create_endpoint_config(ipv4_address=birth.address)
-            made = api.create_container(
+            made = self._create(
+                birth,
                 self.reference(birth.snapshot_id),
-                command=["sh", "-c", f"LIMITED='{'' if birth.privileged else _LIMITED}'\n{_INIT}"],
+                command=["sh", "-c", _INIT],
                 name=self._name(birth.instance_id),
                 hostname=birth.hostname,
                 labels=self.labels("machine", **{INSTANCE: birth.instance_id, MACHINE: told, IMAGE: "", SNAPSHOT: ""}),
                 environment={"container": "docker"},
                 tty=True,  # without a terminal systemd's console output is lost
                 stop_signal="SIGRTMIN+3",
-                host_config=limits,
                 networking_config=api.create_networking_config({self.network().name: place}),
             )
-            api.put_archive(made["Id"], "/", _seed(birth))
-            api.start(made["Id"])
+            api.put_archive(made, "/", _seed(birth))
+        self.start(birth.instance_id)
+
+    def _create(self, birth: Birth, docker_image: str, **how: Any) -> str:
+        """Create a machine's container with its limits and return its ID; its disk is limited where Docker can."""
+        api = self.docker.api
+        limits = api.create_host_config(
+            cap_add=[*_RIGHTS, *(_RIGHTS_ON_THE_HOST if birth.privileged else ())],
+            cap_drop=[] if birth.privileged else [*_NOT_FOR_ALL],
+            security_opt=["apparmor=unconfined"],
+            tmpfs={"/run": "", "/run/lock": ""},
+            mem_limit=f"{birth.memory}m" if birth.memory else None,
+            memswap_limit=f"{birth.memory}m" if birth.memory else None,  # no swap besides, as on EC2
+            pids_limit=max(_FEWEST_PROCESSES, birth.memory) if birth.memory else None,
+            storage_opt={"size": f"{birth.disk}G"} if self._has_quotas else None,
+        )
+        limits["CgroupnsMode"] = "private"
+        try:
+            return str(api.create_container(docker_image, host_config=limits, **how)["Id"])
+        except docker.errors.APIError as error:
+            if not self._has_quotas or "storage-opt" not in (error.explanation or ""):
+                raise
+            self._has_quotas = False
+            return self._create(birth, docker_image, **how)
 
     def start(self, instance_id: str) -> None:
         """Switch a stopped machine on."""
         with docker_errors(f"machine {instance_id}"):
             self._container(instance_id).start()
+        try:
+            self.fit(instance_id)
+        except BodyError:
+            self._kill(instance_id)  # it would wait for what doesn't come
+            raise
+
+    def _kill(self, instance_id: str) -> None:
+        with docker_errors(f"machine {instance_id}"), suppress(docker.errors.APIError):  # it is off
+            self._container(instance_id).kill()
+
+    def fit(self, instance_id: str) -> None:
+        """Fit a machine that is on out with what needs rights on the host; do nothing where that is done."""
+        with docker_errors(f"machine {instance_id}"):
+            container = self._container(instance_id)
+        if pid := container.attrs["State"]["Pid"]:
+            refused = self._ask_fitter({"container": container.id, "pid": pid, "away": AWAY})["refused"]
+            if refused:
+                raise BodyError(f"machine {instance_id} can't be fitted out: {refused}")
+
+    def room(self) -> int:
+        """Return for how many further machines the host has inotify instances; a machine's systemd can't do without."""
+        if not self._ground:
+            return 0  # there is no base, so there is no machine
+        told = self._ask_fitter({"inotify": True})
+        return max(0, int(told["most"]) - int(told["used"])) // _INOTIFY
+
+    def _ask_fitter(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self._fitter.ask(question, self._ground)
+        except DriverError as error:
+            raise BodyError(str(error)) from error
 
     def stop(self, instance_id: str) -> None:
         """Shut a machine down as its power button does, and by force when it is still on after 30 s."""
@@ -306,12 +380,12 @@ class Bodies:
             rows = self.docker.api.containers(all=True, filters=filters)
             return {row["Labels"][INSTANCE]: json.loads(row["Labels"].get(MACHINE) or "{}") for row in rows}
 
-    def note(self, image_id: str, record: Mapping[str, Any]) -> None:
-        """Have Docker remember what an image is now, in the labels of a volume that holds nothing.
+    def note(self, image_id: str, record: Mapping[str, Any], at: int) -> None:
+        """Have Docker remember what an image was at a time (ns since 1970), in the labels of a volume without files.
 
         The labels of the image's own body were written when it was made, and can't be changed.
         """
-        told = {SNAPSHOT: str(record["snapshot"]), IMAGE: json.dumps({**record, "noted": time.time_ns()})}
+        told = {SNAPSHOT: str(record["snapshot"]), IMAGE: json.dumps({**record, "noted": at})}
         with docker_errors(f"image {image_id}"):
             before = self._notes(image_id)
             name = f"bakehouse-{self.checkout}-{image_id}-{time.time_ns()}"
@@ -325,11 +399,12 @@ class Bodies:
             for one in self._notes(image_id):
                 one.remove()
 
-    def notes(self) -> dict[str, dict[str, Any]]:
-        """Return what Docker remembers of each image, as ``note`` was told it, by the image's ID."""
+    def notes(self) -> dict[str, tuple[int, dict[str, Any]]]:
+        """Return what Docker remembers of each image, and of which time, as ``note`` was told it, by the image's ID."""
         with docker_errors("images"):
             told = [json.loads(one.attrs["Labels"][IMAGE]) for one in self._notes()]
-        return {one["id"]: one for one in sorted(told, key=lambda one: int(one.pop("noted")))}
+        dated = sorted(((int(one.pop("noted")), one) for one in told), key=lambda pair: pair[0])
+        return {one["id"]: (at, one) for at, one in dated}
 
     def _notes(self, image_id: str = "") -> list[Any]:
         filters = {"label": [f"{CHECKOUT}={self.checkout}", f"{KIND}=note"], "name": image_id}

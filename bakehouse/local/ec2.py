@@ -21,7 +21,7 @@ from moto.ec2.utils import convert_tag_spec
 from moto.kms.models import kms_backends
 from moto.ssm.models import ssm_backends
 
-from bakehouse.local import answers
+from bakehouse.local import INOTIFY, answers
 from bakehouse.local.answers import Answers
 from bakehouse.local.bodies import BodyError
 from bakehouse.local.lifecycle import Lifecycle, now_terminated
@@ -67,6 +67,18 @@ class Backend(EC2Backend):
         if refusal := self.lifecycle.refusal:
             raise EC2ClientError(code, refusal)
 
+    def _refuse_without_room(self, machines: int) -> None:
+        """Raise InsufficientInstanceCapacity unless Docker is there and the host has room for so many machines."""
+        self.refuse_without_docker("InsufficientInstanceCapacity")
+        if unknown := self.lifecycle.roomless:
+            raise EC2ClientError("InsufficientInstanceCapacity", unknown)
+        if machines > self.lifecycle.room:
+            raise EC2ClientError(
+                "InsufficientInstanceCapacity",
+                f"the host's inotify instances are enough for {max(0, self.lifecycle.room)} further machines; "
+                f"more are given by: sysctl -w fs.inotify.max_user_instances={INOTIFY}",
+            )
+
     def run_instances(
         self, image_id: str, count: int, user_data: Any, security_group_names: list[str], **kwargs: Any
     ) -> Any:
@@ -78,7 +90,7 @@ class Backend(EC2Backend):
         key = kwargs.get("key_name")
         if key and key not in self.key_pairs:
             raise EC2ClientError("InvalidKeyPair.NotFound", f"The key pair '{key}' does not exist")
-        self.refuse_without_docker("InsufficientInstanceCapacity")
+        self._refuse_without_room(count)
         asked: dict[str, Any] = next(iter(kwargs.get("nics") or ()), {})  # its first network interface
         subnet_id = kwargs.get("subnet_id") or asked.get("SubnetId")
         groups = [*(kwargs.get("security_group_ids") or ()), *(asked.get("Groups") or ())]
@@ -145,7 +157,7 @@ class Backend(EC2Backend):
 
     def start_instances(self, instance_ids: list[str]) -> list[tuple[Any, InstanceState]]:
         """Switch machines on; running ones stay as they are."""
-        self.refuse_without_docker("InsufficientInstanceCapacity")
+        self._refuse_without_room(len(instance_ids))
         return [
             self._turn(instance, "pending", self.lifecycle.start, skip=("running", "pending"))
             for instance in self._in(instance_ids, "be started", "stopped", "running", "pending")

@@ -19,13 +19,15 @@ from functools import partial
 from typing import Any
 
 from moto.ec2.models import ec2_backends
+from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import StateReason
 from moto.ec2.models.key_pairs import KeyPair
 
 from bakehouse.errors import printable
 from bakehouse.local.bodies import PRIVILEGED, Birth, Bodies, BodyError
 from bakehouse.local.coalescing import Coalesced
-from bakehouse.local.ports import GateDriver, GateError, public_block, rules
+from bakehouse.local.drivers import DriverError
+from bakehouse.local.ports import GateDriver, public_block, rules
 from bakehouse.local.state import State
 from bakehouse.local.things import Ami, Instance
 
@@ -52,11 +54,15 @@ class _Asked(threading.local):
     Attributes:
         refusal: why no body can be moved; empty when bodies can be moved.
         subnet: the subnet of the checkout's Docker network.
+        room: how many machines can be switched on.
+        roomless: why that is not known; empty when it is.
         console: what the machine that the request is about wrote to its console.
     """
 
     refusal = _NOT_ASKED
     subnet = ""
+    room = 0
+    roomless = _NOT_ASKED
     console = b""
 
 
@@ -69,6 +75,7 @@ class Lifecycle:
         refused: set when a move was refused; who looks again what is to be done clears it.
         unopened: "address:port" -> why that port, which a rule opens, could not be opened.
         restarting: the IDs of the machines that are off for a moment because they are being restarted.
+        noting: called when an image has become available.
         gate_ended: set when the gate has ended by itself; who has it made anew clears it.
     """
 
@@ -76,6 +83,7 @@ class Lifecycle:
         self.bodies = bodies
         self.lock = state.lock
         self.unopened: Mapping[str, str] = {}
+        self.noting: Callable[[], None] = lambda: None
         self.gate_ended = gate.ended
         self._gate = gate
         self._state = state
@@ -133,12 +141,14 @@ class Lifecycle:
 
     # -- what a request asks of Docker, without the lock -----------------------------------------------------------
 
-    def prepare(self, moves: bool, console_of: str = "") -> None:
+    def prepare(self, moves: bool, launches: bool = False, console_of: str = "") -> None:
         """Ask Docker, without the lock, what this thread's request may want to know of it while it holds the lock.
 
-        ``moves`` says that the request may move bodies, ``console_of`` whose console it wants.
+        ``moves`` says that the request may move bodies, ``launches`` that it may switch machines on, ``console_of``
+        whose console it wants.
         """
         self._asked.refusal = self._why_not() if moves else _NOT_ASKED
+        self._asked.roomless = self._why_no_room() if launches else _NOT_ASKED
         self._asked.console = self._console(console_of) if console_of and self._is_known(console_of) else b""
 
     def _why_not(self) -> str:
@@ -146,6 +156,14 @@ class Lifecycle:
         try:
             self.bodies.ping()
             self._asked.subnet = self.bodies.subnet()
+        except BodyError as error:
+            return str(error)
+        return ""
+
+    def _why_no_room(self) -> str:
+        """Return why it is not known for how many machines there is room, empty when it is; note for how many."""
+        try:
+            self._asked.room = self.bodies.room()
         except BodyError as error:
             return str(error)
         return ""
@@ -165,6 +183,16 @@ class Lifecycle:
     def refusal(self) -> str:
         """Return why this thread's request can't move bodies, empty when it can."""
         return self._asked.refusal
+
+    @property
+    def roomless(self) -> str:
+        """Return why it is not known for how many machines there is room; empty when it is."""
+        return self._asked.roomless
+
+    @property
+    def room(self) -> int:
+        """Return how many machines this thread's request can switch on, beside those that are about to be."""
+        return self._asked.room - sum(instance.state == "pending" for instance in self.instances())
 
     @property
     def console(self) -> bytes:
@@ -201,6 +229,8 @@ class Lifecycle:
                 "is_public": instance.is_public,
                 "tags": _tags(instance),
             },
+            memory=_memory(instance.instance_type),
+            disk=dict(instance.get_block_device_mapping)[instance.root_device_name].size,
             privileged=any(tag["key"] == PRIVILEGED for tag in instance.get_tags()),
         )
 
@@ -216,7 +246,7 @@ class Lifecycle:
 
     def come_up(self, instance: Instance) -> None:
         """Have a machine that is on followed until it is up."""
-        self.later(instance, lambda: self._boot(instance, lambda: None))
+        self.later(instance, lambda: self._boot(instance, lambda: self.bodies.fit(instance.id)))
 
     def stop(self, instance: Instance) -> None:
         """Shut a machine down."""
@@ -292,7 +322,7 @@ class Lifecycle:
         """Make a move; a fault is logged and ends nothing, and a refusal is noted for ``Watch.look_again``."""
         try:
             move()
-        except (BodyError, GateError) as error:
+        except (BodyError, DriverError) as error:
             log.warning("%s; what was promised is taken up again", error)
             self.refused.set()
         except Exception:
@@ -304,7 +334,7 @@ class Lifecycle:
             with self._working:
                 self.bodies.birth(birth)
             self._come_up(instance)
-        except (BodyError, GateError) as error:
+        except (BodyError, DriverError) as error:
             log.warning("%s: %s", instance.id, error)
             self.refused.set()  # Docker may make it all the same, only later
             self._end(instance, _failure(str(error)))
@@ -462,7 +492,7 @@ class Lifecycle:
                 self._restart(instance, while_off=take)
             else:
                 take()
-        except (BodyError, GateError) as error:
+        except (BodyError, DriverError) as error:
             with self.changing():
                 if image.state == "pending":
                     failed(image, str(error))
@@ -479,10 +509,12 @@ class Lifecycle:
         else:
             with self.changing():
                 available(image)
+            self.noting()
 
     def use_gate_image(self, docker_image: str) -> None:
-        """Say from which Docker image the gate takes its Python and its nft."""
+        """Say from which Docker image the gate takes its Python and its nft, and the fitter its Python."""
         self._gate_image = docker_image
+        self.bodies.use_ground(docker_image)
 
     def now_stopped(self, instance: Instance, reason: StateReason) -> None:
         """Note that a machine is off."""
@@ -513,6 +545,12 @@ class Lifecycle:
         instance.nics[0].public_ip = free[0]
 
 
+def _memory(instance_type: str) -> int:
+    """Return the memory of an instance type in MiB; 0 when nothing is known of it."""
+    told = INSTANCE_TYPES.get(instance_type, {}).get("MemoryInfo", {})
+    return int(told.get("SizeInMiB", 0))
+
+
 def _failure(why: str) -> StateReason:
     return StateReason(f"Server.InternalError: {why}", "Server.InternalError")
 
@@ -521,6 +559,7 @@ def record(image: Ami) -> dict[str, Any]:
     """Return what an image's body says of it, so that it can be registered again when the state is lost."""
     return {
         "id": image.id,
+        "region": image.ec2_backend.region_name,
         "snapshot": image.ebs_snapshot.id,
         "name": image.name,
         "description": image.description,

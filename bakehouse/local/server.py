@@ -40,10 +40,11 @@ from bakehouse import documents, system, tools  # noqa: E402
 from bakehouse.errors import ToolError  # noqa: E402
 from bakehouse.local import LOCK, adoption, answers, ec2, last_told, policies, signatures  # noqa: E402
 from bakehouse.local.bodies import Bodies, BodyError  # noqa: E402
+from bakehouse.local.drivers import DriverError  # noqa: E402
 from bakehouse.local.folders import digest  # noqa: E402
 from bakehouse.local.lifecycle import Lifecycle  # noqa: E402
 from bakehouse.local.notes import Notes  # noqa: E402
-from bakehouse.local.ports import GateDriver, GateError, public_block  # noqa: E402
+from bakehouse.local.ports import GateDriver, public_block  # noqa: E402
 from bakehouse.local.signatures import RefusedError, Signed  # noqa: E402
 from bakehouse.local.state import State  # noqa: E402
 from bakehouse.local.watch import Watch  # noqa: E402
@@ -61,6 +62,9 @@ _BODILESS = re.compile(
     r"|Modify(Image|Instance|Snapshot)Attribute|ModifyInstanceMetadataDefaults"
     r"|(En|Dis)ableImage\w+|(Put|Delete)Parameter|AssumeRole"
 )
+
+# These never launch a machine, which a group of Auto Scaling or a stack may do with other changes of theirs.
+_LAUNCHES_NONE = re.compile(r"(Terminate|Stop|Reboot|CreateImage|CopyImage|Delete|Deregister)")
 
 _IMAGE = re.compile(rb"<imageId>(ami-[0-9a-f]+)</imageId>")
 
@@ -102,7 +106,9 @@ class Server:
         self.lifecycle = lifecycle
         self.folder = folder
         self.told: list[str] = []
-        self.notes = Notes(lifecycle)
+        self.notes = Notes(lifecycle, self._restore)
+        self._since: int | None = None
+        lifecycle.noting = self.notes.follow
         self._code = f"{digest(Path(__file__).parent)} {folder}"
         self._operations = Operations()
         self._decisions: dict[str, policies.Decision] = {}  # one of each kind
@@ -232,13 +238,14 @@ class Server:
     def _prepare(self, action: str, form: Mapping[str, list[str]]) -> None:
         """Ask Docker what this request needs of it, before the request takes the lock."""
         console_of = form.get("InstanceId", [""])[0] if action == "GetConsoleOutput" else ""
-        self.lifecycle.prepare(not _READS.match(action) and not _BODILESS.fullmatch(action), console_of)
+        moves = not _READS.match(action) and not _BODILESS.fullmatch(action)
+        self.lifecycle.prepare(moves, moves and not _LAUNCHES_NONE.match(action), console_of)
 
     def _follow(self) -> None:
         """Let the ports follow; where Docker is away they follow when it is back, and the answer stands."""
         try:
             self.lifecycle.open_ports()
-        except GateError as error:
+        except DriverError as error:
             log.warning("%s", error)
 
     def _answer_own(self, environ: Environ, signed: Signed, respond: Respond) -> Iterable[bytes]:
@@ -262,6 +269,25 @@ class Server:
             "engine": tools.engine_place(),
             "operations": self._operations.told(),
         }
+
+    def restore(self, since: int) -> None:
+        """Let the backends, which were kept at that time, follow what Docker knows more, or do so when it is back."""
+        self._since = since
+        try:
+            self.told += adoption.restore(self.lifecycle, since)
+            self._since = None
+        except BodyError as error:
+            log.warning("%s", error)
+            if not since:
+                self.told.append(f"the local EC2 does not know its images and machines: {error}")
+
+    def _restore(self) -> None:
+        """Do what ``restore`` could not do yet; raises BodyError."""
+        if self._since is not None:
+            lines = adoption.restore(self.lifecycle, self._since, late=True)
+            self._since = None
+            self.told += lines
+            log.warning("Docker is back: %s", "; ".join(lines) or "it knows nothing more")
 
     def check(self) -> None:
         """Ask moto for all that its backends hold; raises RuntimeError where it can't tell."""
@@ -380,8 +406,8 @@ def _serve(folder: Path, checkout: str) -> None:
     signatures.keep(folder)
     ec2.install(lifecycle, folder)
     server = Server(lifecycle, folder)
-    there, server.told = state.load(server.check)
-    server.told += adoption.restore(lifecycle, lost=not there)
+    since, server.told = state.load(server.check)
+    server.restore(since)
     listener = _listen(server, folder)
     watch = Watch(lifecycle, server.notes.follow)
     threading.Thread(target=watch.watch, daemon=True, name="watch").start()
@@ -394,6 +420,7 @@ def _serve(folder: Path, checkout: str) -> None:
     )
     listener.serve_forever(poll_interval=1)
     gate.close()
+    bodies.close()
 
 
 def _end_with(folder: Path, listener: Any) -> None:
@@ -431,5 +458,5 @@ class _Handler(MotoRequestHandler):
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), sys.argv[2])
-    except (BodyError, GateError, ToolError) as error:
+    except (BodyError, DriverError, ToolError) as error:
         sys.exit(str(error))

@@ -12,6 +12,7 @@ import io
 import os
 import pickle
 import re
+import time
 import types
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
@@ -140,23 +141,25 @@ class State:
 
     def _add(self) -> None:
         with self.lock:
-            document, holds = _frozen(), _holds()
+            document, holds, now = _frozen(), _holds(), time.time_ns()
         self._generations.add(
             {
                 "kit": __version__,
                 "moto": moto_version,
-                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "at": datetime.fromtimestamp(now // 10**9, UTC).isoformat(),
+                "kept": now,
                 "holds": holds,
             },
             document,
         )
 
-    def load(self, check: Callable[[], None]) -> tuple[bool, list[str]]:
-        """Put the newest sound generation into the backends; return whether there is one, and what is to be told.
+    def load(self, check: Callable[[], None]) -> tuple[int, list[str]]:
+        """Put the newest sound generation into the backends; return when it was kept, and what is to be told.
 
-        ``check`` uses the backends, and raises whatever it raises where this version of moto can't use what another
-        has kept. To be told are the generations that were set aside, and which is used instead, a line each.
-        Raises ToolError when a newer kit has written the state, and when its folder can't be used.
+        The time is in nanoseconds since 1970, and 0 when there is no sound generation. ``check`` uses the backends, and
+        raises whatever it raises where this version of moto can't use what another has kept. To be told are the
+        generations that were set aside, and which is used instead, a line each. Raises ToolError when a newer kit has
+        written the state, and when its folder can't be used.
         """
         notes: list[str] = []
         for file in self._generations.files():
@@ -167,7 +170,7 @@ class State:
                 continue
             if notes:
                 notes.append(f"the local EC2's state of {head['at']} is used: {head['holds']}")
-            return True, notes
+            return head.get("kept", file.lstat().st_mtime_ns), notes
         return self._migrate(notes), notes
 
     def _take(self, file: Path, check: Callable[[], None]) -> Mapping[str, Any]:
@@ -182,10 +185,10 @@ class State:
             raise DamagedError(f"moto {moto_version} can't use it ({printable(str(error))})") from error
         return generation.head
 
-    def _migrate(self, notes: list[str]) -> bool:
-        """Take the state of an older kit, if there is one, and keep it as a generation; note why it can't be used."""
+    def _migrate(self, notes: list[str]) -> int:
+        """Take the state of an older kit, keep it as a generation, and return its time; note why it can't be used."""
         if not self._old.exists():
-            return False
+            return 0
         try:
             _thaw(self._old.read_bytes(), _OF_OLD)
         except Exception as error:  # whatever a damaged pickle raises
@@ -193,10 +196,11 @@ class State:
             aside = self._old.with_name(f"{OLD}.damaged")
             notes.append(f"{_when(self._old)} can't be used ({error}); it is kept: {aside}")
             os.replace(self._old, aside)
-            return False
+            return 0
+        kept = self._old.lstat().st_mtime_ns
         self.keep()
         self._old.unlink()
-        return True
+        return kept
 
 
 def _when(file: Path) -> str:

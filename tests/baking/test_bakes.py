@@ -375,12 +375,15 @@ def test_failure(bakery: Bakery) -> None:
 @pytest.mark.docker
 @pytest.mark.timeout(900)
 def test_keep(bakery: Bakery) -> None:
-    """On demand a failed bake's machine stays, the printed command enters it, and a cleanup ends it."""
+    """On demand a failed bake's machine stays, privileged as its recipe, can be entered, and a cleanup ends it."""
+    with (bakery.settings.root / "packer/recipes/tiny.pkrvars.hcl").open("a") as recipe:
+        recipe.write("privileged = true\n")
     code, _, told = bakery.bake(keep=True, tiny_fails=True, tiny_word="kept")
     (command,) = [line for line in told.splitlines() if line.startswith("  ssh ")]
     secrets = bakery.run.key.read_text().splitlines()
 
-    entered = subprocess.run([*shlex.split(command), "cat /etc/tiny"], capture_output=True, text=True, check=False)
+    script = "sudo mount -t tmpfs tmpfs /mnt && cat /etc/tiny"
+    entered = subprocess.run([*shlex.split(command), script], capture_output=True, text=True, check=False)
 
     assert (1, "kept") == (code, entered.stdout), entered.stderr
     assert not any(secret in bakery.run.log.read_text() for secret in secrets)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from ec2_fixtures import LocalEc2, Machines, connects, describe, docker, mark, permission, wait
 
-from bakehouse.local.ports import GateDriver, GateError
+from bakehouse.local.drivers import DriverError
+from bakehouse.local.ports import GateDriver
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def test_a_gate_that_hangs_at_once_is_made_anew(drive: Drive) -> None:
 def test_two_gates_that_hang_are_a_fault(drive: Drive) -> None:
     """Where the second gate doesn't answer either, the caller is told, and the next one finds a third gate."""
     driver = drive(0, 0, 9)
-    with pytest.raises(GateError, match="the gate did not answer within 5 s"):
+    with pytest.raises(DriverError, match="the gate did not answer within 5 s"):
         driver.follow(lambda: SMALL, "image")
 
     driver.follow(lambda: SMALL, "image")

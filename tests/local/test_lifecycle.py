@@ -15,6 +15,7 @@ from unittest.mock import Mock
 import docker.errors
 import pytest
 import requests.exceptions
+from botocore.exceptions import ClientError
 from ec2_fixtures import code_of, describe, state_of, status_of, wait, wait_for_state
 from stand_in_fixtures import StandIn
 
@@ -249,6 +250,12 @@ def test_a_launch_that_is_refused_leaves_nothing(lasting: StandIn) -> None:
 
     assert before == _everything(ec2)
     assert born == _born(lasting)
+
+
+def test_a_launch_for_which_the_host_has_no_room_is_refused(lasting: StandIn) -> None:
+    """Where the host's inotify instances aren't enough, that is said with the setting that gives more."""
+    with pytest.raises(ClientError, match=r"\(InsufficientInstanceCapacity\).* sysctl -w fs\.inotify\.max_user_inst"):
+        lasting.launch("", 401)
 
 
 def _born(stand_in: StandIn) -> list[str]:

@@ -50,6 +50,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     monkeypatch.setattr(tools, "ensure", lambda *_: None)
     monkeypatch.setattr(checkouts, "register", lambda *_: None)
     monkeypatch.setattr(local, "_bodies", lambda _: NoBodies())
+    monkeypatch.setattr(local, "_INOTIFY_FILE", "")
     made = settings.load()
     yield made
     local._end(made)
@@ -168,6 +169,28 @@ def test_a_server_that_nothing_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         pytest.raises(ToolError, match=rf"the local EC2 \(process {stands_in.pid}\) does not end"),
     ):
         local._end_process(stands_in.pid, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"), [("128\n", "1024\n", 1), ("1024\n", "1024\n", 0), ("4096\n", "4096\n", 0), ("", "", 0)]
+)
+def test_inotify_instances_are_given(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    before: str,
+    after: str,
+    said: int,
+) -> None:
+    """Where the host has few, and it's ours to do, the limit is raised, and that is said; it's never lowered."""
+    file = tmp_path / "max_user_instances"
+    file.write_text(before)
+    monkeypatch.setattr(local, "_INOTIFY_FILE", str(file))
+
+    local._give_inotify()
+
+    assert after == file.read_text()
+    assert said == capsys.readouterr().err.count("fs.inotify.max_user_instances of this host is 1024 now")
 
 
 def test_an_engine_that_maps_users_is_refused(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

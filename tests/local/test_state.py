@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import time
 import types
 from collections.abc import Callable
 from hashlib import sha256
@@ -82,13 +83,15 @@ def full(account: Account) -> Account:
 
 def test_all_is_there_again(full: Account, tmp_path: Path) -> None:
     """What was kept is there again, for all services, and can be changed and kept again."""
-    before = contents(full)
+    before, begun = contents(full), time.time_ns()
     State(tmp_path).keep()
     state._empty()
     assert contents_are_gone(full)
 
-    assert (True, []) == State(tmp_path).load(never)
+    since, told = State(tmp_path).load(never)
 
+    assert [] == told
+    assert begun < since < time.time_ns()
     assert before == contents(full)
     full.client("ssm").put_parameter(Name="/another", Value="1", Type="String", Tags=[{"Key": "c", "Value": "d"}])
     State(tmp_path).keep()
@@ -203,9 +206,9 @@ def test_damage_costs_one_generation_and_is_told(kept: tuple[Account, Path], dam
     DAMAGES[damage](newest)
     state._empty()
 
-    there, told = State(folder).load(never)
+    since, told = State(folder).load(never)
 
-    assert there
+    assert since
     assert ["/1"] == parameters(account)
     assert 2 == len(told)
     assert f"it is kept: {newest}.damaged" in told[0]
@@ -264,7 +267,7 @@ def test_a_write_that_fails_costs_nothing(kept: tuple[Account, Path], monkeypatc
             State(folder).keep()
 
     assert before == {file: file.read_bytes() for file in (folder / "state").iterdir()}
-    assert (True, []) == State(folder).load(never)
+    assert [] == State(folder).load(never)[1]
     assert ["/1", "/2"] == parameters(account)
 
 
@@ -282,13 +285,13 @@ def test_what_another_version_of_moto_has_kept(kept: tuple[Account, Path], monke
     monkeypatch.setattr(state, "moto_version", "99")
     looked: list[int] = []
 
-    assert (True, []) == State(folder).load(lambda: looked.append(1))
+    assert [] == State(folder).load(lambda: looked.append(1))[1]
     assert ["/1", "/2"] == parameters(account)
 
-    there, told = State(folder).load(lambda: 1 / 0)  # type: ignore[arg-type]
+    since, told = State(folder).load(lambda: 1 / 0)  # type: ignore[arg-type]
 
     assert [1] == looked
-    assert not there
+    assert 0 == since
     assert 2 == len(told)
     assert "moto 99 can't use it (division by zero)" in told[0]
     assert [] == parameters(account)

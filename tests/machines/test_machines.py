@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bakehouse import machines
 from bakehouse.accounts import TAG, Account, access, tag_list, tags_of
 from bakehouse.errors import BakehouseError, CloudError, InputError, NotFoundError
 from bakehouse.images import Image
+from bakehouse.local.bodies import PRIVILEGED
 from bakehouse.machines import Machine, launches
 from bakehouse.machines.launches import Request
 from bakehouse.settings import Settings
@@ -119,6 +121,18 @@ def test_launch_for_a_run(account: Account, settings: Settings, image: Image) ->
     [disk] = account.ec2.describe_volumes(VolumeIds=[volume])["Volumes"]
     assert ["20261122-080000-abcd"] * 2 == [tags_of(one)[f"{TAG}run"] for one in (found, disk)]
     assert "bakehouse-20261122-080000-abcd" == found["SecurityGroups"][0]["GroupName"]
+
+
+@pytest.mark.local
+def test_a_privileged_recipes_machine(account: Account, settings: Settings, image: Image) -> None:
+    """The machines of an image whose recipe is privileged are so too, in proofs as well; those of others aren't."""
+    privileged = replace(image, tags={**image.tags, PRIVILEGED: "yes"})
+
+    [usual] = launches.begin(account, settings, image, ONE, [8080])
+    machines = [launches.begin(account, settings, privileged, ONE, [8080], run=run)[0] for run in ("", "a-run")]
+
+    assert PRIVILEGED not in tags_of(instance(account, usual.id))
+    assert ["yes", "yes"] == [tags_of(instance(account, one.id))[PRIVILEGED] for one in machines]
 
 
 @pytest.mark.local
