@@ -32,6 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--packer", default="", help="bake with the Packer and the plugins in this folder: python -m tests.build_packer"
     )
+    parser.addoption(
+        "--moto", default="", help="another version of moto, with which states of the local EC2 are shared"
+    )
     parser.addoption("--rounds", default="10", help="how often what happens at random moments is tried; 10 by default")
 
 

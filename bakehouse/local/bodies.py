@@ -359,8 +359,10 @@ class Bodies:
     def images(self) -> list[tuple[str, dict[str, str], list[str]]]:
         """Return (Docker image ID, labels, tags) of each image that carries the checkout's label."""
         with docker_errors("images"):
-            found = self.docker.images.list(filters={"label": [f"{CHECKOUT}={self.checkout}"]})
-            return [(image.id, image.labels, image.tags) for image in found]
+            # what lists and then asks for each would fail when one goes in between
+            rows = self.docker.api.images(filters={"label": [f"{CHECKOUT}={self.checkout}"]})
+            names = {row["Id"]: [name for name in row["RepoTags"] or () if name != "<none>:<none>"] for row in rows}
+            return [(row["Id"], row["Labels"], names[row["Id"]]) for row in rows]
 
     def running(self) -> dict[str, int]:
         """Return each machine's instance ID with its init's process ID on the host.

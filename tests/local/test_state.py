@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import time
 import types
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from bakehouse.errors import ToolError
 from bakehouse.local import generations, state
 from bakehouse.local.generations import Generations
 from bakehouse.local.state import State
+from bakehouse.settings import ROOT
 
 MOTO = version("moto")
 
@@ -295,3 +298,57 @@ def test_what_another_version_of_moto_has_kept(kept: tuple[Account, Path], monke
     assert 2 == len(told)
     assert "moto 99 can't use it (division by zero)" in told[0]
     assert [] == parameters(account)
+
+
+# Run with one version of moto or the other: keeps a state, or uses one, and tells all that is in it.
+VERSIONS = """
+import json, os, sys
+from pathlib import Path
+os.environ.update(AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="a", AWS_DEFAULT_REGION="us-east-1")
+import boto3, moto
+from bakehouse.local.state import State
+
+def everything():
+    ec2, ssm = boto3.client("ec2"), boto3.client("ssm")
+    told = [getattr(ec2, f"describe_{what}")() for what in sys.argv[3].split(",")]
+    told += [ec2.describe_images(Owners=["self"]), ssm.get_parameters_by_path(Path="/")]
+    told += [boto3.client("iam").list_roles()]
+    return [{key: value for key, value in one.items() if key != "ResponseMetadata"} for one in told]
+
+with moto.mock_aws():
+    state, lines = State(Path(sys.argv[2])), []
+    if sys.argv[1] == "use":
+        lines = state.load(everything)[1]
+    else:
+        ec2, ssm = boto3.client("ec2"), boto3.client("ssm")
+        ec2.create_key_pair(KeyName="a", KeyType="ed25519")
+        launch = dict(ImageId="ami-12c6146b", MinCount=1, MaxCount=1, KeyName="a")
+        made = ec2.run_instances(**launch)["Instances"][0]["InstanceId"]
+        image = ec2.create_image(InstanceId=made, Name="an image")["ImageId"]
+        ec2.create_tags(Resources=[made, image], Tags=[{"Key": "a", "Value": "b"}])
+        ssm.put_parameter(Name="/channel", Value=image, Type="String")
+        boto3.client("iam").create_role(RoleName="a", AssumeRolePolicyDocument="{}")
+        state.keep()
+    print(json.dumps([moto.__version__, lines, everything()], default=str))
+"""
+
+
+@pytest.mark.parametrize("keeps", ["ours", "the other"])
+def test_two_versions_of_moto_share_a_state(request: pytest.FixtureRequest, tmp_path: Path, keeps: str) -> None:
+    """What this version of moto has kept the one of --moto can use, and the other way round."""
+    other = request.config.getoption("moto")
+    if not other:
+        pytest.skip("no --moto names another version")
+    fetch = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "other")]
+    subprocess.run([*fetch, f"moto=={other}"], check=True)
+
+    def run(work: str, which: str) -> Any:
+        path = [str(ROOT)] if which == "ours" else [str(tmp_path / "other"), str(ROOT)]
+        line = [sys.executable, "-c", VERSIONS, work, str(tmp_path), ",".join(EVERYTHING)]
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+        return json.loads(subprocess.run(line, env=environ, check=True, stdout=subprocess.PIPE).stdout)
+
+    kept, used = run("keep", keeps), run("use", "the other" if keeps == "ours" else "ours")
+
+    assert {MOTO, other} == {kept[0], used[0]}
+    assert ([], kept[2]) == (used[1], used[2])
