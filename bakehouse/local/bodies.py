@@ -32,6 +32,8 @@ BOOT_SECONDS = 180
 
 UNBORN = -1
 
+_NO_NAME = "<none>:<none>"
+
 _INOTIFY = 8  # so many inotify instances a machine has: Debian 13 has 7
 
 _FEWEST_PROCESSES = 1024  # a machine may have at least so many, else one for each MiB of its memory
@@ -361,8 +363,7 @@ class Bodies:
         with docker_errors("images"):
             # what lists and then asks for each would fail when one goes in between
             rows = self.docker.api.images(filters={"label": [f"{CHECKOUT}={self.checkout}"]})
-            names = {row["Id"]: [name for name in row["RepoTags"] or () if name != "<none>:<none>"] for row in rows}
-            return [(row["Id"], row["Labels"], names[row["Id"]]) for row in rows]
+        return [(row["Id"], row["Labels"], [one for one in row["RepoTags"] or () if one != _NO_NAME]) for row in rows]
 
     def running(self) -> dict[str, int]:
         """Return each machine's instance ID with its init's process ID on the host.

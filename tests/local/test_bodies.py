@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 from unittest.mock import Mock
 
 import docker.errors
@@ -49,3 +50,15 @@ def test_another_refusal_is_told() -> None:
         bodies._create(BIRTH, "image")
 
     assert 1 == len(engine.asked)
+
+
+def test_images_that_go_meanwhile_are_no_fault() -> None:
+    """Images are listed in one look: what asked for each of them would fail when one goes in between."""
+    rows: list[dict[str, Any]] = [{"Id": "sha256:1", "Labels": {"a": "b"}, "RepoTags": ["a:b"]}]
+    rows += [{"Id": name, "Labels": {}, "RepoTags": tags} for name, tags in (("2", ["<none>:<none>"]), ("3", None))]
+    bodies = Bodies("0123456789ab")
+    vars(bodies)["docker"] = Mock(
+        **{"api.images.return_value": rows, "images.get.side_effect": docker.errors.NotFound("")}
+    )
+
+    assert [("sha256:1", {"a": "b"}, ["a:b"]), ("2", {}, []), ("3", {}, [])] == bodies.images()

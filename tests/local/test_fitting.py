@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from bakehouse.local import fitting
+from bakehouse.settings import ROOT
 
 
 @pytest.mark.parametrize(
@@ -53,3 +55,20 @@ def test_inotify_instances_are_counted() -> None:
     assert 3 == after - before
     assert told["used"] >= 3
     assert int(Path("/proc/sys/fs/inotify/max_user_instances").read_text()) == told["most"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root, as which the fitter runs, may mount")
+@pytest.mark.parametrize("mounts", ["tmpfs tmpfs -o rw", "cgroup2 cgroup2 -o ro,nosuid,nodev,noexec"], ids=["v1", "v2"])
+def test_systemd_gets_a_tree_of_its_own(mounts: str) -> None:
+    """As Docker leaves a container on a host of each kind, nothing can be written there; afterwards it's systemd's."""
+    within = (
+        "from bakehouse.local import fitting; fitting.give_control_groups(); print(open('/proc/self/mounts').read())"
+    )
+    script = f"mount -t {mounts} /sys/fs/cgroup && exec {shlex.join([sys.executable, '-c', within])}"
+    line = ["unshare", "--mount", "--cgroup", "sh", "-c", script]
+
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT)
+
+    assert 0 == done.returncode, done.stderr
+    [*_, last] = [line for line in done.stdout.splitlines() if " /sys/fs/cgroup " in line]
+    assert "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nodev,noexec" == last.partition(",relatime")[0]
