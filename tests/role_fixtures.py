@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Any
 
 import ansible_runner
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
@@ -35,6 +37,19 @@ SERVED: dict[str, Any] = {
     "jenkins_arguments": ["--debug=6"],
     "jenkins_service_state": "started",
 }
+
+
+CASC = """jenkins:
+  securityRealm:
+    local:
+      allowsSignup: false
+      users:
+        - id: admin
+          password: ${trim:${readFile:/run/secrets/admin}}
+  authorizationStrategy:
+    loggedInUsersCanDoAnything:
+      allowAnonymousRead: false
+"""
 
 
 @dataclass(frozen=True)
@@ -176,17 +191,58 @@ def survived(task: Task) -> Task:
     return {"block": [task], "rescue": [{"ansible.builtin.debug": {"msg": "the next chapter goes on"}}]}
 
 
+def plugin(version: str) -> bytes:
+    """Return a plugin that holds nothing but its manifest."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("META-INF/MANIFEST.MF", f"Manifest-Version: 1.0\nPlugin-Version: {version}\n")
+    return packed.getvalue()
+
+
 @cache
 def plugins() -> None:
     """Let Ansible find its own plugins."""
     init_plugin_loader()
 
 
-def templar(**values: Any) -> Any:
-    """Return Ansible's own templating with the role's variables, defaults for all but these."""
+@cache
+def read(file: Path) -> Any:
+    """Return what a file of a role holds, as Ansible reads it."""
+    return DataLoader().load_from_file(str(file), trusted_as_template=True)
+
+
+def templar(role: str = "jenkins", **values: Any) -> Any:
+    """Return Ansible's own templating with a role's variables, defaults for all but these."""
     plugins()
-    loader = DataLoader()
-    files = [ROOT / f"roles/jenkins/{folder}/main.yml" for folder in ("defaults", "vars")]
-    read = [loader.load_from_file(str(file), trusted_as_template=True) for file in files]
-    facts = {"distribution": "Debian", "distribution_major_version": "13"}
-    return Templar(loader, {"ansible_facts": facts, **read[0], **read[1], **values})
+    folder = ROOT / "roles" / role
+    known: dict[str, Any] = {
+        "ansible_facts": {"distribution": "Debian", "distribution_major_version": "13", "architecture": "x86_64"},
+        "ansible_search_path": [str(folder)],
+    }
+    for file in (folder / "defaults/main.yml", folder / "vars/main.yml"):
+        known |= read(file) if file.exists() else {}
+    return Templar(DataLoader(), {**known, **values})
+
+
+ASSERTING = {
+    "java": ("types", "preflight"),
+    "jenkins": ("types", "values"),
+    "nginx": ("types", "preflight"),
+    "sysprep": ("types", "preflight"),
+}
+"""The files in which each role asserts that its variables have values that they can take."""
+
+
+def refusals(role: str, **values: Any) -> Iterator[str]:
+    """Yield what a role says of these values before it changes anything, one for each look that doesn't like them.
+
+    The looks are Ansible's own validation, then the role's assertions.
+    """
+    spec = read(ROOT / f"roles/{role}/meta/argument_specs.yml")["argument_specs"]["main"]
+    yield from ArgumentSpecValidator(spec["options"]).validate(values).error_messages
+    for task in (one for file in ASSERTING[role] for one in read(ROOT / f"roles/{role}/tasks/{file}.yml")):
+        if asserted := task.get("ansible.builtin.assert"):
+            seen = {"rc": 0, "stdout": ""}
+            judging = templar(role, **{**task.get("vars", {}), "__sysprep_seen": seen, **values})
+            if not judging.evaluate_conditional(asserted["that"]):
+                yield str(judging.template(asserted["fail_msg"]))

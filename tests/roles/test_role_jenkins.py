@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import tarfile
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from ec2_fixtures import PRIVILEGED_MACHINE, ROOT, LocalEc2, Machines
-from role_fixtures import NOTHING, SERVED, Host, Task, Told, chapter, role, shell, survived
+from role_fixtures import CASC, NOTHING, SERVED, Host, Task, Told, chapter, plugin, role, shell, survived
 
 from bakehouse.local.packages import apt
 from bakehouse.local.packages.keys import Key
@@ -26,18 +25,6 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(2700)]
 
 TASKS = ROOT / "roles/jenkins/tasks"
 DATA = ROOT / "tests/data"
-
-CASC = """jenkins:
-  securityRealm:
-    local:
-      allowsSignup: false
-      users:
-        - id: admin
-          password: ${trim:${readFile:/run/secrets/admin}}
-  authorizationStrategy:
-    loggedInUsersCanDoAnything:
-      allowAnonymousRead: false
-"""
 
 
 @dataclass
@@ -52,14 +39,6 @@ class Ground:
     variables: dict[str, Any]
     versions: tuple[str, str]
     folder: Path
-
-
-def plugin(version: str) -> bytes:
-    """Return a plugin that holds nothing but its manifest."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("META-INF/MANIFEST.MF", f"Manifest-Version: 1.0\nPlugin-Version: {version}\n")
-    return packed.getvalue()
 
 
 def repositories(debs: list[apt.Deb], key: Key, other: Key) -> dict[str, bytes]:
