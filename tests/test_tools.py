@@ -342,7 +342,7 @@ def test_doctor_here() -> None:
 
     ansible = rows["ansible-playbook"]
     assert Row("ansible-playbook", ansible.found, "2.19", "runs the roles", "", blocking=False) == ansible
-    assert ansible.found.startswith("2.19.")
+    assert tools.parsed(ansible.found) >= (2, 19)
     assert [] == [row.tool for row in rows.values() if row.blocking]
 
 
