@@ -30,6 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--account", default="local", help="an AWS profile for the tests of the tier aws; local by default"
     )
     parser.addoption(
+        "--cores", action="store_true", help="try the roles on every ansible-core that they claim, not on four"
+    )
+    parser.addoption(
         "--packer", default="", help="bake with the Packer and the plugins in this folder: python -m tests.build_packer"
     )
     parser.addoption(
@@ -131,3 +134,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         tools.ensure("docker")
     except ToolError as error:
         pytest.exit(error.message, returncode=2)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show on which cores the roles were tried, and the seconds that each role took there."""
+    done = [one for kind in ("passed", "failed") for one in terminalreporter.getreports(kind) if one.when == "call"]
+    told = [value for report in done for name, value in report.user_properties if name == "core"]
+    if told:
+        terminalreporter.section("roles on each ansible-core, in seconds")
+        for core, seconds in told:
+            columns = "  ".join(f"{role} {spent:4.0f}" for role, spent in seconds.items())
+            terminalreporter.line(f"{core:<36}  {columns}  together {sum(seconds.values()):4.0f}")
