@@ -14,7 +14,9 @@ from bakehouse.recipes import roles as roles_
 CONFIG = ".config/molecule/config.yml"
 """The path of Molecule's configuration for all scenarios, from the root of the checkout."""
 
-_FOLDER = "molecule"
+FOLDER = "molecule"
+"""The folder of the scenarios, from the root of the checkout."""
+
 _SEQUENCE = (
     "destroy",
     "syntax",
@@ -45,7 +47,7 @@ class Scenario:
 
 def load(root: Path) -> list[Scenario]:
     """Return the checkout's scenarios, ``default`` first; raises InputError when one of their files can't be read."""
-    files = sorted(root.glob(f"{_FOLDER}/*/molecule.yml"), key=lambda file: (file.parent.name != "default", file))
+    files = sorted(root.glob(f"{FOLDER}/*/molecule.yml"), key=lambda file: (file.parent.name != "default", file))
     return [_scenario(file, _common(root), root) for file in files]
 
 
@@ -122,7 +124,8 @@ def _platforms(read: Any, where: str) -> Iterator[str]:
 
 
 def _applied(playbook: Path, root: Path) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(roles_.named(documents.read_yaml(playbook, root))))
+    named = roles_.named(documents.read_yaml(playbook, root))
+    return tuple(dict.fromkeys(name for name in named if "{{" not in name))
 
 
 def _labels(sequence: Sequence[str]) -> Iterator[str]:

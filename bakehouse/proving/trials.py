@@ -12,10 +12,11 @@ from pathlib import Path
 from bakehouse import console, machines, recipes, runs, system, tools
 from bakehouse.accounts import Account, connect
 from bakehouse.baking import orders
-from bakehouse.errors import BakehouseError, InputError, RegistryError, VerdictError
+from bakehouse.errors import BakehouseError, InputError, NotFoundError, RegistryError, VerdictError
 from bakehouse.junit import Case, Suite
 from bakehouse.proving import driver, scenarios
 from bakehouse.proving.scenarios import Scenario
+from bakehouse.recipes import roles
 from bakehouse.runs import Run, leftovers, programs
 from bakehouse.runs.transcripts import ansible_failure, changes
 from bakehouse.settings import Settings
@@ -82,6 +83,7 @@ def run(
     except with ``keep``, which leaves the machines. Raises VerdictError when interrupted.
     """
     tools.ensure("ssh")
+    _insist_on_roles(settings, [one for one, _ in chosen])
     platforms = list(dict.fromkeys(platform for _, platform in chosen))
     unfit = _unfit(settings, platforms, files or {}, asked)
     with runs.interruptible(_interrupted):
@@ -154,6 +156,16 @@ def _cases(trial: Trial) -> list[Case]:
 
 def _interrupted(signal_name: str) -> VerdictError:
     return VerdictError(f"the trial was interrupted by {signal_name}", "./inv test-role starts again")
+
+
+def _insist_on_roles(settings: Settings, tried: Iterable[Scenario]) -> None:
+    """Install the roles that requirements.yml names if a scenario uses one; raises NotFoundError if one is missing."""
+    for one in tried:
+        if missing := roles.get(settings.root, one.roles, playbook=f"{scenarios.FOLDER}/{one.name}/converge.yml"):
+            raise NotFoundError(
+                f"scenario {one.name} uses the role {missing[0]}, which is neither in roles/ nor from {roles.FILE}",
+                f"put it into roles/, or name it in {roles.FILE}",
+            )
 
 
 def _unfit(

@@ -35,6 +35,7 @@ _OF_A_COLLECTION = re.compile(
         ([a-z_]\w*\.[a-z_]\w*)\.[a-z_]\w*""",
     re.MULTILINE | re.VERBOSE,
 )
+_PLAYBOOK_OF = re.compile(r"(\w+\.\w+)(?:\.\w+)+(?<!\.yml)(?<!\.yaml)")  # a collection
 _OF_ANSIBLE_ITSELF = ("ansible.builtin", "ansible.legacy")
 
 
@@ -53,14 +54,26 @@ def ensure(root: Path, recipe: Recipe) -> None:
 
 
 def get(root: Path, roles: Collection[str], collections: Collection[str] = (), playbook: str = _BESIDE) -> list[str]:
-    """Install what requirements.yml names if the checkout doesn't hold all of these; return the roles still missing."""
+    """Install what requirements.yml names if the checkout doesn't hold all of these; return the roles still missing.
+
+    Nobody knows which role a template names, so that counts as one that isn't here, and is not missing afterwards.
+    """
     listed = _listed(root)
-    found = [*(find(root, name, playbook) for name in roles), *(_collection(root, name) for name in collections)]
+
+    def look(name: str) -> Path | None:
+        return next(filter(None, (find(root, one, playbook) for one in _names(name, collections))), None)
+
+    found = [*map(look, roles), *(_collection(root, name) for name in collections)]
     if any(listed.values()) and any(_is_others(root, one) for one in found):
         with _alone(root):
             if not _is_fresh(root):
                 _install(root, listed)
-    return [name for name in roles if not find(root, name, playbook)]
+    return [name for name in roles if _is_plain(name) and not look(name)]
+
+
+def _names(role: str, collections: Iterable[str]) -> list[str]:
+    """Return the names that a role may have: in a play with ``collections`` it may be one of theirs."""
+    return [role, *(f"{one}.{role}" for one in collections if _is_plain(role) and "." not in role and "/" not in role)]
 
 
 def installed(root: Path) -> Path:
@@ -86,7 +99,7 @@ def folders(root: Path, recipe: Recipe) -> tuple[dict[str, Path], dict[str, Path
     """
     follow = partial(_files, root, playbook=recipe.playbook, theirs=True)
     roles, collections = _used([root / recipe.playbook, root / _BAKE], _hooks(root, recipe), follow)
-    of_roles = ((name, find(root, name, recipe.playbook)) for name in roles)
+    of_roles = ((one, find(root, one, recipe.playbook)) for name in roles for one in _names(name, collections))
     of_collections = ((name, _collection(root, name)) for name in collections)
     return {name: place for name, place in of_roles if place}, {name: place for name, place in of_collections if place}
 
@@ -103,6 +116,7 @@ def _used(
         new = [name for name in dict.fromkeys(named(tree)) if name not in roles]
         roles |= dict.fromkeys(new)
         collections |= dict.fromkeys(_OF_A_COLLECTION.findall(file.read_text(errors="replace")))
+        collections |= dict.fromkeys(_searched(tree))
         files += [one for one in _playbooks(tree, file.parent) if one not in files]
         files += [one for name in new for one in follow(name)]
     return list(roles), [name for name in collections if name not in _OF_ANSIBLE_ITSELF]
@@ -163,8 +177,18 @@ def _hooks(root: Path, recipe: Recipe) -> Iterator[str]:
             yield from (name for hook in _HOOKS for name in read.get(hook) or () if _is_plain(name))
 
 
+def _searched(tree: Any) -> Iterator[str]:
+    """Yield the collections in which a playbook or a role looks for short names, and those of imported playbooks."""
+    for entry in tree if isinstance(tree, list) else [tree]:
+        for key, value in entry.items() if isinstance(entry, dict) else ():
+            if key == "collections" and isinstance(value, list):
+                yield from filter(_is_plain, value)
+            elif key.rpartition(".")[2] == "import_playbook" and (found := _PLAYBOOK_OF.fullmatch(str(value))):
+                yield found[1]
+
+
 def named(entries: Any) -> Iterator[str]:
-    """Yield the roles that plays, tasks or a role's dependencies name; templated names are left out."""
+    """Yield the roles that plays, tasks or a role's dependencies name; a name may be a template."""
     for entry in entries if isinstance(entries, list) else [entries]:
         for key, value in entry.items() if isinstance(entry, dict) else ():
             if key in ("roles", "dependencies"):
@@ -173,7 +197,7 @@ def named(entries: Any) -> Iterator[str]:
                 found = [_name(value, "name", "role")]
             else:
                 found = list(named(value)) if key in _LISTS_OF_TASKS else []
-            yield from filter(_is_plain, found)
+            yield from (name for name in found if isinstance(name, str) and "=" not in name)
 
 
 def _name(value: Any, *keys: str) -> Any:

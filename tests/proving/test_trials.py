@@ -16,7 +16,7 @@ from ec2_fixtures import LocalEc2, wait
 from samples import PARTS
 
 from bakehouse import recipes, settings
-from bakehouse.errors import InputError, RegistryError, VerdictError
+from bakehouse.errors import InputError, NotFoundError, RegistryError, VerdictError
 from bakehouse.junit import Case, Suite
 from bakehouse.proving import driver, trials
 from bakehouse.proving.scenarios import Scenario
@@ -124,6 +124,28 @@ def test_without_an_image_registry(
     assert "skipped: default on rocky-9: base rocky-9 needs an image registry\n" == capsys.readouterr().err
     with pytest.raises(RegistryError):
         trials.run(given, chosen, asked=True, keep=False)
+
+
+def test_a_role_that_is_not_here(tmp_path: Path) -> None:
+    """What requirements.yml names is installed before a trial that uses it; a role that is missing then is named."""
+    theirs = tmp_path / "theirs"
+    (theirs / "tasks").mkdir(parents=True)
+    (theirs / "tasks/main.yml").write_text("[]\n")
+    (theirs / "meta").mkdir()
+    (theirs / "meta/main.yml").write_text("galaxy_info: {author: a, description: d, license: MIT}\n")
+    subprocess.run(["tar", "-czf", tmp_path / "theirs.tar.gz", "-C", tmp_path, "theirs"], check=True)
+    root = tmp_path / "checkout"
+    root.mkdir()
+    shutil.copy(ROOT / "ansible.cfg", root)
+    (root / "requirements.yml").write_text(f"roles: [{{name: theirs, src: '{tmp_path}/theirs.tar.gz'}}]\n")
+    told = settings.Settings(root, tmp_path / "state", "local", "", "web")
+
+    with pytest.raises(
+        NotFoundError, match=r"^scenario alone uses the role nobodys, which is neither in roles/ nor from"
+    ):
+        trials.run(told, [(Scenario("alone", ("theirs", "nobodys"), ("debian-13",), ()), "debian-13")], True, False)
+
+    assert (root / ".bakehouse/galaxy/roles/theirs/tasks/main.yml").is_file()
 
 
 def test_a_package_that_some_platforms_can_install(

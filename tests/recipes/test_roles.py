@@ -55,7 +55,7 @@ def test_used(root: Path) -> None:
     """What a playbook and those it imports name is used, wherever it stands; what only looks like it is not."""
     named, collections = roles.used(root, RECIPE, thoroughly=False)
 
-    assert ["one", "two", "their.some.three", "author.four", "five", "six"] == named
+    assert ["one", "two", "their.some.three", "author.four", "five", "{{ templated }}", "six"] == named
     assert ["my.own", "fine.sieve"] == collections
 
 
@@ -83,12 +83,33 @@ def test_folders(root: Path) -> None:
     assert {"my.own": galaxy / "collections/ansible_collections/my/own"} == collections
 
 
-def test_hooks_are_used(root: Path) -> None:
+@pytest.mark.parametrize("group", ["all.yml", "all/main.yml", "all/deep/hooks.yaml", "all"])
+def test_hooks_are_used(root: Path, group: str) -> None:
     """The roles before and after the recipe's own, and those that verify, are used wherever group_vars name them."""
-    write(root / "inventory/group_vars/all.yml", "bake_roles_before: [harden]\n")
+    write(root / "inventory/group_vars" / group, "bake_roles_before: [harden]\n")
     write(root / "inventory/group_vars/web.yml", "bake_roles_after: [scan]\nverify_roles: [one]\n")
 
     assert ["harden", "scan", "one"] == roles.used(root, RECIPE, thoroughly=False)[0][:3]
+
+
+def test_short_names_of_collections(root: Path) -> None:
+    """A play that names collections finds their roles by short names; collections of imported playbooks count too."""
+    write(root / "playbooks/bake.yml", "[]\n")
+    play = "- import_playbook: our.shared.site\n- import_playbook: more.yml\n"
+    write(root / "playbooks/web.yml", f"{play}- hosts: web\n  collections: [their.some]\n  roles: [three, one]\n")
+    write(root / "playbooks/more.yml", "- hosts: web\n  roles: [two]\n")
+    installed = root / ".bakehouse/galaxy/collections/ansible_collections"
+    for name in ("their/some", "our/shared"):
+        write(installed / name / "MANIFEST.json", "{}")
+    theirs = write(installed / "their/some/roles/three/tasks/main.yml", "[]\n").parent.parent
+    for name in ("deep", "deeper"):
+        write(root / f"roles/{name}/tasks/main.yml", "[]\n")
+
+    roles.ensure(root, RECIPE)
+    named, collections = roles.folders(root, RECIPE)
+
+    assert theirs == named["their.some.three"]
+    assert {"their.some", "our.shared"} <= set(collections)
 
 
 @pytest.mark.parametrize("name", ["one", "two", "five"])
@@ -191,6 +212,15 @@ def test_installs_nothing_that_is_not_needed(root: Path) -> None:
     roles.ensure(root, RECIPE)
 
     assert not (root / ".bakehouse").exists()
+
+
+def test_a_role_that_a_template_names_may_be_one_to_install(root: Path) -> None:
+    """Nobody can tell which role that is, so what requirements.yml names is installed before."""
+    write(root / "playbooks/web.yml", "- hosts: web\n  tasks: [include_role: {name: '{{ which }}'}]\n")
+    write(root / "requirements.yml", "roles: [{src: 'git+file:///no/where'}]\n")
+
+    with pytest.raises(InputError, match="its roles can't be installed"):
+        roles.ensure(root, RECIPE)
 
 
 BAD = {
