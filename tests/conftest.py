@@ -111,7 +111,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each worker whole modules, and all of end_to_end/ to one: its modules share a bake."""
+    """Give each worker whole modules, and to one of them those that share a bake."""
     scheduling = LoadScopeScheduling(config, log)
     scheduling._split_scope = _scope
     return scheduling
@@ -119,7 +119,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def _scope(nodeid: str) -> str:
     file = nodeid.partition("::")[0]
-    return "end_to_end" if "end_to_end/" in file else file
+    return "baked" if Path(file).stem in ("test_examples", "test_proofs_of_images", "test_story") else file
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
