@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # until a task listens, Ctrl-C ends us without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from invoke.collection import Collection
 
 from bakehouse.tasks import channels, checkout, images, local, machines, program

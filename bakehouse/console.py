@@ -60,11 +60,8 @@ def say(line: str) -> None:
 
 
 def data(value: str) -> None:
-    """Print one value on stdout for a program to read. It is no error when the program stops reading."""
-    try:
-        print(printable(value), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Print one value on stdout for a program to read."""
+    print(printable(value), flush=True)
 
 
 def data_json(value: Any) -> None:
@@ -163,11 +160,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def confirm(plan: Sequence[str], question: str, yes: bool = False) -> bool:
-    """Show a plan and ask whether to go on; with ``yes`` don't ask. Raises InputError when stdin is no terminal."""
+    """Show a plan and ask whether to go on; with ``yes`` don't ask. Raises InputError when nobody can answer."""
     for line in plan:
         say(line)
     if yes:
         return True
-    if not sys.stdin.isatty():
-        raise InputError(f"{question} There is no terminal to ask on", "add --yes to do it, or --dry-run to only look")
-    return talk().input(f"{question} [y/N] ", markup=False).strip().lower() in ("y", "yes")
+    try:
+        if sys.stdin.isatty() and sys.stderr.isatty():  # who doesn't see the question can't answer it either
+            return talk().input(f"{question} [y/N] ", markup=False).strip().lower() in ("y", "yes")
+    except EOFError:
+        say("")
+    raise InputError(f"{question} There is no terminal to ask on", "add --yes to do it, or --dry-run to only look")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import IO, Any, get_args, get_origin, get_type_hints
 
 from bakehouse.errors import InputError
 
@@ -106,12 +106,21 @@ def replace(file: Path, content: bytes) -> None:
 
 def create(file: Path, content: bytes) -> None:
     """Make a file that only its owner may read, whole or not at all; one that is there already stays as it is."""
-    with tempfile.NamedTemporaryFile(dir=file.parent) as fresh:
+    with _nameless(file.parent) as fresh:
         fresh.write(content)
         fresh.flush()
         os.fsync(fresh.fileno())
+        source = fresh.name if isinstance(fresh.name, str) else f"/proc/self/fd/{fresh.fileno()}"
         with suppress(FileExistsError):  # somebody else was quicker
-            os.link(fresh.name, file)
+            os.link(source, file, src_dir_fd=fresh.fileno())  # with this argument it follows the link in /proc
+
+
+def _nameless(folder: Path) -> IO[bytes]:
+    """Return a new file of a folder that nobody else may read, without a name where the system can: it leaves none."""
+    try:
+        return open(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600), "wb")
+    except (AttributeError, OSError):
+        return tempfile.NamedTemporaryFile(dir=folder)
 
 
 def checked(kind: type, read: Any, where: str) -> dict[str, Any]:

@@ -9,9 +9,11 @@
   + AccountError      (2) the account's credentials, region or endpoint are wrong
   + NotFoundError     (2) there is no image, machine, base or recipe of that name
   x CloudError        (1) AWS refused a call; holds AWS's own error code
-    + DeadlineError   (1) a named condition did not come true in time
+  x NotKnownError     (1) no answer came, or it got lost: neither a yes nor a no
+    x DeadlineError   (1) a named condition did not come true in time
   x BakeError         (1) Packer or Ansible failed
   x VerdictError      (1) a machine or image is not what it should be
+  x StoppedError      (130) SIGINT stopped the task; after SIGTERM the code is 143, after SIGHUP 129
 
 "+" marks what the user can mend; "x" marks what somebody has to look into.
 All are kinds of Invoke's ``Exit``, so that Invoke prints them and exits with their code.
@@ -94,14 +96,33 @@ class NotFoundError(BakehouseError):
 
 
 class CloudError(BakehouseError):
-    """Say that AWS refused a call; ``aws_code`` is AWS's own error code, empty when there is none."""
+    """Say that AWS refused a call.
 
-    def __init__(self, text: str, hint: str = "", aws_code: str = "") -> None:
+    Attributes:
+        aws_code: AWS's own error code; empty when there is none.
+        again: whether the call was sent more than once, so that an earlier one may have been carried out.
+    """
+
+    def __init__(self, text: str, hint: str = "", aws_code: str = "", again: bool = False) -> None:
         super().__init__(text, hint)
         self.aws_code = aws_code
+        self.again = again
 
 
-class DeadlineError(CloudError):
+class NotKnownError(BakehouseError):
+    """Say what was waited for and how long, when no answer came: neither a yes nor a no, and never a verdict."""
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text, hint)
+        self.stands = ""
+
+    def stand(self, state: str, hint: str) -> None:
+        """Tell how things stand all the same, and what to do; who tells it first counts."""
+        if not self.stands:
+            self.stands, self.text, self.hint = state, f"{self.text}: {state}", hint or self.hint
+
+
+class DeadlineError(NotKnownError):
     """Say which condition was not met in time."""
 
 
@@ -111,3 +132,13 @@ class BakeError(BakehouseError):
 
 class VerdictError(BakehouseError):
     """Say that a machine or an image is not what it should be."""
+
+
+class StoppedError(BakehouseError):
+    """Say that a signal of this number stopped the task, and how things stand."""
+
+    code = 130
+
+    def __init__(self, text: str, hint: str, number: int) -> None:
+        super().__init__(text, hint)
+        self.code = 128 + number  # as a shell tells it

@@ -88,6 +88,15 @@ def ctrl_c() -> Iterator[Callable[[], None]]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Give the test its signals back, which a task leaves ignored that was stopped: its process is about to end."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, former in before.items():
+        signal.signal(number, former)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show with a failure what the local EC2s that the test used have logged last."""

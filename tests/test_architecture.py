@@ -16,7 +16,10 @@ import pytest
 from bakehouse.settings import ROOT
 
 WINGS = ("accounts", "baking", "images", "local", "machines", "proving", "recipes", "records", "runs", "tasks")
-MEANS = ("console", "documents", "errors", "junit", "packers", "releases", "settings", "sites", "system", "tools")
+MEANS = (
+    *("console", "documents", "endings", "errors", "junit", "packers", "releases", "settings", "sites", "system"),
+    "tools",
+)
 
 
 def test_the_wings() -> None:

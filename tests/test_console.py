@@ -125,7 +125,10 @@ def test_confirm_without_a_question(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_reader_that_has_enough() -> None:
     """A program that reads a part of the data and goes leaves no traceback."""
-    code = "from bakehouse import console; console.data('x' * 1_000_000); console.table(['a'], [['b']])"
+    code = """from bakehouse import console, endings
+with endings.answering():
+    console.data('x' * 1_000_000)
+    console.table(['a'], [['b']])"""
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout and process.stderr

@@ -31,7 +31,7 @@ def children(account: Account, there: Settings, run: Run) -> dict[str, Mapping[s
         "docker": system.environment(*system.DOCKER),
         "packer": packer,
         "molecule": trials._environment(account, there, "debian-13", run, run.folder),
-        "a probe's Ansible": probes._environment(there, str(run.folder)),
+        "a probe's Ansible": probes._environment(there, run),
     }
 
 

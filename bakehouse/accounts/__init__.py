@@ -16,7 +16,15 @@ from urllib.request import Request
 
 from bakehouse import recipes, sites, system
 from bakehouse.console import say, step
-from bakehouse.errors import AccountError, BakehouseError, CloudError, DeadlineError, InputError, UnsoundError
+from bakehouse.errors import (
+    AccountError,
+    BakehouseError,
+    CloudError,
+    DeadlineError,
+    InputError,
+    NotKnownError,
+    UnsoundError,
+)
 from bakehouse.settings import Settings
 from bakehouse.sites import Site, Sites
 
@@ -29,6 +37,8 @@ PAGED = {"PageSize": 500}
 """The page size to ask for: without one EC2 returns everything in one answer, or times out."""
 
 _STAND_IN_SECONDS = 600
+_FIRST_ATTEMPTS = 3  # to find out whether anybody is there
+_ATTEMPTS = 8  # of each call: with a third of all failing, one call in 6,500 fails for good
 _CHECKIP = "https://checkip.amazonaws.com"
 
 
@@ -84,12 +94,13 @@ class Account:
         """Return the tags of a thing that is made here: those that are fixed, and these."""
         return {**self.site.tags, **tags}
 
-    def client(self, service: str) -> Client:
-        """Return the client of a service; ``service`` is boto3's name for it."""
+    def client(self, service: str, attempts: int = _ATTEMPTS) -> Client:
+        """Return the client of a service, by boto3's name, which calls so often until an answer comes."""
         from botocore.config import Config
 
         proxies: dict[str, Any] = {"proxies": {}} if self.endpoint else {}  # on AWS the person's
-        config = Config(retries={"mode": "standard"}, connect_timeout=10, read_timeout=60, **proxies)
+        retries = {"mode": "standard", "total_max_attempts": attempts}
+        config = Config(retries=retries, connect_timeout=10, read_timeout=60, **proxies)
         with _translated(service):
             client = self.session.client(service, self.region, endpoint_url=self.endpoint or None, config=config)
         return Client(client)
@@ -294,8 +305,8 @@ def _aws(settings: Settings) -> Account:
                     "take endpoint_url out of the profile, or use --account local",
                 )
         try:
-            account.client("sts").get_caller_identity()
-        except CloudError as error:
+            account.client("sts", _FIRST_ATTEMPTS).get_caller_identity()
+        except (CloudError, NotKnownError) as error:
             partitions = session.get_available_partitions()
             if any(region in session.get_available_regions("ec2", partition) for partition in partitions):
                 raise
@@ -353,6 +364,16 @@ def blamed(account: Account, key: str, *codes: str) -> Iterator[None]:
             hint = "docs/accounts.md says what the key needs"
             raise InputError(f"{sites.place(account.name, key)}: {error.text}", hint) from error
         raise
+
+
+@contextmanager
+def done_already(*codes: str) -> Iterator[None]:
+    """Take EC2's refusal by one of these codes for success, if the call was sent again because an answer got lost."""
+    try:
+        yield
+    except CloudError as error:
+        if not (error.again and error.aws_code in codes):
+            raise
 
 
 def wait(what: str, look: Callable[[], T | None], seconds: float, every: float = 0.5) -> T:
@@ -467,11 +488,14 @@ def _translated(operation: str) -> Iterator[None]:
         from botocore import exceptions
 
         if isinstance(error, exceptions.ClientError):
-            raise _refusal(operation, error.response.get("Error", {})) from error
+            again = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
+            raise _refusal(operation, error.response.get("Error", {}), again) from error
         if isinstance(error, (exceptions.NoCredentialsError, exceptions.CredentialRetrievalError)):
             raise AccountError(f"no credentials: {error}", "run aws configure, or aws sso login") from error
         if isinstance(error, exceptions.TokenRetrievalError | exceptions.SSOError):
             raise AccountError(f"the credentials have expired: {error}", "run aws sso login") from error
+        if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
+            raise NotKnownError(f"{operation}: {error}") from error
         raise CloudError(f"{operation}: {error}") from error
 
 
@@ -479,8 +503,13 @@ _DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "AuthFailure", "InvalidClientTokenId")
 
 
-def _refusal(operation: str, answer: Mapping[str, str]) -> BakehouseError:
+_UNSURE = ("InternalError", "InternalFailure", "InternalServerError", "ServiceUnavailable", "Unavailable", "503", "500")
+
+
+def _refusal(operation: str, answer: Mapping[str, str], again: bool = False) -> BakehouseError:
     code, message = answer.get("Code", ""), answer.get("Message", "")
+    if code in _UNSURE:
+        return NotKnownError(f"{operation}: {message} ({code})")
     if code in _EXPIRED:
         return AccountError(
             f"AWS does not accept the credentials: {message} ({code})", "run aws sso login, or aws configure"
@@ -489,4 +518,4 @@ def _refusal(operation: str, answer: Mapping[str, str]) -> BakehouseError:
         return AccountError(f"{operation}: {message} ({code})", "docs/aws.md lists the rights that the tasks need")
     if code == "InvalidIPAddress.InUse":
         return InputError(f"{operation}: {message} ({code})", "end that program, or make it listen on 127.0.0.1 only")
-    return CloudError(f"{operation}: {message} ({code})", aws_code=code)
+    return CloudError(f"{operation}: {message} ({code})", aws_code=code, again=again)

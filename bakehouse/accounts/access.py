@@ -5,16 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 import shlex
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bakehouse import system, tools
-from bakehouse.accounts import TAG, Account, blamed, filters, tag_specifications, wait
-from bakehouse.errors import ToolError
+from bakehouse import documents, tools
+from bakehouse.accounts import TAG, Account, blamed, done_already, filters, tag_specifications, wait
 from bakehouse.settings import Settings
 from bakehouse.sites import Bastion
 
@@ -60,7 +57,8 @@ def group(
     if missing:
         let_in(account, group_id, missing)
     if surplus:
-        account.ec2.revoke_security_group_ingress(GroupId=group_id, IpPermissions=surplus)
+        with done_already("InvalidPermission.NotFound"):
+            account.ec2.revoke_security_group_ingress(GroupId=group_id, IpPermissions=surplus)
     return group_id
 
 
@@ -77,8 +75,13 @@ def key_pair(account: Account, settings: Settings, recipe: str) -> str:
     def named(digest: str) -> str:
         return account.site.named(f"bakehouse-{recipe}-{digest}")
 
-    sound = [file.name for file in sorted(folder.glob(named("*"))) if file.name == named(_digest(_public(file)))]
-    name = sound[0] if sound else _new_key(folder, named)
+    sound = [file.name for file in sorted(folder.glob(named("*"))) if file.name == named(_digest(_public_of(file)))]
+    if sound:
+        name = sound[0]
+    else:
+        fresh = _fresh()
+        name = named(_digest(_public(fresh)))
+        documents.create(folder / name, fresh)
     known = account.ec2.describe_key_pairs(Filters=filters({"key-name": name}))["KeyPairs"]
     if not known:
         import_key(account, name, folder / name, {f"{TAG}kind": "key", f"{TAG}recipe": recipe})
@@ -86,22 +89,18 @@ def key_pair(account: Account, settings: Settings, recipe: str) -> str:
 
 
 def make_key(file: Path) -> None:
-    """Make an ed25519 key without a passphrase, and beside it its public half, with the suffix ``.pub``.
-
-    Raises ToolError, which holds ssh-keygen's own words, when it makes none.
-    """
-    code, told = system.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(file))
-    if code:
-        raise ToolError(f"ssh-keygen makes no key: {system.last_line(told) or code}", f"can {file.parent} be written?")
+    """Make an ed25519 key without a passphrase, as a file that only its owner may read."""
+    documents.create(file, _fresh())
 
 
 def import_key(account: Account, name: str, private: Path, tags: Mapping[str, str]) -> None:
     """Make a key pair on the account from a private key. EC2 gets only the public half."""
-    account.ec2.import_key_pair(
-        KeyName=name,
-        PublicKeyMaterial=_public(private).encode(),
-        TagSpecifications=tag_specifications(account.marked(tags), "key-pair"),
-    )
+    with done_already("InvalidKeyPair.Duplicate"):
+        account.ec2.import_key_pair(
+            KeyName=name,
+            PublicKeyMaterial=_public_of(private).encode(),
+            TagSpecifications=tag_specifications(account.marked(tags), "key-pair"),
+        )
 
 
 def new_group(
@@ -112,7 +111,7 @@ def new_group(
     On AWS a new group can be found only after some time. Raises InputError where there is no default VPC and none is
     named.
     """
-    with blamed(account, "vpc", "VPCIdNotSpecified"):
+    with blamed(account, "vpc", "VPCIdNotSpecified"), done_already("InvalidGroup.Duplicate"):
         account.ec2.create_security_group(
             GroupName=name,
             Description=description,
@@ -124,13 +123,13 @@ def new_group(
 
 def let_in(account: Account, group_id: str, rules: Sequence[Permission]) -> None:
     """Add rules to a security group; raises InputError when a prefix list in them isn't there."""
-    with blamed(account, "allow", "InvalidPrefixListI"):
+    with blamed(account, "allow", "InvalidPrefixListI"), done_already("InvalidPermission.Duplicate"):
         account.ec2.authorize_security_group_ingress(GroupId=group_id, IpPermissions=rules)
 
 
 def public_key(settings: Settings, name: str) -> str:
     """Return the public half of one of our key pairs, as type and base64; empty when its private key isn't here."""
-    return _public(keys(settings) / name)
+    return _public_of(keys(settings) / name)
 
 
 def keys(settings: Settings) -> Path:
@@ -187,20 +186,33 @@ def _group(account: Account, name: str, tags: Mapping[str, str], vpc: str) -> Ma
     return found[0] if found else None
 
 
-def _new_key(folder: Path, named: Callable[[str], str]) -> str:
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        fresh = Path(scratch) / "key"
-        make_key(fresh)
-        name = named(_digest(_public(fresh)))
-        os.rename(fresh, folder / name)
-    return name
+def _fresh() -> bytes:
+    """Return a new private key in OpenSSH's form."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    return Ed25519PrivateKey.generate().private_bytes(*form)
 
 
-def _public(private: Path) -> str:
-    """Return the public half of a private key; empty when the file holds none."""
-    argv = ["ssh-keygen", "-y", "-P", "", "-f", str(private)]
-    answer = system.call(argv, system.environment(), capture_output=True, text=True, check=False)
-    return answer.stdout.strip() if answer.returncode == 0 else ""
+def _public_of(file: Path) -> str:
+    """Return the public half of the private key in a file; empty when it holds none."""
+    try:
+        return _public(file.read_bytes())
+    except OSError:
+        return ""
+
+
+def _public(private: bytes) -> str:
+    """Return the public half of a private key, as type and base64; empty when it is none, or has a passphrase."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        key = serialization.load_ssh_private_key(private, password=None).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return ""
+    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
 def _digest(public: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bakehouse import __version__, console, documents, images, recipes, runs, system
+from bakehouse import __version__, console, documents, endings, images, recipes, runs, system
 from bakehouse.accounts import TAG, Account, access, filters, lending, networks, tag_list
 from bakehouse.accounts.networks import Place
 from bakehouse.baking import orders, plans, reads
@@ -24,7 +24,7 @@ from bakehouse.images import Image, channels
 from bakehouse.packers import Packer
 from bakehouse.recipes import inputs, roles
 from bakehouse.records import contents, provenances, store
-from bakehouse.runs import Interrupted, Run, leftovers, programs
+from bakehouse.runs import Run, leftovers, programs
 from bakehouse.runs.transcripts import Began, Ended, Event, Failed, Named, Skipped, event, failure, plain
 from bakehouse.settings import ROOT, Settings
 
@@ -53,7 +53,7 @@ def bake(
     fails. Before that, everything that the bake made for itself is deleted; with ``keep_on_failure`` the machine stays,
     and it is printed how to enter it.
     """
-    with runs.interruptible(_interrupted):
+    with endings.stating("it made no image", "./inv bake starts again"):
         plan = plans.draw(settings, base, package_files, architecture, instance_type)
         plans.tell(plan, force=force)
         if plan.image and not force:
@@ -62,7 +62,8 @@ def bake(
         leftovers.clear(plan.account, settings)
         with runs.begin(settings) as run:
             image = _carry_out(settings, plan, run, keep_on_failure, debug)
-    channels.nominate(plan.account, image)
+    with endings.stating(f"image {image.id} is complete", "./inv images shows its channels"):
+        channels.nominate(plan.account, image)
     for notice in plan.order.notices:
         console.say(notice)
     return image
@@ -122,7 +123,6 @@ def environment(of_account: Mapping[str, str], run: Run, debug: bool) -> dict[st
     """Return the environment of Packer: the account's, with all temporary files in the run's scratch folder."""
     here = {
         **system.PACKER,
-        runs.VARIABLE: run.id,
         "ANSIBLE_HOME": str(run.scratch),
         "TMPDIR": str(run.scratch),
         "PACKER_TMP_DIR": str(run.scratch),
@@ -233,7 +233,7 @@ def _drive(
     ``tags`` are those of what the run makes for itself.
     """
     steps = console.Steps()
-    with programs.started(argv, log=run.log, folder=root, environment=env, patience=_CANCEL_SECONDS) as packer:
+    with programs.started(argv, run=run, log=run.log, folder=root, environment=env, patience=_CANCEL_SECONDS) as packer:
         vigil = Vigil(account, packer.end)
         try:
             for line in packer.lines():
@@ -247,9 +247,8 @@ def _drive(
                         vigil.end()
                 if happened is not None:
                     _show(steps, happened)
-        except Interrupted:
-            with suppress(OSError):  # the terminal may be gone
-                console.say("interrupted: Packer cleans up ...")
+        except endings.Interrupted:
+            console.say("interrupted: Packer cleans up ...")
             raise
         finally:
             vigil.end()
@@ -292,7 +291,8 @@ def _finish(settings: Settings, plan: Plan, run: Run) -> Image:
         f"{TAG}sbom": documents.digest(told[store.SBOM].encode()),
         f"{TAG}provenance": documents.digest(told[store.PROVENANCE].encode()),
     }
-    return images.tag(plan.account, image_id, {**plan.order.provenance(run.id, plan.commit), **more})
+    with endings.undisturbed():  # from here on the image is there
+        return images.tag(plan.account, image_id, {**plan.order.provenance(run.id, plan.commit), **more})
 
 
 def _read(settings: Settings, plan: Plan, run: Run) -> dict[str, str]:
@@ -332,10 +332,6 @@ def _keep(settings: Settings, account: Account, order: Order, run: Run) -> None:
                 f"  {shlex.join(['ssh', '-F', 'none', '-i', str(run.key), '-o', 'IdentitiesOnly=yes', *hosts, there])}"
             )
             console.say("delete it when you are done: ./inv cleanup --leftovers --yes")
-
-
-def _interrupted(by: str) -> BakeError:
-    return BakeError(f"the bake was interrupted by {by} and made no image", "./inv bake starts again")
 
 
 def _show(steps: console.Steps, happened: Event) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from bakehouse import console
+from bakehouse import console, endings
 from bakehouse.accounts import Account, tag_list, wait
 from bakehouse.errors import BakehouseError, CloudError, InputError, NotFoundError
 from bakehouse.images import Image
@@ -176,10 +176,16 @@ def move(account: Account, channel: Channel, image: str, why: str = "", stand_in
     ``channel`` is the channel as it was read before. Raises InputError when somebody else has moved it since then; the
     channel keeps pointing to the image that they chose.
     """
+    with endings.stating(f"channel {channel.name} may have moved", "./inv channels shows where it points"):
+        return _move(account, channel, image, why, stand_ins)
+
+
+def _move(account: Account, channel: Channel, image: str, why: str, stand_ins: Sequence[str]) -> Channel:
     version = _put(account, channel, image, why, stand_ins)
     now = _at_least(account, channel, version)
-    if version in [one.version for one in now.moves]:
-        return now
+    own = next(one for one in now.versions if one.version == version)
+    if any(replace(one, version=own.version, when=own.when) == own for one in now.moves):
+        return now  # maybe as the version before: a request whose answer gets lost is sent again
     while not now.settled:
         now = _at_least(account, now, _put(account, now, now.image, f"moved back: version {version} came too late"))
     raise InputError(

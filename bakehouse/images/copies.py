@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bakehouse import console, images
+from bakehouse import console, endings, images
 from bakehouse.accounts import TAG, Account, connect, encryption, tag_specifications, wait
 from bakehouse.errors import CloudError, InputError
 from bakehouse.images import Image, channels
@@ -22,11 +22,12 @@ def copy(settings: Settings, image_id: str, regions: str) -> dict[str, Image]:
     account = connect(settings)
     regional = [account.at(region) for region in _enabled(account, regions)]
     image = images.usable(account, image_id, settings.recipe)
-    begun = {there.region: _find(there, account, image) or _begin(there, account, image) for there in regional}
-    copies = {there.region: _finish(there, begun[there.region]) for there in regional}
-    for channel in channels.find(account, image.recipe):
-        for there in regional if channel.image == image.id else ():
-            _point(there, account, channel.name, copies[there.region])
+    with endings.stating("copies that were begun go on", f"./inv copy {image_id} {regions} waits for them"):
+        begun = {there.region: _find(there, account, image) or _begin(there, account, image) for there in regional}
+        copies = {there.region: _finish(there, begun[there.region]) for there in regional}
+        for channel in channels.find(account, image.recipe):
+            for there in regional if channel.image == image.id else ():
+                _point(there, account, channel.name, copies[there.region])
     return copies
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from bakehouse import console, images
+from bakehouse import console, endings, images
 from bakehouse.accounts import TAG, Account, Stays, tag_list
 from bakehouse.errors import BakehouseError, CloudError, NotFoundError
 from bakehouse.images import DEPRECATED, Image, Snapshot, channels, retention, usage
@@ -145,9 +145,11 @@ def retire(account: Account, planned: Retirement) -> None:
     Right before each deletion its reasons are read again. Raises CloudError, and deletes nothing more, when the image
     is used by now in a way that the plan doesn't tell.
     """
-    for channel in _as_planned(account, planned).channels:
-        channels.delete(account, channel)
-    delete(account, _as_planned(account, planned).image)
+    image = planned.image.id
+    with endings.stating(f"image {image} may be gone in part", f"./inv retire {image} deletes what is left"):
+        for channel in _as_planned(account, planned).channels:
+            channels.delete(account, channel)
+        delete(account, _as_planned(account, planned).image)
 
 
 def _as_planned(account: Account, planned: Retirement) -> Retirement:

@@ -24,7 +24,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
 from urllib.request import Request
 
-from bakehouse import console, documents, system, tools
+from bakehouse import console, documents, endings, system, tools
 from bakehouse.errors import InputError, ToolError, VerdictError
 from bakehouse.local import signatures
 from bakehouse.local.folders import digest
@@ -366,7 +366,8 @@ def _have_base(settings: Settings, name: str, known: Mapping[str, Described], se
     if not any(labels.get(BASE) == name for _, labels, _ in bodies.images()):
         if ground := bases.get(name).ground:
             _have_base(settings, ground, known, server)
-        bases.make(bodies.docker, name, known[name], bodies.labels("base"), console.say)
+        with endings.stating(f"base {name} is not made", f"./inv local.up --base {name} starts again"):
+            bases.make(bodies.docker, name, known[name], bodies.labels("base"), console.say)
         ask(server.variables, "adopt")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bakehouse import machines
 from bakehouse.accounts import Account
-from bakehouse.errors import CloudError, InputError
+from bakehouse.errors import CloudError, InputError, NotKnownError
 from bakehouse.machines import Machine, shells
 from bakehouse.recipes.services import Service
 from bakehouse.records import inspector
@@ -46,7 +46,7 @@ def read(account: Account, settings: Settings, service: Service, machine: Machin
         answer = shells.enter(settings, machine, command)
         told = json.loads(answer.stdout)
         journal, marks = str(told["journal"]), [(str(digest), int(length)) for digest, length in told["marks"]]
-    except (InputError, CloudError) as error:
+    except (InputError, CloudError, NotKnownError) as error:
         return Written(masked_blindly(output), error.text)
     except (ValueError, KeyError, TypeError):
         return Written(masked_blindly(output), masked_blindly(answer.stderr))

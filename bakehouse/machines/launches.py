@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bakehouse import accounts, console, images, machines, recipes, sites
+from bakehouse import accounts, console, endings, images, machines, recipes, sites
 from bakehouse.accounts import TAG, Account, access, encryption, networks, rights, tag_specifications
 from bakehouse.accounts.networks import Place
 from bakehouse.errors import CloudError, DeadlineError, InputError
@@ -56,6 +56,14 @@ def request(instance_type: str, *, count: str = "1", allow: str = "", user_data:
     )
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """Hold what a launch needs: the places in which it is tried in turn, and the other arguments of RunInstances."""
+
+    places: Sequence[Place]
+    how: Mapping[str, Any]
+
+
 def usual(account: Account, wanted: Request) -> Request:
     """Return a request with the instance types that accounts.yml names, if it names any."""
     return replace(wanted, types=account.site.instance_types or wanted.types)
@@ -84,33 +92,56 @@ def launch(
         raise InputError("--image and --channel exclude each other", "give one of them, or none for the newest image")
     recipe, service = recipes.load(settings), services.load(settings)
     wanted = request(instance_type or recipe.instance_type, count=count, allow=allow, user_data=user_data)
-    account = accounts.connect(settings)
-    wanted = wanted if instance_type else usual(account, wanted)
-    if channel:
-        image_id = channels.get(account, recipe.name, channel).image
-    image = images.usable(account, image_id, recipe.name, "" if everyone else account.owner(settings))
-    console.say(f"image {image.id} ({image.name}){''.join(f', {name} is a stand-in' for name in image.stand_ins)}")
-    launched = begin(account, settings, image, wanted, service.ports)
-    try:
-        launched = machines.running(account, [machine.id for machine in launched])
-        settled(settings, service, launched, recipe.boot_budget, partial(machines.insist_on, account, launched))
-        verdicts = probes.probe(settings, service, launched)
-        for verdict in verdicts:
-            _explain(account, settings, service, verdict)
-        probes.insist(verdicts, "--on-failure keep leaves the machines for a look" if terminate else "")
-    except BaseException:  # an interruption too
+    with endings.stating("nothing was launched", "./inv launch starts again"):
+        account = accounts.connect(settings)
+        wanted = wanted if instance_type else usual(account, wanted)
+        if channel:
+            image_id = channels.get(account, recipe.name, channel).image
+        image = images.usable(account, image_id, recipe.name, "" if everyone else account.owner(settings))
+        console.say(f"image {image.id} ({image.name}){''.join(f', {name} is a stand-in' for name in image.stand_ins)}")
+        prepared = prepare(account, settings, image, wanted, service.ports)
+    launched, fate = list[Machine](), "machines may have been launched"
+    with endings.stating(lambda: fate, "./inv machines lists them"):
+        try:
+            with endings.uncut():
+                launched = start(account, prepared)
+            launched = machines.running(account, [machine.id for machine in launched])
+            insist = partial(machines.insist_on, account, launched)
+            settled(settings, service, launched, recipe.boot_budget, insist)
+            verdicts = probes.probe(settings, service, launched)
+            for verdict in verdicts:
+                _explain(account, settings, service, verdict)
+            probes.insist(verdicts, "--on-failure keep leaves the machines for a look" if terminate else "")
+        except BaseException:  # an interruption too
+            if launched:
+                fate = _part_with(account, settings, launched, terminate)
+            raise
+    return launched
+
+
+def _part_with(account: Account, settings: Settings, launched: Sequence[Machine], terminate: bool) -> str:
+    """Terminate machines that didn't get healthy, if that was asked for, and say what has become of them."""
+    ids = " ".join(machine.id for machine in launched)
+    stays = accounts.Stays()
+    with endings.undisturbed(), stays.told(ids):
         if terminate:
             end(account, settings, launched)
-        else:
-            console.say(f"still there: {' '.join(machine.id for machine in launched)}")
-        raise
-    return launched
+            return f"{ids} terminated"
+    console.say(f"still there: {ids}")
+    return f"still there: {ids}"
 
 
 def begin(
     account: Account, settings: Settings, image: Image, wanted: Request, ports: Sequence[int], run: str = ""
 ) -> list[Machine]:
-    """Launch machines of an image and return them without waiting for them.
+    """Launch machines of an image and return them without waiting for them; the arguments are those of ``prepare``."""
+    return start(account, prepare(account, settings, image, wanted, ports, run))
+
+
+def prepare(
+    account: Account, settings: Settings, image: Image, wanted: Request, ports: Sequence[int], run: str = ""
+) -> Preparation:
+    """Make the key pair and the group that machines of an image need, and return all that their launch needs.
 
     SSH and ``ports`` are open to ``wanted.allow``, by default as accounts.yml says, else to the caller alone. With
     ``run``, the ID of a run, the machines belong to that run and are cleared away with it.
@@ -144,7 +175,12 @@ def begin(
         **({"IamInstanceProfile": {"Name": profile}} if (profile := account.site.launch_profile) else {}),
         TagSpecifications=tag_specifications(account.marked(tags), "instance", "volume", "network-interface"),
     )
-    answer = _run(account, networks.places(account, network, wanted.types, groups), how)
+    return Preparation(networks.places(account, network, wanted.types, groups), how)
+
+
+def start(account: Account, prepared: Preparation) -> list[Machine]:
+    """Launch machines as prepared, in the first of the places that has room."""
+    answer = _run(account, prepared.places, prepared.how)
     return [Machine.from_aws(instance, account.site) for instance in answer["Instances"]]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bakehouse import console, system
+from bakehouse import console, runs, system
 from bakehouse.accounts import Account
 from bakehouse.errors import VerdictError
 from bakehouse.junit import Case, Suite
 from bakehouse.machines import Machine, inventories, journals, shells
 from bakehouse.recipes.services import Page, Service
+from bakehouse.runs import Run
 from bakehouse.settings import RECIPE, Settings
 
 VERIFY = "playbooks/verify.yml"
@@ -158,13 +158,13 @@ def verify(settings: Settings, found: Sequence[Machine]) -> dict[str, list[Findi
     begun = time.monotonic()
     with (
         console.step(f"{' '.join(machine.id for machine in found)} verified from within"),
-        tempfile.TemporaryDirectory(prefix="bh-", dir=system.temporary()) as scratch,
-        system.only(_environment(settings, scratch)),  # the runner writes its environment to the disk
+        runs.aside(settings) as within,
+        system.only(_environment(settings, within)),  # the runner writes its environment to the disk
     ):
         run = ansible_runner.run(
-            private_data_dir=scratch,
+            private_data_dir=str(within.scratch),
             playbook=str(settings.root / VERIFY),
-            inventory=str(_inventory(settings, found, Path(scratch))),
+            inventory=str(_inventory(settings, found, within.scratch)),
             event_handler=see,
             cancel_callback=lambda: False,  # without it the runner replaces our handlers of SIGINT and SIGTERM for good
             quiet=True,
@@ -275,9 +275,11 @@ def as_suites(verdicts: Sequence[Verdict]) -> list[Suite]:
     ]
 
 
-def _environment(settings: Settings, scratch: str) -> dict[str, str]:
+def _environment(settings: Settings, within: Run) -> dict[str, str]:
     """Return the environment of Ansible. It holds no key of an account: the inventory needs none."""
+    scratch = str(within.scratch)
     ours = {
+        runs.VARIABLE: within.id,
         "ANSIBLE_CONFIG": str(settings.root / "ansible.cfg"),
         "ANSIBLE_HOME": scratch,
         "ANSIBLE_SSH_CONTROL_PATH_DIR": scratch,

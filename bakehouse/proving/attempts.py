@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from bakehouse import console, machines
 from bakehouse.accounts import TAG, Account, access
-from bakehouse.errors import CloudError, ToolError
+from bakehouse.errors import CloudError, NotKnownError, ToolError
 from bakehouse.images import Image
 from bakehouse.machines import Machine, journals, launches, probes, shells
 from bakehouse.machines.probes import Finding
@@ -58,8 +58,8 @@ class Attempt:
     def carry_out(self, run: Run) -> None:
         """Launch the two machines and look at them; reboot one, stop and start the other, and look again.
 
-        Raises CloudError when EC2 refuses a request, because that says nothing about the image. Everything else that
-        goes wrong is a finding.
+        Raises CloudError when EC2 refuses a request, because that says nothing about the image, and NotKnownError when
+        an answer doesn't come. Everything else that goes wrong is a finding.
         """
         wanted = launches.usual(self._account, launches.request(self._recipe.instance_type, count="2"))
         begun = time.monotonic()
@@ -190,7 +190,7 @@ class Attempt:
         for machine in self.machines:
             try:
                 text = machines.console_output(self._account, machine)
-            except CloudError as error:
+            except (CloudError, NotKnownError) as error:
                 text = f"the console can't be read: {error.text}"
             self.logs[f"{machine.id}-console"] = self._masked(text, self._traits.get(machine.id))
 

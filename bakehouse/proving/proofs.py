@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bakehouse import console, images, recipes, runs
+from bakehouse import console, endings, images, recipes, runs
 from bakehouse.accounts import TAG, Account, access, connect
 from bakehouse.errors import VerdictError
 from bakehouse.images import Image
@@ -22,16 +22,17 @@ from bakehouse.settings import Settings
 def prove(settings: Settings, image_id: str = "") -> Proof:
     """Prove an image, by default the recipe's newest, write the proof down, and tag the image with the verdict.
 
-    Raises CloudError when the account refuses a request, and VerdictError when interrupted; then nothing is proven and
-    the image's tag stays as it was. The machines are terminated in any case.
+    Raises CloudError when the account refuses a request, and NotKnownError when an answer doesn't come; then nothing is
+    proven and the image's tag stays as it was. The machines are terminated in any case.
     """
     recipe, service = recipes.load(settings), services.load(settings)
     account = connect(settings)
     image = images.usable(account, image_id, recipe.name)
     console.say(f"image {image.id} ({image.name}){''.join(f', {name} is a stand-in' for name in image.stand_ins)}")
+    leftovers.clear(account, settings)
     attempt = Attempt(settings, account, recipe, service, image)
     with (
-        runs.interruptible(lambda by: _interrupted(image, by)),
+        endings.stating(f"nothing is proven of image {image.id}", "./inv prove starts again"),
         runs.begin(settings) as run,
         console.recorded() as steps,
     ):
@@ -68,13 +69,7 @@ def insist(settings: Settings, proof: Proof) -> None:
 
 
 def _clear_away(settings: Settings, account: Account, run: Run, launched: Sequence[Machine]) -> None:
-    with runs.undisturbed(), console.step("machines terminated"):
+    with endings.undisturbed(), console.step("machines terminated"):
         leftovers.sweep(account, run)
     for machine in launched:
         access.known_hosts(settings, machine.id).unlink(missing_ok=True)
-
-
-def _interrupted(image: Image, by: str) -> VerdictError:
-    return VerdictError(
-        f"the proof of image {image.id} was interrupted by {by}: nothing is proven", "./inv prove starts again"
-    )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bakehouse import console, machines, recipes, runs, system, tools
+from bakehouse import console, endings, machines, recipes, runs, system, tools
 from bakehouse.accounts import Account, connect
 from bakehouse.baking import orders
 from bakehouse.errors import BakehouseError, InputError, NotFoundError, RegistryError, VerdictError
@@ -80,13 +80,13 @@ def run(
     ``files`` maps packages to the files that they are installed from. A platform that can't install one of them, or
     whose base needs an image registry that can't be reached, is skipped; if the platform was ``asked`` for, InputError
     or RegistryError is raised, as it is when no platform can. Everything that a trial made is cleared away in any case,
-    except with ``keep``, which leaves the machines. Raises VerdictError when interrupted.
+    except with ``keep``, which leaves the machines.
     """
     tools.ensure("ssh")
     _insist_on_roles(settings, [one for one, _ in chosen])
     platforms = list(dict.fromkeys(platform for _, platform in chosen))
     unfit = _unfit(settings, platforms, files or {}, asked)
-    with runs.interruptible(_interrupted):
+    with endings.stating("nothing is known of the roles", "./inv test-role starts again"):
         clouds = _clouds(settings, [platform for platform in platforms if platform not in unfit], asked)
         found = {**clouds, **unfit}
         return [_try(settings, one, platform, found[platform], keep, files or {}) for one, platform in chosen]
@@ -152,10 +152,6 @@ def _cases(trial: Trial) -> list[Case]:
     if trial.skipped:
         return [Case("all", 0, "skipped", trial.skipped)]
     return [Case(step.name, step.seconds, "failure" if step.failure else "good", step.failure) for step in trial.steps]
-
-
-def _interrupted(signal_name: str) -> VerdictError:
-    return VerdictError(f"the trial was interrupted by {signal_name}", "./inv test-role starts again")
 
 
 def _insist_on_roles(settings: Settings, tried: Iterable[Scenario]) -> None:
@@ -243,7 +239,7 @@ def _carry_out(
     ]
     environment = _environment(account, settings, platform, within, folder)
     with programs.started(
-        argv, log=log, folder=settings.root, environment=environment, patience=_CANCEL_SECONDS
+        argv, run=within, log=log, folder=settings.root, environment=environment, patience=_CANCEL_SECONDS
     ) as molecule:
         steps = watch(molecule.lines(), f"{scenario.name} on {platform}", scenario.steps)
     if molecule.code and not any(step.failure for step in steps):
@@ -257,7 +253,6 @@ def _environment(account: Account, settings: Settings, platform: str, within: Ru
     return {
         # The driver, which Molecule starts, asks the local EC2 and Docker.
         **account.environ(*system.ANSIBLE, *system.DOCKER),
-        runs.VARIABLE: within.id,
         "BAKEHOUSE_STATE": str(settings.state),
         "BAKEHOUSE_PLATFORM": platform,
         "MOLECULE_EPHEMERAL_DIRECTORY": str(folder),

@@ -1,4 +1,4 @@
-"""Runs: each bake, proof and trial is a run with a folder. Tells which runs still live, and ends them."""
+"""Runs: each bake, proof, trial and look at machines is a run with a folder. Tells which still live, and ends them."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import os
 import secrets
 import shutil
 import signal
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from bakehouse import system
+from bakehouse import endings, system
 from bakehouse.accounts import wait
-from bakehouse.errors import BakehouseError, DeadlineError
+from bakehouse.errors import DeadlineError
 from bakehouse.settings import Settings
 
 VARIABLE = "BAKEHOUSE_RUN"
 """The environment variable that marks every process of a run, also when the parent of the process has ended."""
 
 _ACCOUNT = "account"
-_LASTING = ("packer.log", "packer-debug.log", "manifest.json", "molecule.log", _ACCOUNT)
+_ASIDE = "aside"
+_BIRTHS = ".births"
+_LASTING = ("packer.log", "packer-debug.log", "manifest.json", "molecule.log", _ACCOUNT, _ASIDE)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Hold the ID of one bake, proof or trial, and its folder, which only its user can read.
+    """Hold the ID of one bake, proof, trial or look at machines, and its folder, which only its user can read.
 
     A run lives while the process that began it holds the lock in the folder. The kernel releases the lock when that
     process ends, also when it is killed.
@@ -148,48 +148,53 @@ def begin(settings: Settings) -> Iterator[Run]:
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     run = Run(run_id, _folder(settings) / run_id)
-    run.folder.mkdir(mode=0o700, parents=True)
-    with system.alone(run.folder / "lock"):
-        (run.folder / _ACCOUNT).write_text(settings.account)
-        (run.folder / "scratch").symlink_to(tempfile.mkdtemp(prefix="bh-", dir=system.temporary()))
-        run.alias.symlink_to(run.folder)
-        run.inventory.mkdir()
-        (run.inventory / "group_vars").symlink_to(settings.root / "inventory" / "group_vars")
+    with ExitStack() as held:
+        with _births(settings):
+            run.folder.mkdir(mode=0o700)
+            held.enter_context(system.alone(run.folder / "lock"))
+        try:
+            (run.folder / _ACCOUNT).write_text(settings.account)
+            # the link first: what we are killed before is known by it
+            (run.folder / "scratch").symlink_to(f"{system.temporary()}/bh-{secrets.token_hex(4)}")
+            run.scratch.mkdir(mode=0o700)
+            run.alias.symlink_to(run.folder)
+            run.inventory.mkdir()
+            (run.inventory / "group_vars").symlink_to(settings.root / "inventory" / "group_vars")
+            yield run
+        finally:
+            with endings.undisturbed():
+                if not run.kept:
+                    run.wipe()
+
+
+@contextmanager
+def aside(settings: Settings) -> Iterator[Run]:
+    """Make a run for programs that make nothing on an account; in the end they have ended and nothing of it stays.
+
+    What such runs have left that were killed goes first.
+    """
+    for dead in known(settings).values():
+        if (dead.folder / _ASIDE).exists() and not dead.lives:
+            end(dead)
+            dead.wipe()
+            shutil.rmtree(dead.folder)
+    with ExitStack() as last, begin(settings) as run:
+        last.callback(shutil.rmtree, run.folder)
+        (run.folder / _ASIDE).touch()
         try:
             yield run
         finally:
-            if not run.kept:
-                run.wipe()
-
-
-class Interrupted(KeyboardInterrupt):
-    """Say that a signal asked this process to stop; its text is the signal's name."""
-
-
-@contextmanager
-def interruptible(error: Callable[[str], BakehouseError]) -> Iterator[None]:
-    """Raise Interrupted when a signal asks us to stop, and ``error`` of its name after the clearing away."""
-
-    def interrupt(number: int, _: object) -> None:
-        raise Interrupted(signal.Signals(number).name)
-
-    try:
-        with _signals(interrupt):
-            yield
-    except Interrupted as interrupted:
-        raise error(str(interrupted)) from interrupted
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ignore the signals that ask us to stop, so that the work in this context is completed."""
-    with _signals(lambda *_: None):
-        yield
+            with endings.undisturbed():
+                end(run)
 
 
 def known(settings: Settings) -> dict[str, Run]:
     """Return the checkout's runs by their IDs."""
-    return {path.parent.name: Run(path.parent.name, path.parent) for path in sorted(_folder(settings).glob("*/lock"))}
+    folder = settings.state / "runs"
+    if not folder.is_dir():
+        return {}
+    with _births(settings):  # a folder without a lock is a dead run's then
+        return {path.name: Run(path.name, path) for path in sorted(folder.iterdir()) if path.is_dir()}
 
 
 def forget(settings: Settings) -> None:
@@ -200,7 +205,8 @@ def forget(settings: Settings) -> None:
             run.wipe()
             shutil.rmtree(run.folder)
     with suppress(OSError):  # it holds other runs
-        _folder(settings).rmdir()
+        (settings.state / "runs" / _BIRTHS).unlink(missing_ok=True)
+        (settings.state / "runs").rmdir()
 
 
 def end(run: Run, seconds: float = 60) -> None:
@@ -227,22 +233,15 @@ def processes(run: Run) -> list[tuple[int, list[str]]]:
     return found
 
 
-@contextmanager
-def _signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Call ``handler`` for the signals that ask us to stop. A SIGHUP that nohup ignores stays ignored."""
-    asking = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        asking.append(signal.SIGHUP)
-    before = {number: signal.signal(number, handler) for number in asking}
-    try:
-        yield
-    finally:
-        for number, former in before.items():
-            signal.signal(number, former)
+def _births(settings: Settings) -> AbstractContextManager[None]:
+    """Let no other run be begun meanwhile."""
+    return system.alone(_folder(settings) / _BIRTHS)
 
 
 def _folder(settings: Settings) -> Path:
-    return settings.state / "runs"
+    folder = settings.state / "runs"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def _packers(run: Run) -> list[tuple[int, list[str]]]:

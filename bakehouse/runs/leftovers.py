@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from bakehouse import console, runs
+from bakehouse import console, endings, runs
 from bakehouse.accounts import TAG, Account, Stays, filters, tag_list, tags_of, wait
 from bakehouse.errors import BakehouseError, CloudError
 from bakehouse.runs import Run
@@ -146,7 +146,7 @@ def clear(account: Account, settings: Settings) -> None:
 
 def sweep(account: Account, run: Run) -> None:
     """Delete what a run made for itself, without being interrupted. Errors are printed: the next bake tries again."""
-    with runs.undisturbed():
+    with endings.undisturbed():
         try:
             apply(account, of_run(account, run))
         except BakehouseError as error:

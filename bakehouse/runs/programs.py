@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bakehouse import system
+from bakehouse import endings, runs, system
+from bakehouse.runs import Run
 
 
 class Program:
@@ -34,9 +35,9 @@ class Program:
 
 @contextmanager
 def started(
-    argv: Sequence[str], *, log: Path, folder: Path, environment: Mapping[str, str], patience: float
+    argv: Sequence[str], *, run: Run, log: Path, folder: Path, environment: Mapping[str, str], patience: float
 ) -> Iterator[Program]:
-    """Run a program in a session of its own; on leaving the context it has ended.
+    """Run a program of a run in a session of its own; on leaving the context it has ended, and all that it started.
 
     A program that still runs then gets SIGTERM. It is killed with its whole process group when it has not ended after
     ``patience`` seconds, or when somebody asks us to stop once more.
@@ -44,11 +45,13 @@ def started(
     end with us.
     """
     with log.open("wb") as said:
+        environment = {**environment, runs.VARIABLE: run.id}
         process = system.start(argv, environment, cwd=folder, stdout=said, stderr=said, start_new_session=True)
     try:
         yield Program(process, log, patience)
     finally:
         _end(process, patience)
+        runs.end(run)
 
 
 def _end(process: subprocess.Popen[bytes], patience: float) -> None:
@@ -56,7 +59,8 @@ def _end(process: subprocess.Popen[bytes], patience: float) -> None:
         return
     process.terminate()
     try:
-        process.wait(patience)
+        with endings.impatient():
+            process.wait(patience)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

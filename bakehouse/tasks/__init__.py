@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import invoke.tasks
 
+from bakehouse import endings
 from bakehouse.errors import InputError
 from bakehouse.settings import RECIPE
 
@@ -23,11 +24,20 @@ SHORT = {"account": "a", "dry-run": "n", "recipe": "r", "yes": "y"}
 
 
 class KitTask(invoke.tasks.Task[Any]):
-    """Hold a task of ours: one of Invoke's, with examples (what may stand behind its name) and our short flags."""
+    """Hold a task of ours: one of Invoke's, with examples (what may stand behind its name) and our short flags.
+
+    Each ends in one line when a signal stops it.
+    """
 
     def __init__(self, body: Callable[..., Any], examples: Sequence[str] = ("",), **how: Any) -> None:
         super().__init__(body, auto_shortflags=False, **how)
         self.examples = examples
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        """Run the task; raises StoppedError when a signal stops it."""
+        place = "local." * self.body.__module__.endswith(".local")
+        with endings.answering(), endings.obedient(f"./inv {place}{self.name}"):
+            return super().__call__(*arguments, **more)
 
     def arg_opts(self, name: str, default: Any, taken_names: set[str]) -> dict[str, Any]:
         """Return how Invoke reads the argument of this name."""

@@ -172,7 +172,7 @@ def cleanup(
     """Tell which images and snapshots may go and why, or clear them away."""
     from dataclasses import replace
 
-    from bakehouse import accounts, console
+    from bakehouse import accounts, console, endings
     from bakehouse.images import retention, retirements
     from bakehouse.runs import leftovers as left
 
@@ -184,7 +184,8 @@ def cleanup(
         if json:
             console.data_json(left.as_data(found))
         if agreed(found.lines, "Clear away?", dry_run=not yes, yes=yes):
-            left.apply(there, found)
+            with endings.stating("the rest is still there", "./inv cleanup --leftovers --yes goes on"):
+                left.apply(there, found)
     else:
         terms = replace(terms, owner="" if everyone else there.owner(settings))
         plan = retirements.plan(there, terms)
@@ -193,7 +194,8 @@ def cleanup(
         else:
             console.table(retention.COLUMNS, retention.as_rows(plan))
         if yes:
-            retirements.apply(there, plan, terms)
+            with endings.stating("the rest is still there", "./inv cleanup --yes goes on"):
+                retirements.apply(there, plan, terms)
         retirements.insist(plan)
     if not yes:
         console.say("nothing was done; add --yes to do it")

@@ -100,7 +100,7 @@ def probe(
     account: str = "",
 ) -> None:
     """Check whether machines are healthy, and print the evidence."""
-    from bakehouse import accounts, console, machines
+    from bakehouse import accounts, console, endings, machines
     from bakehouse import junit as report
     from bakehouse.machines import probes
     from bakehouse.recipes import services
@@ -109,8 +109,9 @@ def probe(
         report.insist_writable(junit)
     settings = load_settings(account, recipe, vault_password_file=vault_password_file)
     service = services.load(settings)
-    found = machines.some(accounts.connect(settings), settings.recipe, machine)
-    verdicts = probes.probe(settings, service, found)
+    with endings.stating("nothing is known of the machines", "./inv probe looks again"):
+        found = machines.some(accounts.connect(settings), settings.recipe, machine)
+        verdicts = probes.probe(settings, service, found)
     if json:
         console.data_json(probes.as_data(verdicts))
     else:
@@ -184,7 +185,7 @@ def terminate(
     account: str = "",
 ) -> None:
     """Terminate a machine, or all machines of the recipe."""
-    from bakehouse import accounts, console, machines
+    from bakehouse import accounts, console, endings, machines
     from bakehouse.machines import launches
 
     if machine and all:
@@ -199,6 +200,8 @@ def terminate(
         else [machines.get(there, machine, settings.recipe, machines.HERE)]
     )
     if found and agreed(machines.plan(found), "Terminate?", dry_run=dry_run, yes=yes):
-        launches.end(there, settings, found)
+        ids = " ".join(one.id for one in found)
+        with endings.stating(f"{ids} may be there for a while", "./inv machines lists what is"):
+            launches.end(there, settings, found)
     if json:
         console.data_json([machines.as_data(one) for one in found])

@@ -20,7 +20,7 @@ from invoke.exceptions import Exit, ParseError
 from invoke.parser import Parser
 from invoke.parser.context import ParserContext
 
-from bakehouse import __version__
+from bakehouse import __version__, endings
 from bakehouse.errors import InputError
 
 WHAT = "Bakehouse bakes machine images from Ansible roles, proves them, and puts them into service."
@@ -152,6 +152,11 @@ class CommandLine(invoke.program.Program):
         super().__init__(
             version=__version__, namespace=namespace, name="Bakehouse", binary="./inv", config_class=NobodysConfig
         )
+
+    def run(self, argv: list[str] | None = None, exit: bool = True) -> None:  # noqa: A002, as Invoke calls it
+        """Run the tasks of a command line, and exit with their code."""
+        with endings.answering():
+            super().run(argv, exit)
 
     @property
     def initial_context(self) -> ParserContext:

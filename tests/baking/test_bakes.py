@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 from ec2_fixtures import docker
 
-from bakehouse import images, packers, recipes, runs, settings
+from bakehouse import endings, images, packers, recipes, runs, settings
 from bakehouse.accounts import TAG, Account, connect, tags_of
 from bakehouse.accounts.networks import Place
 from bakehouse.baking import bakes, plans, vigils
 from bakehouse.baking.orders import Order
-from bakehouse.errors import BakeError
+from bakehouse.errors import BakeError, StoppedError
 from bakehouse.images import Image, details
 from bakehouse.records import store
 from bakehouse.runs import Run, leftovers
@@ -73,12 +73,13 @@ BAKE = """
 DRIVER = """
 import sys
 from pathlib import Path
-from bakehouse import settings
+from bakehouse import endings, settings
 from bakehouse.baking import bakes
 from bakehouse.errors import BakehouseError
 try:
-    given = settings.load(recipe="tiny", root=Path(sys.argv[1]))
-    print(bakes.bake(given, keep_on_failure=sys.argv[2] == "keep").id)
+    with endings.obedient("the bake"):
+        given = settings.load(recipe="tiny", root=Path(sys.argv[1]))
+        print(bakes.bake(given, keep_on_failure=sys.argv[2] == "keep").id)
 except BakehouseError as error:
     print(error.message, file=sys.stderr)
     sys.exit(error.code)
@@ -396,14 +397,14 @@ def test_keep(bakery: Bakery) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(bakery: Bakery, asked: signal.Signals) -> None:
-    """A bake that is told to stop says so in one line, exit 1, and nothing is left."""
+    """A bake that is told to stop says so in one line, with the signal's exit code, and nothing is left."""
     with bakery.begin(tiny_seconds=60) as process:
         bakery.when("TASK [Take some time]")
         process.send_signal(asked)
         out, told = process.communicate(timeout=300)
 
-    assert (1, "") == (process.returncode, out)
-    assert f"error: the bake was interrupted by {asked.name} and made no image" in told.splitlines()
+    assert (128 + asked, "") == (process.returncode, out)
+    assert f"error: the bake was interrupted by {asked.name}: it made no image" in told.splitlines()
     assert ({}, [], []) == (bakery.left(), bakery.private_files(), processes(bakery.run))
 
 
@@ -487,11 +488,12 @@ bases = {
         (HALF_MADE, "Packer: Error waiting for AMI: timeout"),
         (NOTHING_RECORDED, "the bake left no record of what is in the image"),
         (KILLED, "Packer was ended by SIGKILL"),
-        (DEAF, "the bake was interrupted by SIGINT and made no image"),
+        (DEAF, "the bake was interrupted by SIGINT: it made no image"),
         (DYING, "machine i- is terminated: Client.UserInitiatedShutdown: User initiated shutdown"),
     ],
     ids=["half-made image", "nothing recorded", "killed", "deaf", "dying machine"],
 )
+@pytest.mark.usefixtures("signals")
 def test_broken_packer(
     account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, text: str
 ) -> None:
@@ -507,7 +509,7 @@ def test_broken_packer(
     monkeypatch.setattr(vigils, "_LOOK_SECONDS", 0.1)
     before = resources(account)
 
-    with pytest.raises(BakeError) as failed:
+    with pytest.raises((BakeError, StoppedError)) as failed, endings.obedient("the bake"):
         bakes.bake(given)
 
     (run,) = runs.known(given).values()

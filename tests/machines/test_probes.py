@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -12,8 +16,10 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from ec2_fixtures import wait
 from samples import MACHINE
 
+from bakehouse import runs
 from bakehouse.errors import VerdictError
 from bakehouse.junit import Case, Suite
 from bakehouse.machines import Machine, inventories, probes
@@ -220,7 +226,54 @@ def test_verify(settings: Settings) -> None:
         ("Bad", False, "it is not so"),
         ("Good", True, "it is so"),
     ] == [(one.name, one.ok, one.evidence) for one in findings[MACHINE.id]]
-    assert [] == [left.name for left in settings.state.iterdir()]
+    assert {} == runs.known(settings)
+
+
+SLOW = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.command: {argv: [sh, -c, 'echo $$ >"$HOME/begun"; sleep 600']}
+"""
+
+
+VERIFYING = """
+import sys
+sys.path[:0] = ["tests"]
+from pathlib import Path
+from samples import MACHINE
+from bakehouse import endings, settings
+from bakehouse.machines import inventories, probes
+inventories.variables = lambda *_: {"ansible_connection": "local"}
+with endings.obedient("the look"):
+    probes.verify(settings.load(root=Path(sys.argv[1])), [MACHINE])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_verify_ends_early(settings: Settings, number: signal.Signals) -> None:
+    """No process of Ansible goes on when the task is asked to stop; when it is killed, the next look ends them."""
+    _checkout(settings.root)
+    (settings.root / "playbooks" / "verify.yml").write_text(SLOW)
+    begun = settings.root / "begun"
+    line = [sys.executable, "-c", VERIFYING, str(settings.root)]
+    environ = {**os.environ, "HOME": str(settings.root)}
+    with subprocess.Popen(line, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        wait(lambda: begun.exists() and begun.read_text().endswith("\n"))
+        [run] = runs.known(settings).values()
+        of_run = [pid for pid, _ in runs.processes(run)]
+        process.send_signal(number)
+        _, told = process.communicate(timeout=60)
+
+    assert int(begun.read_text()) in of_run
+    if number == signal.SIGKILL:
+        assert {run.id} == set(runs.known(settings))
+        with runs.aside(settings):
+            pass
+    else:
+        assert "the look was interrupted by SIGTERM" in told
+    assert [] == runs.processes(run)
+    assert {} == runs.known(settings)
 
 
 @pytest.mark.usefixtures("on_this_host")

@@ -260,8 +260,8 @@ def test_an_interrupted_trial_leaves_nothing(local_ec2: LocalEc2, ec2: Any, chec
     process.send_signal(signal.SIGINT)
     table, told = process.communicate(timeout=600)
 
-    assert (1, "") == (process.returncode, table)
-    assert "error: the trial was interrupted by SIGINT" in told
+    assert (130, "") == (process.returncode, table)
+    assert "error: ./inv test-role was interrupted by SIGINT: nothing is known of the roles" in told
     assert [] == _things(ec2)
 
 

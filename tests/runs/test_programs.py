@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ec2_fixtures import wait
 
-from bakehouse.runs import programs
+from bakehouse.runs import Run, programs
 from bakehouse.runs.programs import Program
 
 STUBBORN = """
@@ -34,6 +34,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., AbstractContextManager[Progr
     def started(code: str, patience: float = 30) -> AbstractContextManager[Program]:
         return programs.started(
             [sys.executable, "-c", code],
+            run=Run("20261122-080000-abcd", tmp_path),
             log=tmp_path / "log",
             folder=tmp_path,
             environment={"A": "b"},

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from bakehouse import runs, settings
-from bakehouse.errors import VerdictError
 from bakehouse.settings import Settings
 
 
@@ -123,6 +122,33 @@ def started(run: runs.Run, script: str, *arguments: str) -> subprocess.Popen[str
     return process
 
 
+def test_killed_at_birth(given: Settings) -> None:
+    """A run that was killed before it had a lock is known, and dead; one that is being born is not looked at."""
+    (given.state / "runs/20261122-080000-abcd").mkdir(parents=True)
+
+    [run] = runs.known(given).values()
+
+    assert ("20261122-080000-abcd", False) == (run.id, run.lives)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_aside(given: Settings) -> None:
+    """Of a run aside nothing stays; of one that was killed, the next one ends the processes and takes the files."""
+    script = HOLDS.replace("runs.begin(", "runs.aside(")
+    with subprocess.Popen([sys.executable, "-c", script, str(given.root)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        begun = holder.stdout.readline().strip()
+        dead = runs.known(given)[begun]
+        orphan, scratch = started(dead, IGNORES_TERM), dead.scratch
+        holder.kill()
+
+    with runs.aside(given) as run, orphan:
+        assert {run.id} == set(runs.known(given))
+        assert -signal.SIGKILL == orphan.wait(60)
+        assert not scratch.exists()
+    assert {} == runs.known(given)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_end(given: Settings) -> None:
     """A run's processes are killed whatever they think of it, and no other run's."""
@@ -163,29 +189,6 @@ def test_end_of_packer(given: Settings, tmp_path: Path) -> None:
         with packer:
             assert 7 == packer.wait(60)
         assert time.monotonic() - begun < 50  # and not as long as one that won't stop is given
-
-
-def test_interruptible(ctrl_c: Callable[[], None]) -> None:
-    """Ctrl-C becomes the error that was asked for when all is cleared away, which nothing disturbs."""
-    cleared = []
-
-    def work() -> None:
-        try:
-            ctrl_c()
-            pytest.fail("it went on")
-        finally:
-            with runs.undisturbed():
-                ctrl_c()
-                cleared.append("all")
-
-    with pytest.raises(VerdictError, match="interrupted by SIGINT"), runs.interruptible(_interrupted):
-        work()
-
-    assert ["all"] == cleared
-
-
-def _interrupted(by: str) -> VerdictError:
-    return VerdictError(f"interrupted by {by}")
 
 
 @pytest.mark.parametrize("put", PUT.values(), ids=PUT)
