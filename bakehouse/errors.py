@@ -120,10 +120,15 @@ class NotKnownError(BakehouseError):
         """Tell how things stand all the same, and what to do; who tells it first counts."""
         if not self.stands:
             self.stands, self.text, self.hint = state, f"{self.text}: {state}", hint or self.hint
+            self.args = (self.text,)
 
 
 class DeadlineError(NotKnownError):
-    """Say which condition was not met in time."""
+    """Say which condition was not met in time; ``silent`` says that the last look at it got no answer."""
+
+    def __init__(self, text: str, hint: str = "", silent: bool = False) -> None:
+        super().__init__(text, hint)
+        self.silent = silent
 
 
 class BakeError(BakehouseError):

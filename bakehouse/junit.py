@@ -10,6 +10,8 @@ from xml.etree import ElementTree as ET
 
 from bakehouse.errors import InputError, printable
 
+Outcome = Literal["good", "failure", "skipped"]
+
 
 @dataclass(frozen=True)
 class Case:
@@ -17,7 +19,7 @@ class Case:
 
     name: str
     seconds: float
-    outcome: Literal["good", "failure", "skipped"]
+    outcome: Outcome
     told: str = ""
 
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bakehouse import documents, releases, system, tools
+from bakehouse import documents, patience, releases, system, tools
 from bakehouse.console import say, step
 from bakehouse.errors import InputError, ToolError, UnreachableError
 from bakehouse.settings import ROOT
@@ -27,7 +27,6 @@ _WITHOUT_PLUGINS = (1, 7)  # the first version that contains no plugins
 _BUSL = (1, 10)  # the first version under the Business Source License
 _LAST_MPL = "1.9.5"
 _PROTOCOL = "x5.0"  # of all plugins, in the names of their files
-_INIT_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,7 @@ def get(state: Path) -> Packer:
     """
     wanted = _wanted()
     found = _find(state, wanted)
+    found.insist_known()
     if found.trouble and not os.environ.get(VERSION) and tools.obtainable(_TOOL):
         try:
             tools.install(_TOOL, found.trouble)
@@ -201,8 +201,9 @@ def _have(plugin: Plugin, folder: Path, packer: Path) -> None:
 def _init(folder: Path, packer: Path) -> None:
     """Let Packer fetch its plugins; it compares them with their checksums."""
     environ = system.environment(*system.OUTSIDE, **system.PACKER, PACKER_PLUGIN_PATH=str(folder))
+    line: list[str | Path] = [packer, "init", PLUGINS.parent]
     with suppress(subprocess.TimeoutExpired):
-        system.call([packer, "init", PLUGINS.parent], environ, capture_output=True, timeout=_INIT_SECONDS, check=False)
+        system.call(line, environ, capture_output=True, timeout=patience.PLUGINS.seconds, check=False)
 
 
 def _take(product: str, version: str, place: Path) -> None:
@@ -224,7 +225,9 @@ def _row(found: Found, wanted: str) -> Row:
     least = f">= {tools.dotted(_TOOL.wanted)}"
     if not found.trouble:
         return Row("packer", tools.dotted(found.version), least, _TOOL.purpose, "", blocking=False)
-    if not os.environ.get(VERSION) and tools.obtainable(_TOOL):
+    if found.silent:
+        how = patience.LONGER
+    elif not os.environ.get(VERSION) and tools.obtainable(_TOOL):
         how = f"the kit installs the distribution's, or fetches HashiCorp's {wanted}: {_licence(wanted)}"
     elif releases.target():
         how = f"the kit fetches HashiCorp's {wanted} when it needs it: {_licence(wanted)}"

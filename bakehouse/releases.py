@@ -18,7 +18,7 @@ from typing import IO
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from bakehouse import documents, system
+from bakehouse import documents, patience, system
 from bakehouse.errors import InputError, ToolError, UnreachableError
 from bakehouse.settings import ROOT
 
@@ -28,8 +28,6 @@ FILE = ROOT / "packer/releases.yml"
 MIRROR = "BAKEHOUSE_RELEASES"
 """The variable that names a mirror of the release server."""
 
-_SILENCE_SECONDS = 20  # without a byte of an answer
-_FETCH_SECONDS = 900  # for one file
 _CHUNK = 1 << 16
 _SMALL = 1 << 20  # bytes: a list of checksums has a few thousand, a signature a few hundred
 _LARGEST = 1 << 30  # bytes of an archive: Packer's has about 20 million, a plugin's about as many
@@ -110,14 +108,15 @@ def _read(url: str) -> bytes:
 def _copy(url: str, file: IO[bytes], most: int = _LARGEST) -> str:
     """Copy a URL's content into a file, and return the content's SHA-256 checksum in hexadecimal digits."""
     checksum, size = hashlib.sha256(), 0
-    deadline = time.monotonic() + _FETCH_SECONDS
+    seconds = patience.DOWNLOAD.seconds
+    deadline = time.monotonic() + seconds
     try:
-        with system.open_url(url, _SILENCE_SECONDS) as answer:
+        with system.open_url(url, patience.SILENCE.seconds) as answer:
             wanted = answer.headers.get("Content-Length")
             while chunk := answer.read1(_CHUNK):
                 size += len(chunk)
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"not there after {_FETCH_SECONDS} s")
+                    raise TimeoutError(f"not there after {seconds:.0f} s")
                 if size > most:
                     raise _unverified(f"{url} is larger than {most} bytes")
                 checksum.update(chunk)
@@ -150,9 +149,8 @@ def _verify(gpg: Path, told: Source, url: str, content: bytes, signature: bytes)
 
 
 def _gpg(command: list[str], given: bytes = b"") -> str:
-    done = system.call(
-        command, system.environment(LC_ALL="C"), input=given, capture_output=True, timeout=60, check=False
-    )
+    environ, seconds = system.environment(LC_ALL="C"), patience.SIGNATURE.seconds
+    done = system.call(command, environ, input=given, capture_output=True, timeout=seconds, check=False)
     return str(done.stdout.decode(errors="replace"))
 
 

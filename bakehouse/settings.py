@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from bakehouse import patience
 from bakehouse.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,6 +59,11 @@ def load(account: str = "", recipe: str = "", root: Path = ROOT, owner: str = ""
     configures ssh. Raises InputError when a name is malformed, when that file is missing, and when the state folder
     can't be made or is another user's.
     """
+    try:
+        patience.factor()
+    except ValueError as error:
+        told = os.environ[patience.VARIABLE]
+        raise InputError(f"{patience.VARIABLE} is {told!r}, which is no factor", "give a number from 1 up") from error
     account = account or os.environ.get("BAKEHOUSE_ACCOUNT", "") or "local"
     recipe = recipe or os.environ.get("BAKEHOUSE_RECIPE", "") or RECIPE
     region = os.environ.get("AWS_REGION", "") or os.environ.get("AWS_DEFAULT_REGION", "")

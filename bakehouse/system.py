@@ -24,7 +24,10 @@ from typing import IO, Any, NoReturn
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
-_ALWAYS = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TZ", "TMPDIR")
+from bakehouse import patience
+from bakehouse.errors import NotKnownError
+
+_ALWAYS = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TZ", "TMPDIR", patience.VARIABLE)
 
 OUTSIDE = (
     *(name for proxy in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") for name in (proxy, proxy.upper())),
@@ -143,14 +146,16 @@ def run(
     *command: str,
     passing: Sequence[str] = (),
     folder: str | None = None,
-    seconds: float | None = 20,
+    limit: patience.Limit | None = patience.PROGRAM,
     uncut: bool = False,
 ) -> tuple[int, str]:
     """Run a command without input, and return its exit code and its whole output.
 
-    The code is 127 when the command can't be run, or takes longer than ``seconds``. ``passing`` is as for
-    ``environment``. With ``uncut``, Ctrl-C doesn't reach the command: the kit stops after the command has ended.
+    The code is 127 when the command can't be run. Raises NotKnownError when it takes longer than the ``limit``: that is
+    no answer. ``passing`` is as for ``environment``. With ``uncut``, Ctrl-C doesn't reach the command: the kit stops
+    after the command has ended.
     """
+    seconds = limit.seconds if limit else None
     environ = environment(*passing, LC_ALL="C", **PACKER)
     # A file, not a pipe: a daemon that the command leaves behind would hold a pipe open.
     with tempfile.TemporaryFile("w+", errors="replace") as said:
@@ -162,7 +167,10 @@ def run(
                 if not uncut:
                     process.kill()
                 process.wait()
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except subprocess.TimeoutExpired as error:
+            named = " ".join(command[:2])
+            raise NotKnownError(f"{named} gave no answer in {seconds:.0f} s", patience.LONGER) from error
+        except OSError as error:
             return 127, str(error)
         said.seek(0)
         return process.returncode, said.read()
@@ -349,7 +357,7 @@ def _apt(*arguments: str) -> str:
     code, told = run(
         *(*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *options, *arguments),
         passing=OUTSIDE,
-        seconds=None,
+        limit=None,
         uncut=True,
     )
     return (last_line(told) or f"apt-get ended with {code}") if code else ""

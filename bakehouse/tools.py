@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
-from bakehouse import system
+from bakehouse import patience, system
 from bakehouse.console import say
-from bakehouse.errors import ToolError
+from bakehouse.errors import NotKnownError, ToolError
 
 Version = tuple[int, ...]
 
@@ -117,11 +117,24 @@ TOOLS: Mapping[str, Tool] = {tool.name: tool for tool in _TOOLS}
 
 @dataclass(frozen=True)
 class Found:
-    """Hold the path and version of a program, or in ``trouble`` the reason why it can't be used."""
+    """Hold what was found of a program.
+
+    Attributes:
+        path: its path.
+        version: its version.
+        trouble: why it can't be used; empty when it can be.
+        silent: whether it can't be used only because it didn't answer in time: then nothing is known of it.
+    """
 
     path: Path = Path()
     version: Version = ()
     trouble: str = ""
+    silent: bool = False
+
+    def insist_known(self) -> None:
+        """Raise NotKnownError when nothing is known, because that is no reason to get another program."""
+        if self.silent:
+            raise NotKnownError(self.trouble, patience.LONGER)
 
 
 @dataclass(frozen=True)
@@ -153,6 +166,7 @@ def ensure(name: str) -> Path:
     """
     tool = TOOLS[name]
     found = find(tool)
+    found.insist_known()
     if found.trouble:
         install(tool, found.trouble)
         found = find(tool)
@@ -174,12 +188,16 @@ def doctor() -> list[Row]:
 
 def find(tool: Tool) -> Found:
     """Return the first program on PATH that is the tool and new enough; others before it are passed over."""
-    trouble = "missing"
+    trouble, silence = "missing", ""
     for folder in os.get_exec_path():
         path = shutil.which(tool.name, path=folder)
         if not path:
             continue
-        version = version_of(tool, Path(path))
+        try:
+            version = version_of(tool, Path(path))
+        except NotKnownError as error:
+            silence = error.text
+            continue
         if not version:
             trouble = f"{path} is another program"
         elif version < tool.wanted:
@@ -188,11 +206,14 @@ def find(tool: Tool) -> Found:
             trouble = f"{lacking[0]} is missing"
         else:
             return Found(Path(path), version)
-    return Found(trouble=trouble)
+    return Found(trouble=silence or trouble, silent=bool(silence))
 
 
 def version_of(tool: Tool, path: Path) -> Version:
-    """Return the version of the program at a path; empty when it is another program than the tool."""
+    """Return the version of the program at a path; empty when it is another program than the tool.
+
+    Raises NotKnownError when it doesn't answer in time.
+    """
     # In an empty folder, because cracklib's packer writes a dictionary that is named after its argument.
     with tempfile.TemporaryDirectory() as folder:
         _, told = system.run(str(path.absolute()), tool.ask, folder=folder)
@@ -215,8 +236,10 @@ def install(tool: Tool, trouble: str) -> None:
     say(f"installing {tool.name} (it {tool.purpose}) ...")
     if complaint := system.install(tool.packages["apt-get"]):
         raise ToolError(f"{lack(tool, trouble)}, and it can't be installed: {complaint}", remedy(tool))
-    if trouble := find(tool).trouble:
-        raise ToolError(f"{tool.name} was installed, but {trouble}", tool.home)
+    found = find(tool)
+    found.insist_known()
+    if found.trouble:
+        raise ToolError(f"{tool.name} was installed, but {found.trouble}", tool.home)
 
 
 def remedy(tool: Tool) -> str:
@@ -228,6 +251,8 @@ def _row(tool: Tool, found: Found) -> Row:
     wanted = f">= {dotted(tool.wanted)}"
     if not found.trouble:
         return Row(tool.name, dotted(found.version), wanted, tool.purpose, "", blocking=False)
+    if found.silent:
+        return Row(tool.name, found.trouble, wanted, tool.purpose, patience.LONGER, blocking=False)
     ours = obtainable(tool)
     how = "the kit installs it when it needs it" if ours else remedy(tool)
     return Row(tool.name, found.trouble, wanted, tool.purpose, how, blocking=not (ours or tool.optional))
@@ -245,7 +270,7 @@ def _engine_row(client: Found) -> Row:
     else:
         engine = _engine(client.path)
         found, remedy = engine.trouble or dotted(engine.version), _engine_remedy(engine.trouble)
-        blocking = bool(remedy)
+        blocking = bool(remedy) and not engine.silent
         if engine.trouble and not remedy:
             remedy = f"the kit {'starts' if _dockerd() else 'installs'} it when it needs it"
     return Row("docker engine", found, ">= 20.10", "runs local machines", remedy, blocking)
@@ -259,13 +284,15 @@ def _ansible_row() -> Row:
 
 _ENGINE_LOG = "/var/log/docker.log"
 _ENGINE_PID = "/var/run/docker.pid"
-_ENGINE_SECONDS = 30
 _SBIN = "/usr/sbin:/sbin"  # an ordinary user's PATH lacks them
 
 
 def _engine(docker: Path) -> Found:
     """Return the version of the engine that answers this client, or why none does."""
-    code, told = system.run(str(docker), "version", "--format", "{{.Server.Version}}", passing=system.DOCKER)
+    try:
+        code, told = system.run(str(docker), "version", "--format", "{{.Server.Version}}", passing=system.DOCKER)
+    except NotKnownError as error:
+        return Found(trouble=error.text, silent=True)
     match = re.search(r"^\d+\.\d+", told, re.MULTILINE)
     if code == 0 and match:
         return Found(docker, parsed(match[0]))
@@ -310,13 +337,15 @@ def engine_place() -> str:
 
 
 def _ensure_engine(docker: Path) -> None:
-    trouble = _engine(docker).trouble
+    found = _engine(docker)
+    found.insist_known()
+    trouble = found.trouble
     if trouble and not _engine_remedy(trouble):
         if not _dockerd():
             install(TOOLS["docker"], "its engine is missing")
         say("starting the Docker engine ...")
         log = _start_engine()
-        deadline = time.monotonic() + _ENGINE_SECONDS
+        deadline = time.monotonic() + patience.ENGINE.seconds
         while (trouble := _engine(docker).trouble) and not _engine_remedy(trouble):
             if time.monotonic() > deadline:
                 raise ToolError(f"the Docker engine does not start: {trouble}", f"look at its log: {log}")
@@ -331,9 +360,14 @@ def _start_engine() -> str:
     """Start the engine in this system's own way, and return where its log is."""
     root = system.become_root() or ()
     if system.has_systemd():
-        system.run(*root, "systemctl", "start", "docker", seconds=60)
+        with suppress(NotKnownError):  # it may start yet
+            system.run(*root, "systemctl", "start", "docker", limit=patience.SERVICE)
         return "journalctl -u docker"
-    if system.run(*root, "service", "docker", "start", passing=system.OUTSIDE, seconds=60)[0]:
+    try:
+        code, _ = system.run(*root, "service", "docker", "start", passing=system.OUTSIDE, limit=patience.SERVICE)
+    except NotKnownError:  # it may start yet, and no second one may start beside it
+        return _ENGINE_LOG
+    if code:
         # Debian's init script fails when it can't raise its limits; the engine itself doesn't need that. After a host
         # was reset, the engine's file may name a process that is another program by now: then it would not start.
         drop = f'[ "$(cat /proc/$(cat {_ENGINE_PID})/comm 2>/dev/null)" = dockerd ] || rm -f {_ENGINE_PID}'

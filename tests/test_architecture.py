@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,16 @@ from bakehouse.settings import ROOT
 
 WINGS = ("accounts", "baking", "images", "local", "machines", "proving", "recipes", "records", "runs", "tasks")
 MEANS = (
-    *("console", "documents", "endings", "errors", "junit", "packers", "releases", "settings", "sites", "system"),
-    "tools",
+    *("console", "documents", "endings", "errors", "junit", "packers", "patience", "releases", "settings", "sites"),
+    *("system", "tools"),
 )
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Return the syntax tree of each module, by its path in the package."""
+    files = sorted((ROOT / "bakehouse").rglob("*.py"))
+    return {str(file.relative_to(ROOT / "bakehouse")): ast.parse(file.read_text()) for file in files}
 
 
 def test_the_wings() -> None:
@@ -38,10 +46,23 @@ def test_tasks_py_is_the_namespace_alone() -> None:
 
 def test_no_two_records_share_a_name() -> None:
     """A class name means one thing in the whole package."""
-    trees = [ast.parse(path.read_text()) for path in (ROOT / "bakehouse").rglob("*.py")]
-    names = Counter(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    nodes = [node for tree in modules().values() for node in ast.walk(tree)]
+    names = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
 
     assert {} == {name: number for name, number in names.items() if number > 1 and not name.startswith("_")}
+
+
+def test_time_limits_come_from_one_room() -> None:
+    """No module but patience.py, and those of the local EC2, says in a number how long something is waited for."""
+    found = []
+    for name, tree in modules().items():
+        for node in ast.walk(tree) if name != "patience.py" and not name.startswith("local/") else ():
+            if isinstance(node, ast.keyword) and node.arg in ("seconds", "timeout", "limit"):
+                found += [f"{name}: {node.arg}"] * (isinstance(node.value, ast.Constant) and bool(node.value.value))
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).endswith("_SECONDS"):
+                found.append(f"{name}: {ast.unparse(node)}")
+
+    assert ["proving/attempts.py: _CLOCK_SECONDS = 1"] == found  # how exact EC2's clock is
 
 
 STARTS = {
@@ -56,16 +77,15 @@ STARTS = {
     "asyncio": ("create_subprocess_exec", "create_subprocess_shell"),
     "pty": ("spawn",),
 }
-ELSEWHERE = ("records/inspector.py", "local/fitting.py", "local/gate.py")  # run on a machine, and in containers
+ELSEWHERE = ("baking/lockouts.py", "records/inspector.py", "local/fitting.py", "local/gate.py")  # run on a machine, and in containers
 
 
 def test_programs_are_started_in_one_room() -> None:
     """No module but system.py starts a program or passes on our environment, so that each gets one that was chosen."""
     found = []
-    for file in sorted((ROOT / "bakehouse").rglob("*.py")):
-        name = str(file.relative_to(ROOT / "bakehouse"))
+    for name, tree in modules().items():
         if name != "system.py" and name not in ELSEWHERE:
-            found += [f"{name}: {what}" for what in _started(ast.parse(file.read_text()))]
+            found += [f"{name}: {what}" for what in _started(tree)]
 
     assert ["proving/driver.py: os.environ"] == found  # what Molecule gives its playbooks; it is only read
 

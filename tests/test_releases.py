@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from release_fixtures import ReleaseServer, SigningKey
 
-from bakehouse import releases, tools
+from bakehouse import patience, releases, tools
 from bakehouse.errors import InputError, ToolError, UnreachableError
+from bakehouse.patience import Limit
 from bakehouse.settings import ROOT
 
 BASE = "/packer/1.16.0/packer_1.16.0"
@@ -165,7 +166,7 @@ def test_what_can_not_be_fetched(
     why: str,
 ) -> None:
     """What the server hasn't, or doesn't send whole and in time, is named by its URL, and nothing is put in place."""
-    monkeypatch.setattr(releases, "_SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(patience, "SILENCE", Limit(0.5, ""))
     server.release_all()
     size = len(server.files[ARCHIVE])
     breaks(server, tmp_path)

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from bakehouse import system
+from bakehouse.errors import NotKnownError
+from bakehouse.patience import Limit
 
 
 def test_run_returns_the_code_and_all_that_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +32,7 @@ def test_run_gives_nothing_to_read() -> None:
     kept = os.dup(0)
     os.dup2(ours, 0)
     try:
-        assert (0, "") == system.run("cat", seconds=100)
+        assert (0, "") == system.run("cat", limit=Limit(100, ""))
     finally:
         os.dup2(kept, 0)
         for descriptor in (ours, theirs, kept):
@@ -46,12 +48,11 @@ def test_run_without_the_program() -> None:
 
 
 def test_run_ends_what_takes_too_long() -> None:
-    """A program is killed when its time is up."""
+    """A program is killed when its time is up; that is neither a yes nor a no."""
     begun = time.monotonic()
-    code, told = system.run("sleep", "600", seconds=0.2)
+    with pytest.raises(NotKnownError, match=r"^sleep 600 gave no answer in 0 s$"):
+        system.run("sleep", "600", limit=Limit(0.2, ""))
 
-    assert 127 == code
-    assert "timed out" in told
     assert time.monotonic() - begun < 100
 
 

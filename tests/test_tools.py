@@ -13,8 +13,9 @@ import pytest
 from ec2_fixtures import LocalEc2, docker, mark
 from release_fixtures import POLICY, have
 
-from bakehouse import tools
+from bakehouse import patience, tools
 from bakehouse.errors import ToolError
+from bakehouse.patience import Limit
 from bakehouse.tools import TOOLS, Found, Row
 
 GOOD = "echo Packer v1.14.2; echo; echo Your version of Packer is out of date"
@@ -311,7 +312,7 @@ def test_ensure_gives_a_client_its_engine(
 
 def test_ensure_names_the_log_of_an_engine_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the engine stays silent the error names its log."""
-    monkeypatch.setattr(tools, "_ENGINE_SECONDS", 0.5)
+    monkeypatch.setattr(patience, "ENGINE", Limit(0.5, ""))
     monkeypatch.setattr("bakehouse.system.has_systemd", lambda: False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.delenv("DOCKER_HOST", raising=False)

@@ -132,7 +132,7 @@ def test_ssh_runs_nothing_of_it(settings: Settings, tmp_path: Path, user: str) -
     key.touch(mode=stat.S_IRUSR)
     evil = replace(MACHINE, user=user.replace("PLACE", str(place)), address="127.255.255.254")
 
-    answer = shells.enter(settings, evil, "true", seconds=20)
+    answer = shells.enter(settings, evil, "true", 20)
 
     assert 255 == answer.returncode
     assert not place.exists()

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request
 
-from bakehouse import recipes, sites, system
+from bakehouse import patience, recipes, sites, system
 from bakehouse.console import say, step
 from bakehouse.errors import (
     AccountError,
@@ -25,6 +25,7 @@ from bakehouse.errors import (
     NotKnownError,
     UnsoundError,
 )
+from bakehouse.patience import Limit
 from bakehouse.settings import Settings
 from bakehouse.sites import Site, Sites
 
@@ -36,7 +37,6 @@ TAG = "bakehouse:"
 PAGED = {"PageSize": 500}
 """The page size to ask for: without one EC2 returns everything in one answer, or times out."""
 
-_STAND_IN_SECONDS = 600
 _FIRST_ATTEMPTS = 3  # to find out whether anybody is there
 _ATTEMPTS = 8  # of each call: with a third of all failing, one call in 6,500 fails for good
 _CHECKIP = "https://checkip.amazonaws.com"
@@ -99,8 +99,9 @@ class Account:
         from botocore.config import Config
 
         proxies: dict[str, Any] = {"proxies": {}} if self.endpoint else {}  # on AWS the person's
+        limits = {"connect_timeout": patience.CONNECTION.seconds, "read_timeout": patience.CALL.seconds}
         retries = {"mode": "standard", "total_max_attempts": attempts}
-        config = Config(retries=retries, connect_timeout=10, read_timeout=60, **proxies)
+        config = Config(retries=retries, **limits, **proxies)
         with _translated(service):
             client = self.session.client(service, self.region, endpoint_url=self.endpoint or None, config=config)
         return Client(client)
@@ -159,14 +160,14 @@ class Account:
 
         tools.ensure("gpg")
         with step(f"{url} can't be reached from here: prepare a stand-in for {package}"):
-            return self._ask("stand-in", seconds=_STAND_IN_SECONDS, package=package, family=family)
+            return self._ask("stand-in", seconds=patience.STAND_IN.seconds, package=package, family=family)
 
     def caller(self) -> str:
         """Return the caller's address as the account's machines see it, as a CIDR block (/32)."""
         if self.endpoint:
             return f"{self._ask('caller')['address']}/32"
         try:
-            with system.open_url(_CHECKIP, 10) as answer:
+            with system.open_url(_CHECKIP, patience.CHECKIP.seconds) as answer:
                 return f"{ipaddress.IPv4Address(answer.read().decode().strip())}/32"
         except (OSError, ValueError) as error:
             raise CloudError(
@@ -376,15 +377,25 @@ def done_already(*codes: str) -> Iterator[None]:
             raise
 
 
-def wait(what: str, look: Callable[[], T | None], seconds: float, every: float = 0.5) -> T:
-    """Call ``look`` until it returns something, and return that; raises DeadlineError, which names ``what``."""
+def wait(what: str, look: Callable[[], T | None], limit: Limit | float, every: float = 0.5) -> T:
+    """Call ``look`` until it returns something, and return that; ``limit`` is one, or the seconds that are left of one.
+
+    A look that raises NotKnownError has seen nothing yet. Raises DeadlineError, which names ``what`` and why the last
+    look saw nothing.
+    """
+    seconds = limit.seconds if isinstance(limit, Limit) else limit
     deadline = time.monotonic() + seconds
     while True:
-        found = look()
+        silence = ""
+        try:
+            found = look()
+        except NotKnownError as error:
+            found, silence = None, error.text
         if found is not None:
             return found
         if time.monotonic() >= deadline:
-            raise DeadlineError(f"waited {seconds:.0f} s for {what}")
+            told = f": {silence}" if silence else ""
+            raise DeadlineError(f"waited {seconds:.0f} s for {what}{told}", patience.LONGER, silent=bool(silence))
         time.sleep(every)
 
 
@@ -469,7 +480,7 @@ def tag_specifications(tags: Mapping[str, str], *kinds: str) -> list[dict[str, A
 
 def _answers(url: str) -> bool:
     try:
-        with system.open_url(Request(url, method="HEAD"), 5):
+        with system.open_url(Request(url, method="HEAD"), patience.REPOSITORY.seconds):
             return True
     except HTTPError:
         return True  # an error is an answer too
@@ -485,7 +496,7 @@ def _translated(operation: str) -> Iterator[None]:
     except Exception as error:
         if not type(error).__module__.startswith("botocore"):
             raise
-        from botocore import exceptions
+        from botocore import exceptions, parsers
 
         if isinstance(error, exceptions.ClientError):
             again = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
@@ -494,7 +505,7 @@ def _translated(operation: str) -> Iterator[None]:
             raise AccountError(f"no credentials: {error}", "run aws configure, or aws sso login") from error
         if isinstance(error, exceptions.TokenRetrievalError | exceptions.SSOError):
             raise AccountError(f"the credentials have expired: {error}", "run aws sso login") from error
-        if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
+        if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError | parsers.ResponseParserError):
             raise NotKnownError(f"{operation}: {error}") from error
         raise CloudError(f"{operation}: {error}") from error
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bakehouse import documents, tools
+from bakehouse import documents, patience, tools
 from bakehouse.accounts import TAG, Account, blamed, done_already, filters, tag_specifications, wait
 from bakehouse.settings import Settings
 from bakehouse.sites import Bastion
@@ -118,7 +118,9 @@ def new_group(
             TagSpecifications=tag_specifications(account.marked({"Name": name, **tags}), "security-group"),
             **({"VpcId": vpc} if vpc else {}),
         )
-    return wait(f"security group {name} to be there", lambda: _group(account, name, tags, vpc), seconds=60)
+    return wait(
+        f"security group {name} to be there", lambda: _group(account, name, tags, vpc), patience.VISIBLE.seconds
+    )
 
 
 def let_in(account: Account, group_id: str, rules: Sequence[Permission]) -> None:
@@ -161,7 +163,7 @@ def to_bastion(settings: Settings, bastion: Bastion) -> list[str]:
         "UserKnownHostsFile": path(hosts),
         "StrictHostKeyChecking": "accept-new",
         "BatchMode": "yes",
-        "ConnectTimeout": "10",
+        "ConnectTimeout": f"{patience.CONNECTION.seconds:.0f}",
         "LogLevel": "ERROR",
     }
     options = (part for name, value in told.items() for part in ("-o", f"{name}={value}"))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from bakehouse import console
+from bakehouse import console, patience
 from bakehouse.accounts import Account, configured
 
 # What would give a program other keys than ours, or lead it to them.
@@ -76,7 +76,7 @@ def _keys(credentials: Any) -> dict[str, str]:
 
 def _handler(credentials: Any, token: str) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        timeout = 30  # seconds
+        timeout = patience.KEYS.seconds
 
         def do_GET(self) -> None:
             if not secrets.compare_digest(self.headers.get("Authorization", ""), token):

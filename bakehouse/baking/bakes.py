@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bakehouse import __version__, console, documents, endings, images, recipes, runs, system
+from bakehouse import __version__, console, documents, endings, images, patience, recipes, runs, system
 from bakehouse.accounts import TAG, Account, access, filters, lending, networks, tag_list
 from bakehouse.accounts.networks import Place
 from bakehouse.baking import orders, plans, reads
@@ -27,8 +27,6 @@ from bakehouse.records import contents, provenances, store
 from bakehouse.runs import Run, leftovers, programs
 from bakehouse.runs.transcripts import Began, Ended, Event, Failed, Named, Skipped, event, failure, plain
 from bakehouse.settings import ROOT, Settings
-
-_CANCEL_SECONDS = 180
 
 _COPY = "template"
 _SLOT = re.compile(r"^ *# metadata_options are put here .*\n", re.MULTILINE)
@@ -233,7 +231,9 @@ def _drive(
     ``tags`` are those of what the run makes for itself.
     """
     steps = console.Steps()
-    with programs.started(argv, run=run, log=run.log, folder=root, environment=env, patience=_CANCEL_SECONDS) as packer:
+    with programs.started(
+        argv, run=run, log=run.log, folder=root, environment=env, patience=patience.PACKER_STOPS
+    ) as packer:
         vigil = Vigil(account, packer.end)
         try:
             for line in packer.lines():

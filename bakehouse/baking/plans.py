@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 
-from bakehouse import console, images, packers, recipes, system, tools
+from bakehouse import console, images, packers, patience, recipes, system, tools
 from bakehouse.accounts import TAG, Account, connect
 from bakehouse.baking import orders
 from bakehouse.baking.orders import Order
@@ -20,7 +20,6 @@ from bakehouse.settings import Settings
 UNREACHABLE = "can't be reached"
 """Takes the place of the digest when a repository's index can't be fetched."""
 
-_INDEX_SECONDS = 5
 _INDEX_BYTES = 50 << 20  # no index of a repository is larger; an endless one is read no further
 _PACKAGES = "packages "  # the names of inputs that are repositories begin with this
 
@@ -167,7 +166,7 @@ def _unfit(image: Image) -> str:
 
 def _state(index: str) -> str:
     try:
-        with system.open_url(index, _INDEX_SECONDS) as answer:
+        with system.open_url(index, patience.INDEX.seconds) as answer:
             return inspector.offered(answer.read(_INDEX_BYTES))
     except (OSError, ValueError, HTTPException):
         return UNREACHABLE

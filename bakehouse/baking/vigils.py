@@ -9,7 +9,7 @@ from typing import Any
 from bakehouse.accounts import Account
 from bakehouse.errors import printable
 
-_LOOK_SECONDS = 3
+_EVERY = 3  # seconds there is a look
 _ENDED = ("stopping", "stopped", "shutting-down", "terminated")
 
 
@@ -36,7 +36,7 @@ class Vigil:
     def _watch(self, machine_id: str) -> None:
         """Look until the machine has ended at two looks: at the first one Packer's word of it may be on its way."""
         before = ""
-        while not self._over.wait(_LOOK_SECONDS):
+        while not self._over.wait(_EVERY):
             now = self._look(machine_id)
             if now and before:
                 self.found = now

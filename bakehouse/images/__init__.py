@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from bakehouse import sites
+from bakehouse import patience, sites
 from bakehouse.accounts import PAGED, TAG, Account, each, filters, sound_tags, tag_list, wait
 from bakehouse.errors import CloudError, InputError, NotFoundError
 from bakehouse.recipes import Base
@@ -372,13 +372,15 @@ def gone(account: Account, image_id: str) -> None:
     except CloudError as error:
         if not error.aws_code.startswith("InvalidAMIID."):
             raise
-    wait(f"image {image_id} to be gone", lambda: _look(account, image_id) is None or None, seconds=120)
+    wait(f"image {image_id} to be gone", lambda: _look(account, image_id) is None or None, patience.GONE)
 
 
 def require_imdsv2(account: Account, image_id: str) -> Image:
     """Make the machines of an image require IMDSv2 (a token with each metadata request), and return the image."""
     account.ec2.modify_image_attribute(ImageId=image_id, ImdsSupport={"Value": "v2.0"})
-    return wait(f"image {image_id} to require IMDSv2", lambda: _with_imdsv2(there(account, image_id)), seconds=60)
+    return wait(
+        f"image {image_id} to require IMDSv2", lambda: _with_imdsv2(there(account, image_id)), patience.VISIBLE.seconds
+    )
 
 
 def as_data(image: Image) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from bakehouse import console, endings
+from bakehouse import console, endings, patience
 from bakehouse.accounts import Account, tag_list, wait
 from bakehouse.errors import BakehouseError, CloudError, InputError, NotFoundError
 from bakehouse.images import Image
@@ -27,7 +27,6 @@ ROOT = "/bakehouse"
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _WHY = 256  # characters: the description of a parameter's version has room for 1024 and holds other facts too
-_SECONDS = 60  # SSM makes a new version only after it has checked that the image exists
 
 
 @dataclass(frozen=True)
@@ -272,4 +271,4 @@ def _at_least(account: Account, channel: Channel, version: int) -> Channel:
         found = read(account, channel.recipe, channel.name)
         return found if found.versions and found.versions[-1].version >= version else None
 
-    return wait(f"channel {channel.name} to take its version {version}", look, _SECONDS)
+    return wait(f"channel {channel.name} to take its version {version}", look, patience.VISIBLE)

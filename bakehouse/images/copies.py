@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from bakehouse import console, endings, images
+from bakehouse import console, endings, images, patience
 from bakehouse.accounts import TAG, Account, connect, encryption, tag_specifications, wait
 from bakehouse.errors import CloudError, InputError
 from bakehouse.images import Image, channels
 from bakehouse.settings import Settings
 
 _ORIGIN = f"{TAG}copy-of"
-_SECONDS = 3600  # AWS copies whole disks, maybe to another continent
 
 
 def copy(settings: Settings, image_id: str, regions: str) -> dict[str, Image]:
@@ -75,7 +74,7 @@ def _finish(there: Account, copied: Image) -> Image:
         return found if found.state != "pending" else None
 
     with console.step(f"{copied.id} available in {there.region}"):
-        found = wait(f"image {copied.id} to be available in {there.region}", look, _SECONDS, every=2)
+        found = wait(f"image {copied.id} to be available in {there.region}", look, patience.COPIED, every=2)
         if found.state != "available":
             raise CloudError(f"image {found.id}, the copy in {there.region}, is {found.state}", "copy it again")
     return found if found.imdsv2 else images.require_imdsv2(there, found.id)

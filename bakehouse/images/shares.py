@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from bakehouse import console, images
+from bakehouse import console, images, patience
 from bakehouse.accounts import Account, connect, wait
 from bakehouse.errors import InputError
 from bakehouse.images import Image, usage
@@ -74,7 +74,11 @@ def _change(account: Account, image: Image, snapshots: Sequence[str], how: str, 
         each = [usage.shares(account, image.id, ()), *(usage.shares(account, "", (one,)) for one in snapshots)]
         return all(set(whom) <= set(now) if how == "add" else not set(whom) & set(now) for now in each) or None
 
-    wait(f"image {image.id} to be {'shared' if how == 'add' else 'no longer shared'} with {', '.join(whom)}", look, 60)
+    wait(
+        f"image {image.id} to be {'shared' if how == 'add' else 'no longer shared'} with {', '.join(whom)}",
+        look,
+        patience.VISIBLE,
+    )
 
 
 def _accounts(typed: str) -> list[str]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from bakehouse import console
+from bakehouse import console, patience
 from bakehouse.accounts import TAG, WORD, Account, each, filters, sound, sound_tags, wait
 from bakehouse.errors import CloudError, InputError, NotFoundError
 from bakehouse.sites import Bastion, Site
@@ -147,8 +147,11 @@ def one(account: Account, recipe: str, machine_id: str = "") -> Machine:
     return found[0]
 
 
-def running(account: Account, ids: Sequence[str]) -> list[Machine]:
-    """Wait until all machines of these IDs run, and return them; raises CloudError when one ends or fails instead."""
+def running(account: Account, ids: Sequence[str], budget: float = 0) -> list[Machine]:
+    """Wait until all machines of these IDs run, and return them; raises CloudError when one ends or fails instead.
+
+    ``budget`` is how many seconds they may take to boot.
+    """
 
     def look() -> list[Machine] | None:
         found = [machine for machine in (_look(account, machine_id) for machine_id in ids) if machine]
@@ -159,7 +162,7 @@ def running(account: Account, ids: Sequence[str]) -> list[Machine]:
         return ready if len(ready) == len(ids) else None
 
     with console.step(f"{' '.join(ids)} running"):
-        return wait(f"{' '.join(ids)} to run", look, seconds=300)
+        return wait(f"{' '.join(ids)} to run", look, patience.RUNNING.least(budget))
 
 
 def insist_on(account: Account, machines: Sequence[Machine]) -> None:
@@ -182,7 +185,7 @@ def stopped(account: Account, machine: Machine) -> Machine:
         return found if found and found.state == "stopped" else None
 
     with console.step(f"{machine.id} stopped"):
-        return wait(f"machine {machine.id} to stop", look, seconds=300)
+        return wait(f"machine {machine.id} to stop", look, patience.STOPPED)
 
 
 def reboot(account: Account, machine: Machine) -> None:
@@ -190,10 +193,10 @@ def reboot(account: Account, machine: Machine) -> None:
     account.ec2.reboot_instances(InstanceIds=[machine.id])
 
 
-def start(account: Account, machine: Machine) -> Machine:
-    """Start a stopped machine, wait until it runs, and return it with its new address."""
+def start(account: Account, machine: Machine, budget: float = 0) -> Machine:
+    """Start a stopped machine, wait until it runs as ``running`` does, and return it with its new address."""
     account.ec2.start_instances(InstanceIds=[machine.id])
-    return running(account, [machine.id])[0]
+    return running(account, [machine.id], budget)[0]
 
 
 def as_row(machine: Machine) -> list[str]:
@@ -230,7 +233,7 @@ def terminate(account: Account, machines: Sequence[Machine]) -> None:
         return all(machine is None or machine.state == "terminated" for machine in found) or None
 
     with console.step(f"{' '.join(ids)} terminated"):
-        wait(f"{' '.join(ids)} to be terminated", gone, seconds=300)
+        wait(f"{' '.join(ids)} to be terminated", gone, patience.TERMINATED)
 
 
 def address(machine: Machine) -> str:

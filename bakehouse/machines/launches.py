@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bakehouse import accounts, console, endings, images, machines, recipes, sites
+from bakehouse import accounts, console, endings, images, machines, patience, recipes, sites
 from bakehouse.accounts import TAG, Account, access, encryption, networks, rights, tag_specifications
 from bakehouse.accounts.networks import Place
 from bakehouse.errors import CloudError, DeadlineError, InputError
 from bakehouse.images import Image, channels
 from bakehouse.machines import Machine, probes, shells
-from bakehouse.machines.probes import Verdict
+from bakehouse.machines.probes import Finding, Verdict
 from bakehouse.recipes import services
 from bakehouse.recipes.services import Service
 from bakehouse.settings import Settings
 
 USER_DATA_LIMIT = 16 * 1024  # bytes before base64: EC2's own limit
-
-ENTRY_SECONDS = 180
-"""Running machines must accept SSH logins within this time."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,36 @@ class Preparation:
 
     places: Sequence[Place]
     how: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Served:
+    """Hold what is known of machines that were waited for, by ID.
+
+    Attributes:
+        since: when each was first seen to serve, in seconds of the monotonic clock.
+        unknown: of which it isn't known, because they gave no answer, and what was waited for.
+    """
+
+    since: dict[str, float] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def watched(self, machine: Machine) -> Iterator[None]:
+        """Note when it isn't known whether a machine has come up; a deadline is no error here."""
+        try:
+            yield
+        except DeadlineError as error:
+            if error.silent:
+                self.unknown[machine.id] = error.text
+
+    def note(self, machine: Machine, finding: Finding) -> None:
+        """Note what one look at a machine's service has found."""
+        self.unknown.pop(machine.id, None)
+        if finding.ok:
+            self.since[machine.id] = time.monotonic()
+        elif finding.ok is None:
+            self.unknown[machine.id] = finding.evidence
 
 
 def usual(account: Account, wanted: Request) -> Request:
@@ -105,7 +132,7 @@ def launch(
         try:
             with endings.uncut():
                 launched = start(account, prepared)
-            launched = machines.running(account, [machine.id for machine in launched])
+            launched = machines.running(account, [machine.id for machine in launched], recipe.boot_budget)
             insist = partial(machines.insist_on, account, launched)
             settled(settings, service, launched, recipe.boot_budget, insist)
             verdicts = probes.probe(settings, service, launched)
@@ -207,29 +234,28 @@ def settled(
     settings: Settings,
     service: Service,
     launched: Sequence[Machine],
-    seconds: float,
+    budget: float,
     insist: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
-    """Wait until machines have booted and serve, at most ``seconds`` after the first one accepts SSH.
+) -> Served:
+    """Wait until machines have booted and serve, at most ``budget`` seconds after the first one accepts SSH.
 
-    Returns for each machine that serves, by ID, when that was first seen, in seconds of the monotonic clock. A machine
-    that is late raises nothing: the probes find it, so that one machine doesn't hide the state of the others.
+    A machine that is late raises nothing: the probes find it, so that one machine doesn't hide the state of the others.
     ``insist`` is called at each look, and may raise.
     """
-    deadline, booted, seen = 0.0, [], dict[str, float]()
-    patience = time.monotonic() + ENTRY_SECONDS  # one deadline for all, because they were launched together
+    deadline, booted, served = 0.0, [], Served()
+    entry = time.monotonic() + patience.ENTRY.least(budget)  # one deadline for all: they were launched together
     for machine in launched:
-        with suppress(DeadlineError):
-            shells.reachable(settings, machine, max(0, patience - time.monotonic()), insist)
-            deadline = deadline or time.monotonic() + seconds
+        with served.watched(machine):
+            shells.reachable(settings, machine, max(0, entry - time.monotonic()), insist)
+            deadline = deadline or time.monotonic() + budget * patience.factor()
             shells.booted(settings, machine, deadline - time.monotonic(), insist)
             booted.append(machine)
             if not service.port:  # there is nothing else to wait for
-                seen[machine.id] = time.monotonic()
-    if len(booted) > len(seen):
+                served.since[machine.id] = time.monotonic()
+    if len(booted) > len(served.since):
         with suppress(DeadlineError):
-            _serving(settings, service, booted, deadline - time.monotonic(), seen, insist)
-    return seen
+            _serving(settings, service, booted, deadline - time.monotonic(), served, insist)
+    return served
 
 
 def _contents(user_data: str) -> bytes:
@@ -250,18 +276,18 @@ def _serving(
     service: Service,
     launched: Sequence[Machine],
     seconds: float,
-    seen: dict[str, float],
+    served: Served,
     insist: Callable[[], None],
 ) -> None:
-    """Wait until every machine serves, and note in ``seen`` when each was first seen to serve."""
+    """Wait until every machine serves."""
     serving = ", ".join(f"{machine.id} serves {service.url(machine.address)}" for machine in launched)
 
     def look() -> bool | None:
         insist()
         for machine in launched:
-            if machine.id not in seen and probes.look(probes.up(settings, service, machine)).ok:
-                seen[machine.id] = time.monotonic()
-        return len(seen) == len(launched) or None
+            if machine.id not in served.since:
+                served.note(machine, probes.look(probes.up(settings, service, machine)))
+        return len(served.since) == len(launched) or None
 
     with console.step(serving):
         accounts.wait(f"this to be seen: {serving}", look, seconds)
@@ -269,7 +295,7 @@ def _serving(
 
 def _explain(account: Account, settings: Settings, service: Service, verdict: Verdict) -> None:
     """Print the failed findings on a machine that isn't healthy, with its console and journal."""
-    for finding in verdict.failed:
+    for finding in (*verdict.failed, *verdict.unknown):
         console.say(f"{verdict.machine.id}: {finding.name}: {finding.evidence}")
     if not verdict.ok:
         for line in probes.ailing(account, settings, service, verdict.machine):

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bakehouse import console, runs, system
+from bakehouse import console, patience, runs, system
 from bakehouse.accounts import Account
-from bakehouse.errors import VerdictError
-from bakehouse.junit import Case, Suite
+from bakehouse.errors import NotKnownError, VerdictError
+from bakehouse.junit import Case, Outcome, Suite
 from bakehouse.machines import Machine, inventories, journals, shells
 from bakehouse.recipes.services import Page, Service
 from bakehouse.runs import Run
@@ -30,6 +30,11 @@ _ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 COLUMNS = ("machine", "finding", "good", "seconds", "evidence")
 
+OUTCOMES: Mapping[bool | None, str] = {True: "ok", False: "FAIL", None: "not known"}
+"""The words for what a finding says."""
+
+_CASES: Mapping[bool | None, Outcome] = {True: "good", False: "failure", None: "skipped"}
+
 
 class Unhealthy(Exception):  # noqa: N818, a finding and no error
     """A probe found something that is wrong with a machine; the text is the evidence."""
@@ -37,7 +42,10 @@ class Unhealthy(Exception):  # noqa: N818, a finding and no error
 
 @dataclass(frozen=True)
 class Probe:
-    """Hold one read-only probe. ``look`` returns its evidence; it raises Unhealthy or OSError if the machine is ill."""
+    """Hold one read-only probe. ``look`` returns its evidence; it raises Unhealthy or OSError if the machine is ill.
+
+    When there is no answer, it raises NotKnownError or TimeoutError: then nothing is known.
+    """
 
     name: str
     look: Callable[[], str]
@@ -45,10 +53,13 @@ class Probe:
 
 @dataclass(frozen=True)
 class Finding:
-    """Hold the result of one probe: its name, whether it is good, its evidence, and how many seconds it took."""
+    """Hold the result of one probe: its name, whether it is good, its evidence, and how many seconds it took.
+
+    ``ok`` is None when that isn't known, because there was no answer; the evidence says what was waited for.
+    """
 
     name: str
-    ok: bool
+    ok: bool | None
     evidence: str
     seconds: float = 0
 
@@ -63,12 +74,19 @@ class Verdict:
     @property
     def failed(self) -> list[Finding]:
         """Return the findings that are not good."""
-        return [finding for finding in self.findings if not finding.ok]
+        return [finding for finding in self.findings if finding.ok is False]
 
     @property
-    def ok(self) -> bool:
-        """Tell whether there are findings and all of them are good."""
-        return bool(self.findings) and not self.failed
+    def unknown(self) -> list[Finding]:
+        """Return the findings of which it isn't known whether they are good."""
+        return [finding for finding in self.findings if finding.ok is None]
+
+    @property
+    def ok(self) -> bool | None:
+        """Tell whether there are findings and all of them are good; None when that isn't known."""
+        if self.failed or not self.findings:
+            return False
+        return None if self.unknown else True
 
 
 def probe(settings: Settings, service: Service, found: Sequence[Machine]) -> list[Verdict]:
@@ -85,8 +103,13 @@ def probe(settings: Settings, service: Service, found: Sequence[Machine]) -> lis
 def look(one: Probe, clock: Callable[[], float] = time.monotonic) -> Finding:
     """Carry out one probe and return its finding."""
     begun = clock()
+    ok: bool | None = True
     try:
-        ok, evidence = True, one.look()
+        evidence = one.look()
+    except NotKnownError as error:
+        ok, evidence = None, error.text
+    except TimeoutError as error:
+        ok, evidence = None, error.strerror or str(error)
     except Unhealthy as error:
         ok, evidence = False, str(error)
     except OSError as error:
@@ -201,12 +224,17 @@ def _finding(event: str, seen: Mapping[str, Any]) -> Finding | None:
         return None  # an assertion's loop is reported by its items, any other loop by its end
     name = result["item"]["name"] if item else seen.get("task", "").rpartition("| ")[2]
     evidence = " ".join(f"{result.get('msg', '')} {result.get('stderr', '')}".split()).removeprefix(f"{name}: ")
-    return Finding(name, outcome == "ok", evidence, seen.get("duration") or 0.0)
+    ok = {"ok": True, "failed": False}.get(outcome)  # a machine that Ansible doesn't reach is not known
+    return Finding(name, ok, evidence, seen.get("duration") or 0.0)
 
 
 def insist(verdicts: Sequence[Verdict], hint: str = "") -> None:
-    """Raise VerdictError, which names all failed findings, unless all verdicts are good."""
-    failed = [verdict for verdict in verdicts if not verdict.ok]
+    """Raise VerdictError, which names all failed findings, or NotKnownError, unless all verdicts are good."""
+    failed = [verdict for verdict in verdicts if verdict.ok is False]
+    unknown = [verdict for verdict in verdicts if verdict.unknown]
+    if unknown and not failed:
+        of = "; ".join(f"{one.machine.id}: {', '.join(finding.name for finding in one.unknown)}" for one in unknown)
+        raise NotKnownError(f"it isn't known whether they are healthy: {of}", hint or patience.LONGER)
     if failed:
         found = "; ".join(f"{one.machine.id}: {', '.join(finding.name for finding in one.failed)}" for one in failed)
         first = failed[0].machine
@@ -251,7 +279,7 @@ def as_rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
         [
             verdict.machine.id,
             finding.name,
-            "ok" if finding.ok else "FAIL",
+            OUTCOMES[finding.ok],
             f"{finding.seconds:.1f}",
             finding.evidence,
         ]
@@ -267,7 +295,7 @@ def as_suites(verdicts: Sequence[Verdict]) -> list[Suite]:
             verdict.machine.id,
             f"{verdict.machine.recipe}.{verdict.machine.id}",
             tuple(
-                Case(finding.name, finding.seconds, "good" if finding.ok else "failure", finding.evidence)
+                Case(finding.name, finding.seconds, _CASES[finding.ok], finding.evidence)
                 for finding in verdict.findings
             ),
         )

@@ -5,6 +5,7 @@ A machine's host key is kept under the machine's ID, because its address may cha
 
 from __future__ import annotations
 
+import math
 import shlex
 import socket
 import subprocess
@@ -12,13 +13,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from bakehouse import console, machines, system
+from bakehouse import console, machines, patience, system
 from bakehouse.accounts import access, wait
-from bakehouse.errors import CloudError, InputError
+from bakehouse.errors import CloudError, InputError, NotKnownError
 from bakehouse.machines import Machine
+from bakehouse.patience import Limit
 from bakehouse.recipes.services import Service
 from bakehouse.settings import Settings
 from bakehouse.sites import Bastion
+
+_SSH_FAILED = 255
+_TURN = 20  # seconds for which a machine waits itself, until it is asked again whether it still runs
 
 
 def options(settings: Settings, machine: Machine) -> list[str]:
@@ -33,7 +38,7 @@ def options(settings: Settings, machine: Machine) -> list[str]:
         "UserKnownHostsFile": access.path(hosts),
         "StrictHostKeyChecking": "accept-new",
         "BatchMode": "yes",
-        "ConnectTimeout": "10",
+        "ConnectTimeout": f"{patience.CONNECTION.seconds:.0f}",
         "LogLevel": "ERROR",
     }
     return [
@@ -59,20 +64,34 @@ def line(settings: Settings, machine: Machine, command: str = "") -> list[str]:
     return ["ssh", *options(settings, machine), *there, *([command] if command else [])]
 
 
-def enter(settings: Settings, machine: Machine, command: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run a shell command on a machine and return its result; the exit code is 255 when SSH itself failed."""
-    argv = line(settings, machine, command)
+def enter(
+    settings: Settings, machine: Machine, command: str, limit: Limit | float = patience.COMMAND
+) -> subprocess.CompletedProcess[str]:
+    """Run a shell command on a machine and return its result; the exit code is 255 when SSH itself was refused.
+
+    Raises NotKnownError when no answer comes within the limit, or when SSH gets none in its own time.
+    """
+    argv, environ = line(settings, machine, command), system.environment()
+    seconds = limit.seconds if isinstance(limit, Limit) else limit
     try:
         answer: subprocess.CompletedProcess[str] = system.call(
-            argv, system.environment(), capture_output=True, text=True, timeout=seconds, check=False
+            argv, environ, capture_output=True, text=True, timeout=seconds, check=False
         )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(argv, 255, "", f"no answer in {seconds:.0f} s")
+    except subprocess.TimeoutExpired as error:
+        told = f"machine {machine.id} gave no answer over SSH in {seconds:.0f} s"
+        raise NotKnownError(told, patience.LONGER) from error
+    if answer.returncode == _SSH_FAILED and "timed out" in answer.stderr:
+        told = f"machine {machine.id} gave no answer: {system.last_line(answer.stderr)}"
+        raise NotKnownError(told, patience.LONGER)
     return answer
 
 
-def knock(settings: Settings, machine: Machine, port: int, seconds: float = 10) -> None:
-    """Connect to a TCP port of a machine, through its bastion if it has one; raises OSError when nothing listens."""
+def knock(settings: Settings, machine: Machine, port: int) -> None:
+    """Connect to a TCP port of a machine, through its bastion if it has one.
+
+    Raises OSError when nothing listens, which is a TimeoutError when nobody answers.
+    """
+    seconds = patience.CONNECTION.seconds
     if machine.bastion is None:
         socket.create_connection((machine.address, port), timeout=seconds).close()
         return
@@ -82,14 +101,15 @@ def knock(settings: Settings, machine: Machine, port: int, seconds: float = 10) 
             line, system.environment(), capture_output=True, text=True, timeout=seconds, check=False, errors="replace"
         )
     except subprocess.TimeoutExpired as error:
-        raise OSError(f"no answer in {seconds:.0f} s") from error
+        raise TimeoutError(f"no answer in {seconds:.0f} s") from error
     if done.returncode:
         raise OSError(system.last_line(done.stderr) or "the bastion can't connect")
 
 
 @contextmanager
-def connected(settings: Settings, machine: Machine, port: int, seconds: float = 10) -> Iterator[socket.socket]:
-    """Give a connection to a TCP port of a machine, through its bastion if it has one; raises OSError."""
+def connected(settings: Settings, machine: Machine, port: int) -> Iterator[socket.socket]:
+    """Give a connection to a TCP port of a machine, through its bastion if it has one; raises OSError as ``knock``."""
+    seconds = patience.CONNECTION.seconds
     if machine.bastion is None:
         with socket.create_connection((machine.address, port), timeout=seconds) as connection:
             yield connection
@@ -139,49 +159,57 @@ def first_password(settings: Settings, service: Service, machine: Machine) -> st
     )
 
 
-def reachable(settings: Settings, machine: Machine, seconds: float, insist: Callable[[], None] = lambda: None) -> None:
-    """Wait until a machine accepts SSH logins; raises DeadlineError after ``seconds``, and what ``insist`` raises."""
+def reachable(
+    settings: Settings, machine: Machine, limit: Limit | float, insist: Callable[[], None] = lambda: None
+) -> None:
+    """Wait until a machine accepts SSH logins; raises DeadlineError after the limit, and what ``insist`` raises."""
 
     def look() -> bool | None:
         insist()
-        return enter(settings, machine, "true", seconds=15).returncode == 0 or None
+        return enter(settings, machine, "true", patience.LOGIN).returncode == 0 or None
 
     with console.step(f"{machine.id} lets us in over SSH at {machine.address}"):
-        wait(
-            f"machine {machine.id} to let us in over SSH at {machine.address}",
-            look,
-            seconds,
-        )
+        wait(f"machine {machine.id} to let us in over SSH at {machine.address}", look, limit)
 
 
 def booted(
-    settings: Settings, machine: Machine, seconds: float = 600, insist: Callable[[], None] = lambda: None
+    settings: Settings,
+    machine: Machine,
+    limit: Limit | float = patience.BOOTED,
+    insist: Callable[[], None] = lambda: None,
 ) -> None:
     """Wait until cloud-init has ended on a machine, even with errors.
 
-    Raises DeadlineError after ``seconds``, and what ``insist`` raises.
+    Raises DeadlineError after the limit, and what ``insist`` raises.
     """
+    seconds = limit.seconds if isinstance(limit, Limit) else limit
     deadline = time.monotonic() + seconds
 
     def look() -> bool | None:
         insist()
-        left = min(20, max(1, deadline - time.monotonic()))
-        return enter(settings, machine, "cloud-init status --wait", left).returncode in (0, 1, 2) or None
+        # the machine itself says that it isn't done yet, so that only silence is silence
+        turn = math.ceil(min(_TURN, max(1, deadline - time.monotonic())))
+        waiting = f"timeout {turn} cloud-init status --wait"
+        return enter(settings, machine, waiting, turn + patience.LOGIN.seconds).returncode in (0, 1, 2) or None
 
     with console.step(f"{machine.id} cloud-init done"):
         wait(f"cloud-init on machine {machine.id} to end", look, seconds)
 
 
 def boot(settings: Settings, machine: Machine) -> str:
-    """Return an ID of the machine's present boot; empty when the machine can't be reached.
+    """Return an ID of the machine's present boot; empty when the machine lets nobody in.
 
     It is the kernel's boot ID and the start time of init, because a container shares the kernel of its host.
     """
     command = "cat /proc/sys/kernel/random/boot_id; cut -d' ' -f22 /proc/1/stat"
-    return "/".join(enter(settings, machine, command, seconds=15).stdout.split())
+    return "/".join(enter(settings, machine, command, patience.LOGIN).stdout.split())
 
 
-def rebooted(settings: Settings, machine: Machine, before: str, seconds: float = 300) -> None:
-    """Wait until a machine's boot ID is no longer ``before``; raises DeadlineError after ``seconds``."""
+def rebooted(settings: Settings, machine: Machine, before: str, budget: float = 0) -> None:
+    """Wait until a machine's boot ID is no longer ``before``; ``budget`` is how many seconds it may take to boot.
+
+    Raises DeadlineError when it doesn't come back.
+    """
+    seconds = patience.REBOOTED.least(budget)
     with console.step(f"{machine.id} rebooted"):
         wait(f"machine {machine.id} to boot anew", lambda: boot(settings, machine) not in ("", before) or None, seconds)

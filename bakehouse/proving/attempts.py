@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from bakehouse import console, machines
+from bakehouse import console, machines, patience
 from bakehouse.accounts import TAG, Account, access
-from bakehouse.errors import CloudError, NotKnownError, ToolError
+from bakehouse.errors import CloudError, DeadlineError, NotKnownError, ToolError
 from bakehouse.images import Image
 from bakehouse.machines import Machine, journals, launches, probes, shells
+from bakehouse.machines.launches import Served
 from bakehouse.machines.probes import Finding
 from bakehouse.proving import identity, reports
 from bakehouse.proving.identity import Question, Traits
@@ -66,9 +67,8 @@ class Attempt:
         self.machines = launches.begin(self._account, self._settings, self._image, wanted, self._service.ports, run.id)
         when = _FIRST
         try:
-            self.machines = machines.running(self._account, [machine.id for machine in self.machines])
-            served = self._settle()
-            self._judge_boot({machine_id: seen - begun for machine_id, seen in served.items()})
+            self.machines = machines.running(self._account, [machine.id for machine in self.machines], self._budget)
+            self._judge_boot(self._settle(), begun)
             self._look(_FIRST, photograph=True)
             self._compare()
             when = _SECOND
@@ -103,22 +103,27 @@ class Attempt:
             timeline=tuple(replace(one, begun=one.begun - self._clock) for one in steps),
         )
 
-    def _settle(self) -> dict[str, float]:
-        return launches.settled(self._settings, self._service, self.machines, self._recipe.boot_budget)
+    @property
+    def _budget(self) -> int:
+        return self._recipe.boot_budget
 
-    def _judge_boot(self, seconds: Mapping[str, float]) -> None:
-        """Find whether each machine served in time; ``seconds`` maps the IDs of those that did serve to their times."""
-        self._boot_seconds = dict(seconds)
-        budget = self._recipe.boot_budget
+    def _settle(self) -> Served:
+        return launches.settled(self._settings, self._service, self.machines, self._budget)
+
+    def _judge_boot(self, served: Served, begun: float) -> None:
+        """Find whether each machine served in time after the launch, which was at ``begun`` by the monotonic clock."""
+        self._boot_seconds = {machine_id: seen - begun for machine_id, seen in served.since.items()}
+        allowed = f"{self._budget} s are allowed"
+        if patience.factor() > 1:
+            allowed = f"{allowed}, {patience.factor():g} times as long with {patience.VARIABLE}"
         for machine in self.machines:
-            took = seconds.get(machine.id)
+            took = self._boot_seconds.get(machine.id)
             told = "never" if took is None else f"{took:.1f} s after its launch"
-            ok = took is not None and took <= budget
-            finding = Finding(
-                "It serves in time" if self._service.port else "It boots in time",
-                ok,
-                f"{told}; {budget} s are allowed",
-            )
+            ok = took is not None and took <= self._budget * patience.factor()
+            name = "It serves in time" if self._service.port else "It boots in time"
+            finding = Finding(name, ok, f"{told}; {allowed}")
+            if machine.id in served.unknown:
+                finding = Finding(name, None, served.unknown[machine.id])
             self._find(_FIRST, {machine.id: [finding]})
 
     def _look(self, when: str, photograph: bool = False) -> None:
@@ -177,9 +182,14 @@ class Attempt:
         rebooting, stopping = self.machines
         machines.stop(self._account, stopping)
         machines.reboot(self._account, rebooting)
-        shells.rebooted(self._settings, rebooting, before[rebooting.id])
+        try:
+            shells.rebooted(self._settings, rebooting, before[rebooting.id], self._budget)
+        except DeadlineError as error:
+            if error.silent:
+                raise
+            raise CloudError(error.text) from error  # it answers, and not as it should
         machines.stopped(self._account, stopping)
-        self.machines = [rebooting, machines.start(self._account, stopping)]
+        self.machines = [rebooting, machines.start(self._account, stopping, self._budget)]
         self._settle()
         for machine, way in zip(self.machines, ("rebooted", "stopped and started"), strict=True):
             anew = shells.boot(self._settings, machine) not in ("", before[machine.id])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bakehouse import console, endings, images, recipes, runs
+from bakehouse import console, endings, images, patience, recipes, runs
 from bakehouse.accounts import TAG, Account, access, connect
-from bakehouse.errors import VerdictError
+from bakehouse.errors import NotKnownError, VerdictError
 from bakehouse.images import Image
 from bakehouse.machines import Machine
 from bakehouse.proving import reports
@@ -41,6 +41,7 @@ def prove(settings: Settings, image_id: str = "") -> Proof:
         finally:
             _clear_away(settings, account, run, attempt.machines)
     proof = attempt.proof(steps)
+    _insist_known(proof)
     digest = reports.write(page(settings, proof).parent, proof, attempt.logs, attempt.picture)
     images.tag(account, image.id, {f"{TAG}verdict": f"{proof.verdict} {digest}"})
     return proof
@@ -66,6 +67,15 @@ def insist(settings: Settings, proof: Proof) -> None:
     if proof.verdict != "pass":
         names = dict.fromkeys(one.finding.name for one in proof.failed)
         raise VerdictError(f"image {proof.image} is not fit: {', '.join(names)}", f"read {page(settings, proof)}")
+
+
+def _insist_known(proof: Proof) -> None:
+    """Raise NotKnownError when there is no verdict, because something isn't known: nothing is written down then."""
+    if not proof.verdict:
+        told = "; ".join(dict.fromkeys(f"{one.finding.name}: {one.finding.evidence}" for one in proof.unknown))
+        raise NotKnownError(
+            f"nothing is proven of image {proof.image}, because it isn't known: {told}", patience.LONGER
+        )
 
 
 def _clear_away(settings: Settings, account: Account, run: Run, launched: Sequence[Machine]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bakehouse import documents, system
+from bakehouse import documents, patience, system
 from bakehouse.console import Step
 from bakehouse.errors import ToolError
 from bakehouse.machines.probes import Finding
@@ -25,7 +25,6 @@ _PICTURE = "page.png"
 _TEMPLATE = Path(__file__).with_name("proof.html.j2")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _WINDOW = "1280,800"
-_PICTURE_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,22 @@ class Proof:
     @property
     def failed(self) -> list[Seen]:
         """Return the findings that are not good."""
-        return [one for one in self.findings if not one.finding.ok]
+        return [one for one in self.findings if one.finding.ok is False]
+
+    @property
+    def unknown(self) -> list[Seen]:
+        """Return the findings of which it isn't known whether they are good."""
+        return [one for one in self.findings if one.finding.ok is None]
 
     @property
     def verdict(self) -> str:
-        """Return ``pass`` when there are findings and all of them are good, else ``fail``."""
-        return "pass" if self.findings and not self.failed else "fail"
+        """Return ``pass`` when there are findings and all of them are good, ``fail`` when one is bad.
+
+        Without bad ones it is empty as long as something isn't known: there is no verdict.
+        """
+        if self.failed or not self.findings:
+            return "fail"
+        return "" if self.unknown else "pass"
 
 
 def as_data(proof: Proof) -> dict[str, Any]:
@@ -152,12 +161,11 @@ def photograph(url: str) -> bytes:
         flags = [f"--user-data-dir={scratch}/profile", f"--screenshot={picture}", f"--window-size={_WINDOW}"]
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium has no sandbox for root
         line = [browser, "--headless", "--disable-gpu", "--hide-scrollbars", *sandbox, *flags, url]
+        environ, seconds = system.environment(), patience.PICTURE.seconds
         try:
-            answer = system.call(
-                line, system.environment(), capture_output=True, text=True, timeout=_PICTURE_SECONDS, check=False
-            )
+            answer = system.call(line, environ, capture_output=True, text=True, timeout=seconds, check=False)
         except subprocess.TimeoutExpired as error:
-            raise ToolError(f"{browser} made no picture in {_PICTURE_SECONDS} s") from error
+            raise ToolError(f"{browser} made no picture in {seconds:.0f} s") from error
         if not picture.exists():
             raise ToolError(f"{browser} made no picture: {answer.stderr.strip().rpartition(chr(10))[2]}")
         return picture.read_bytes()
@@ -165,8 +173,8 @@ def photograph(url: str) -> bytes:
 
 def alike(findings: Sequence[Seen]) -> list[tuple[Finding, list[str]]]:
     """Return each finding once, with all places (machine and boot) where it was made, in their order."""
-    places: dict[tuple[str, bool, str], list[str]] = {}
-    first: dict[tuple[str, bool, str], Finding] = {}
+    places: dict[tuple[str, bool | None, str], list[str]] = {}
+    first: dict[tuple[str, bool | None, str], Finding] = {}
     for one in findings:
         same = one.finding.name, one.finding.ok, one.finding.evidence
         first.setdefault(same, one.finding)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bakehouse import console, endings, machines, recipes, runs, system, tools
+from bakehouse import console, endings, machines, patience, recipes, runs, system, tools
 from bakehouse.accounts import Account, connect
 from bakehouse.baking import orders
 from bakehouse.errors import BakehouseError, InputError, NotFoundError, RegistryError, VerdictError
@@ -23,7 +23,6 @@ from bakehouse.settings import Settings
 
 COLUMNS = ("scenario", "platform", "step", "outcome", "seconds")
 
-_CANCEL_SECONDS = 20
 _BEGAN = re.compile(r"\[[^\]]+ > (?P<action>\w+)\] Executing$")
 _ENDED = re.compile(r"\[[^\]]+ > \w+\] Executed: (?P<outcome>\w+)")
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -239,7 +238,12 @@ def _carry_out(
     ]
     environment = _environment(account, settings, platform, within, folder)
     with programs.started(
-        argv, run=within, log=log, folder=settings.root, environment=environment, patience=_CANCEL_SECONDS
+        argv,
+        run=within,
+        log=log,
+        folder=settings.root,
+        environment=environment,
+        patience=patience.MOLECULE_STOPS,
     ) as molecule:
         steps = watch(molecule.lines(), f"{scenario.name} on {platform}", scenario.steps)
     if molecule.code and not any(step.failure for step in steps):

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bakehouse import console, documents, system
+from bakehouse import console, documents, patience, system
 from bakehouse.errors import InputError, NotFoundError
 from bakehouse.recipes import Recipe, inputs
 
@@ -25,7 +25,6 @@ FILE = "requirements.yml"
 _FOLDER = ".bakehouse/galaxy"  # ansible.cfg names it too
 _BAKE = "playbooks/bake.yml"
 _BESIDE = "playbooks/x.yml"  # any of the kit's own playbooks
-_SECONDS = 600
 _HOOKS = ("bake_roles_before", "bake_roles_after", "verify_roles")
 _LISTS_OF_TASKS = ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always")
 
@@ -273,6 +272,7 @@ def _run_galaxy(root: Path, kind: str, into: Path) -> None:
         ours["ANSIBLE_GALAXY_TOKEN_PATH"] = str(token)
     servers = [name for name in os.environ if name.startswith("ANSIBLE_GALAXY_SERVER")]
     environ = system.environment(*system.OUTSIDE, *servers, "SSH_AUTH_SOCK", "GIT_SSH_COMMAND", **ours)
+    seconds = patience.GALAXY.seconds
     try:
         done = system.call(
             [Path(sys.executable).with_name("ansible-galaxy"), *call],
@@ -280,11 +280,11 @@ def _run_galaxy(root: Path, kind: str, into: Path) -> None:
             cwd=root,
             capture_output=True,
             text=True,
-            timeout=_SECONDS,
+            timeout=seconds,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"{FILE}: its {kind}s were not installed within {_SECONDS} s", _again(call)) from error
+        raise InputError(f"{FILE}: its {kind}s were not installed within {seconds:.0f} s", _again(call)) from error
     if done.returncode:
         complaint = _complaint(done.stdout + done.stderr)
         raise InputError(f"{FILE}: its {kind}s can't be installed: {complaint}", _again(call))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bakehouse import endings, system
+from bakehouse import endings, patience, system
 from bakehouse.accounts import wait
 from bakehouse.errors import DeadlineError
 from bakehouse.settings import Settings
@@ -209,13 +209,13 @@ def forget(settings: Settings) -> None:
         (settings.state / "runs").rmdir()
 
 
-def end(run: Run, seconds: float = 60) -> None:
-    """End every process of a run. Packer gets SIGTERM and ``seconds`` to clear away; then all are killed."""
+def end(run: Run) -> None:
+    """End every process of a run. Packer gets SIGTERM and some time to clear away; then all are killed."""
     for pid, _ in _packers(run):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     with suppress(DeadlineError):
-        wait(f"Packer of run {run.id} to end", lambda: None if _packers(run) else True, seconds)
+        wait(f"Packer of run {run.id} to end", lambda: None if _packers(run) else True, patience.RUN_STOPS)
     for pid, _ in processes(run):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

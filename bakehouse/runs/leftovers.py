@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from bakehouse import console, endings, runs
+from bakehouse import console, endings, patience, runs
 from bakehouse.accounts import TAG, Account, Stays, filters, tag_list, tags_of, wait
 from bakehouse.errors import BakehouseError, CloudError
 from bakehouse.runs import Run
@@ -207,4 +207,4 @@ def _wait_for_the_end(account: Account, ids: list[str]) -> None:
         answers = account.ec2.pages("describe_instances", "Reservations", Filters=these)
         return None if any(_there(one) for answer in answers for one in answer["Instances"]) else True
 
-    wait(f"{', '.join(ids)} to be terminated", ended, seconds=300)
+    wait(f"{', '.join(ids)} to be terminated", ended, patience.TERMINATED)

@@ -10,13 +10,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bakehouse import endings, runs, system
+from bakehouse.patience import Limit
 from bakehouse.runs import Run
 
 
 class Program:
     """Follow one program that writes to a log."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, patience: float) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, patience: Limit) -> None:
         self._process, self._log, self._patience = process, log, patience
 
     def lines(self) -> Iterator[str]:
@@ -35,32 +36,33 @@ class Program:
 
 @contextmanager
 def started(
-    argv: Sequence[str], *, run: Run, log: Path, folder: Path, environment: Mapping[str, str], patience: float
+    argv: Sequence[str], *, run: Run, log: Path, folder: Path, environment: Mapping[str, str], patience: Limit
 ) -> Iterator[Program]:
     """Run a program of a run in a session of its own; on leaving the context it has ended, and all that it started.
 
     A program that still runs then gets SIGTERM. It is killed with its whole process group when it has not ended after
-    ``patience`` seconds, or when somebody asks us to stop once more.
+    ``patience``, or when somebody asks us to stop once more.
     The program writes to the log file itself: if we are killed, it must live on to clear away, and a pipe to us would
     end with us.
     """
-    with log.open("wb") as said:
-        environment = {**environment, runs.VARIABLE: run.id}
-        process = system.start(argv, environment, cwd=folder, stdout=said, stderr=said, start_new_session=True)
+    process, environment = None, {**environment, runs.VARIABLE: run.id}
     try:
+        with log.open("wb") as said, endings.uncut():
+            process = system.start(argv, environment, cwd=folder, stdout=said, stderr=said, start_new_session=True)
         yield Program(process, log, patience)
     finally:
-        _end(process, patience)
-        runs.end(run)
+        if process:
+            _end(process, patience)
+            runs.end(run)
 
 
-def _end(process: subprocess.Popen[bytes], patience: float) -> None:
+def _end(process: subprocess.Popen[bytes], patience: Limit) -> None:
     if process.poll() is not None:
         return
     process.terminate()
     try:
         with endings.impatient():
-            process.wait(patience)
+            process.wait(patience.seconds)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

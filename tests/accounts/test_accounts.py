@@ -217,13 +217,13 @@ def test_refusals(code: str, kind: type[Any], hint: str) -> None:
 def test_wait_returns_what_is_there() -> None:
     """Waiting ends with the first thing that is there."""
     answers = iter([None, None, "there"])
-    assert accounts.wait("it", lambda: next(answers), seconds=5, every=0.01) == "there"
+    assert accounts.wait("it", lambda: next(answers), 5, every=0.01) == "there"
 
 
 def test_wait_has_an_end() -> None:
     """Waiting in vain names what it waited for."""
     with pytest.raises(DeadlineError, match="waited 0 s for the moon"):
-        accounts.wait("the moon", lambda: None, seconds=0)
+        accounts.wait("the moon", lambda: None, 0)
 
 
 def test_errors_of_the_kit_stay_unchanged() -> None:

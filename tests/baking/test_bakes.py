@@ -20,13 +20,14 @@ from typing import Any
 import pytest
 from ec2_fixtures import docker
 
-from bakehouse import endings, images, packers, recipes, runs, settings
+from bakehouse import endings, images, packers, patience, recipes, runs, settings
 from bakehouse.accounts import TAG, Account, connect, tags_of
 from bakehouse.accounts.networks import Place
 from bakehouse.baking import bakes, plans, vigils
 from bakehouse.baking.orders import Order
 from bakehouse.errors import BakeError, StoppedError
 from bakehouse.images import Image, details
+from bakehouse.patience import Limit
 from bakehouse.records import store
 from bakehouse.runs import Run, leftovers
 from bakehouse.settings import ROOT, Settings
@@ -505,8 +506,8 @@ def test_broken_packer(
     monkeypatch.setattr(packers, "get", lambda _: packers.Packer(packer, (1, 6, 6)))
     monkeypatch.setattr(plans, "connect", lambda *_, **__: account)
     monkeypatch.setattr(type(account), "caller", lambda _: "127.0.0.1/32")
-    monkeypatch.setattr(bakes, "_CANCEL_SECONDS", 1)
-    monkeypatch.setattr(vigils, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(patience, "PACKER_STOPS", Limit(1, ""))
+    monkeypatch.setattr(vigils, "_EVERY", 0.1)
     before = resources(account)
 
     with pytest.raises((BakeError, StoppedError)) as failed, endings.obedient("the bake"):

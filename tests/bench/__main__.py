@@ -169,7 +169,7 @@ def floor(bench: Bench, clock: Clock, stack: ExitStack) -> str:
             found = ec2.describe_instances(InstanceIds=[machine])["Reservations"][0]["Instances"][0]
             return found.get("PublicIpAddress", "-") if found["State"]["Name"] == state else None
 
-        return wait(f"{machine} to be {state}", look, seconds=300, every=0.1)
+        return wait(f"{machine} to be {state}", look, 300, every=0.1)
 
     clock.begin("boot")
     answer = ec2.run_instances(

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from moto_fixtures import Killed, disturbed, refused
 from samples import baked
 
-from bakehouse import images
+from bakehouse import images, patience
 from bakehouse.accounts import TAG, Account
 from bakehouse.errors import AccountError, DeadlineError, InputError, NotFoundError
 from bakehouse.images import channels
 from bakehouse.images.channels import Channel, Move
+from bakehouse.patience import Limit
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 ME = "arn:aws:sts::123456789012:user/moto"
@@ -141,7 +142,7 @@ def test_find(account: Account) -> None:
 def test_an_image_that_is_not_there(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where SSM doesn't take an image, that is said, and the channel stays where it was."""
     before = channels.move(account, read(account), baked(account))
-    monkeypatch.setattr(channels, "_SECONDS", 0.1)
+    monkeypatch.setattr(patience, "VISIBLE", Limit(0.1, ""))
 
     with pytest.raises(DeadlineError, match="channel stable to take its version 2"):
         channels.move(account, before, "ami-0123456789abcdef0")

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from samples import MACHINE
 
-from bakehouse import accounts, images, machines
+from bakehouse import accounts, images, machines, patience
 from bakehouse.accounts import TAG, Account, access
 from bakehouse.errors import CloudError, InputError, VerdictError
 from bakehouse.images import retirements
 from bakehouse.machines import Machine, launches, probes, shells
+from bakehouse.patience import Limit
 from bakehouse.recipes import services
 from bakehouse.settings import ROOT, Settings
 
@@ -152,7 +153,7 @@ def test_launch_and_live(account: Account, settings: Settings, capfd: pytest.Cap
     machines.stop(account, machine)
     assert "stopped" == machines.stopped(account, machine).state
     machine = machines.start(account, machine)
-    shells.reachable(settings, machine, launches.ENTRY_SECONDS)
+    shells.reachable(settings, machine, patience.ENTRY)
     shells.booted(settings, machine)
     [verdict] = probes.probe(settings, service, [machine])
 
@@ -233,11 +234,11 @@ def test_machines_that_let_nobody_in(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Machines that let nobody in are waited for together and not one after the other; each is looked at."""
-    monkeypatch.setattr(launches, "ENTRY_SECONDS", 1)
-    reachable, patience = shells.reachable, list[float]()
+    monkeypatch.setattr(patience, "ENTRY", Limit(1, ""))
+    reachable, left = shells.reachable, list[float]()
 
     def noted(settings: Settings, machine: Machine, seconds: float, insist: Callable[[], None]) -> None:
-        patience.append(seconds)
+        left.append(seconds)
         reachable(settings, machine, seconds, insist)
 
     monkeypatch.setattr(shells, "reachable", noted)
@@ -245,9 +246,9 @@ def test_machines_that_let_nobody_in(
     (access.keys(settings) / MACHINE.key).touch()
     closed = [replace(MACHINE, id=f"i-{number:08x}", address="127.255.255.254") for number in range(8)]
 
-    assert {} == launches.settled(settings, services.load(settings), closed, 1)
+    assert launches.Served() == launches.settled(settings, services.load(settings), closed, 1)
 
-    assert [0] * 7 == patience[1:]
+    assert [0] * 7 == left[1:]
     assert 8 == capfd.readouterr().err.count("FAIL i-0000000")
 
 

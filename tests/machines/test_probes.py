@@ -300,12 +300,12 @@ def test_verify_a_machine_that_ansible_does_not_see(settings: Settings, monkeypa
 
 
 def test_findings_of_an_unreachable_machine() -> None:
-    """A machine that Ansible can't reach has that as its finding."""
+    """Of a machine that Ansible can't reach nothing is known; that is its finding."""
     seen = {"host": "i-1", "task": "In service | Look at the unit", "res": {"msg": "Failed to connect"}}
 
     found = probes.findings_of([{"event": "runner_on_unreachable", "event_data": seen}, {"event": "verbose"}])
 
-    assert {"i-1": [Finding("Look at the unit", False, "Failed to connect", 0.0)]} == found
+    assert {"i-1": [Finding("Look at the unit", None, "Failed to connect", 0.0)]} == found
 
 
 def test_verdict() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from ec2_fixtures import wait
 
+from bakehouse.patience import Limit
 from bakehouse.runs import Run, programs
 from bakehouse.runs.programs import Program
 
@@ -38,7 +39,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., AbstractContextManager[Progr
             log=tmp_path / "log",
             folder=tmp_path,
             environment={"A": "b"},
-            patience=patience,
+            patience=Limit(patience, ""),
         )
 
     yield started
