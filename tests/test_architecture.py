@@ -77,7 +77,8 @@ STARTS = {
     "asyncio": ("create_subprocess_exec", "create_subprocess_shell"),
     "pty": ("spawn",),
 }
-ELSEWHERE = ("baking/lockouts.py", "records/inspector.py", "local/fitting.py", "local/gate.py")  # run on a machine, and in containers
+# They run on a machine, and in containers.
+ELSEWHERE = ("baking/lockouts.py", "records/inspector.py", "local/fitting.py", "local/gate.py")
 
 
 def test_programs_are_started_in_one_room() -> None:
