@@ -20,7 +20,7 @@ from moto.ec2.utils import random_snapshot_id
 
 from bakehouse.local.bodies import Bodies
 from bakehouse.local.labels import BASE, IMAGE, KIND, SNAPSHOT
-from bakehouse.local.lifecycle import Lifecycle, record
+from bakehouse.local.lifecycle import BY_HOST, Lifecycle, record
 from bakehouse.local.notes import GONE
 from bakehouse.local.things import ROOT_DEVICE, Ami
 
@@ -70,12 +70,17 @@ def _is_of_bake(labels: Mapping[str, str]) -> bool:
     return bool(labels.get(KIND) == "image" and labels.get(IMAGE) and labels.get(SNAPSHOT))
 
 
+def _was_missing(instance: Any) -> bool:
+    """Tell whether an instance counts as terminated only because Docker, another engine say, had not its machine."""
+    return bool(instance.state == "terminated" and instance.state_reason.message == BY_HOST[0])
+
+
 class _Known:
     """Hold what the backends know of images and machines, and which snapshots there are; used with the lock held."""
 
     def __init__(self, lifecycle: Lifecycle, there: set[str]) -> None:
         self._backends, self._there = lifecycle.backends(), there
-        self.machines = {instance.id for instance in lifecycle.instances()}
+        self.machines = {one.id for one in lifecycle.instances() if not _was_missing(one)}
 
     def lacks(self, told: Mapping[str, Any]) -> bool:
         """Tell whether an image that Docker has is new: neither there nor deregistered."""
@@ -188,6 +193,8 @@ def _registers(instance_id: str, told: Mapping[str, Any]) -> bool:
 def _register_machine(instance_id: str, told: Mapping[str, Any]) -> None:
     """Register a machine as an instance that is off; where it is on, ``Watch.adopt`` sees that."""
     backend = _backend()
+    for reservation in backend.reservations.values():
+        reservation.instances = [one for one in reservation.instances if one.id != instance_id]
     group = backend.get_security_group_from_name("default", backend.get_default_vpc().id)
     made: Any = EC2Backend.run_instances(
         backend, told["image_id"], 1, None, [], security_group_ids=[group.id], is_instance_type_default=True

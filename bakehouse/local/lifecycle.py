@@ -44,6 +44,10 @@ _PATIENCE_SECONDS = 20  # less than any client waits for an answer
 _NOT_ASKED = "Docker was not asked before the lock was taken"
 
 
+BY_HOST = ("Server.InternalError: the machine went off while the local EC2 was away", "Server.InternalError")
+"""Why a machine is stopped, or terminated, of which Docker says that it's off, or not there."""
+
+
 class UnopenedError(BodyError):
     """Say that a port of a machine can't be opened."""
 

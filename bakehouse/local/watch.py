@@ -11,7 +11,7 @@ from typing import Any
 from moto.ec2.models.instances import StateReason
 
 from bakehouse.local.bodies import UNBORN
-from bakehouse.local.lifecycle import Lifecycle, available, failed, now_terminated
+from bakehouse.local.lifecycle import BY_HOST, Lifecycle, available, failed, now_terminated
 from bakehouse.local.things import Ami, Instance
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,6 @@ _FORGET_AFTER = 3600  # a terminated instance can be described for about an hour
 _LOOK_SECONDS = 60
 _AGAIN_SECONDS = 5  # after a refusal
 
-_BY_HOST = ("Server.InternalError: the machine went off while the local EC2 was away", "Server.InternalError")
 _BY_ITSELF = StateReason(
     "Client.InstanceInitiatedShutdown: Instance initiated shutdown", "Client.InstanceInitiatedShutdown"
 )
@@ -113,7 +112,7 @@ class Watch:
             if instance.state != "stopped" and expected:
                 self._off.add(instance.id)
             elif instance.state != "stopped":
-                self.lifecycle.now_stopped(instance, StateReason(*_BY_HOST))
+                self.lifecycle.now_stopped(instance, StateReason(*BY_HOST))
         elif instance.state == "stopped":
             self.lifecycle.give_public_address(instance)
             instance.become("pending")
@@ -124,8 +123,8 @@ class Watch:
     def _adopt_ended(self, instance: Instance, pid: int | None) -> None:
         if instance.state != "terminated":
             off = instance.state in ("shutting-down", "stopped")
-            now_terminated(instance, instance.state_reason if off else StateReason(*_BY_HOST))
-        elif pid is not None and instance.state_reason.message != _BY_HOST[0]:  # Docker was late to make it
+            now_terminated(instance, instance.state_reason if off else StateReason(*BY_HOST))
+        elif pid is not None and instance.state_reason.message != BY_HOST[0]:  # Docker was late to make it
             self.lifecycle.clear(instance)
 
     def _died(self, instance_id: str, reboots: bool) -> None:

@@ -11,11 +11,12 @@ import moto.ec2.models.instances
 import pytest
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
+from moto.ec2.models.instances import StateReason
 
 from bakehouse.accounts import Account, tags_of
 from bakehouse.local import adoption
 from bakehouse.local.labels import IMAGE, KIND, SNAPSHOT
-from bakehouse.local.lifecycle import Lifecycle
+from bakehouse.local.lifecycle import BY_HOST, Lifecycle, now_terminated
 from bakehouse.local.notes import Notes
 from bakehouse.local.things import Instance
 
@@ -201,6 +202,22 @@ def test_a_machine_that_the_state_lacks(account: Account, docker: Docker) -> Non
         line.partition(";")[0] for line in lines
     ]
     assert [] == adoption.restore(lifecycle(docker), KEPT)
+
+
+@pytest.mark.local
+@pytest.mark.parametrize(
+    ("why", "states"), [(BY_HOST[0], ["stopped"]), ("Client.UserInitiatedShutdown", ["terminated"])]
+)
+def test_a_machine_that_was_missing_is_back(account: Account, docker: Docker, why: str, states: list[str]) -> None:
+    """One that Docker did not have, because another engine was asked say, is there again; one that was ended isn't."""
+    docker.machined = {"i-0123456789abcdef0": MACHINE}
+    there = lifecycle(docker)
+    adoption.restore(there, KEPT)
+    now_terminated(there.instances()[0], StateReason(why, why))
+
+    adoption.restore(there, KEPT)
+
+    assert states == [one.state for one in there.instances()]
 
 
 @pytest.mark.local

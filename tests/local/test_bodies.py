@@ -9,7 +9,8 @@ from unittest.mock import Mock
 import docker.errors
 import pytest
 
-from bakehouse.local.bodies import Birth, Bodies
+from bakehouse.local.bodies import Birth, Bodies, BodyError
+from bakehouse.local.drivers import DriverError
 
 BIRTH = Birth("i-1", "snap-1", "192.0.2.9", "ip-192-0-2-9", "", b"", {}, memory=4096, disk=12, privileged=False)
 
@@ -62,3 +63,23 @@ def test_images_that_go_meanwhile_are_no_fault() -> None:
     )
 
     assert [("sha256:1", {"a": "b"}, ["a:b"]), ("2", {}, []), ("3", {}, [])] == bodies.images()
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({"refused": "no such process"}, "machine i-1 can't be fitted out: no such process"),
+        (DriverError("the fitter did not answer"), "the fitter did not answer"),
+    ],
+    ids=["refused", "no answer"],
+)
+def test_a_machine_that_can_not_be_fitted_out_is_off(answer: Any, why: str) -> None:
+    """It would wait for what doesn't come, so it is switched off, and its start has failed."""
+    bodies, container = Bodies("0123456789ab"), Mock(id="4f", attrs={"State": {"Pid": 4711}})
+    vars(bodies)["docker"] = Mock(**{"containers.get.return_value": container})
+    vars(bodies)["_fitter"] = Mock(ask=Mock(side_effect=[answer]))
+
+    with pytest.raises(BodyError, match=why):
+        bodies.start("i-1")
+
+    assert ["start", "kill"] == [call[0] for call in container.method_calls]
