@@ -126,8 +126,8 @@ def up(settings: Settings, base: str = "", known: Mapping[str, Described] | None
             console.say("the local EC2 was started by another version of the kit, or in another folder: it starts anew")
             _end(settings)
             server = None
-        if server is not None and server.engine != tools.engine_place():
-            console.say(f"the local EC2 uses {server.engine}, and not {tools.engine_place()}: it starts anew")
+        if server is not None and server.engine != engine():
+            console.say(f"the local EC2 uses {server.engine}, and not {engine()}: it starts anew")
             _end(settings)
             server = None
         if server is not None and not server.docker:
@@ -145,6 +145,12 @@ def up(settings: Settings, base: str = "", known: Mapping[str, Described] | None
         with _alone_with_bases(settings):
             _have_base(settings, base, known or {}, server)
     return server
+
+
+def engine() -> str:
+    """Return the words that say which Docker engine is used; the usual one has one word, however it was named."""
+    usual = ("unix:///var/run/docker.sock", "unix:///run/docker.sock")
+    return "the Docker engine" if os.environ.get("DOCKER_HOST") in usual else tools.engine_place()
 
 
 def _insist_on_our_users(docker: Any) -> None:

@@ -36,9 +36,9 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server  # noqa: E402
 from werkzeug.test import EnvironBuilder, run_wsgi_app  # noqa: E402
 
-from bakehouse import documents, system, tools  # noqa: E402
+from bakehouse import documents, system  # noqa: E402
 from bakehouse.errors import ToolError  # noqa: E402
-from bakehouse.local import LOCK, adoption, answers, ec2, last_told, policies, signatures  # noqa: E402
+from bakehouse.local import LOCK, adoption, answers, ec2, engine, last_told, policies, signatures  # noqa: E402
 from bakehouse.local.bodies import Bodies, BodyError  # noqa: E402
 from bakehouse.local.drivers import DriverError  # noqa: E402
 from bakehouse.local.folders import digest  # noqa: E402
@@ -266,7 +266,7 @@ class Server:
             "unopened": dict(self.lifecycle.unopened),
             "told": self.told,
             "docker": self.lifecycle.bodies.answers(),
-            "engine": tools.engine_place(),
+            "engine": engine(),
             "operations": self._operations.told(),
         }
 

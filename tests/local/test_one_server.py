@@ -160,6 +160,15 @@ def test_a_server_that_uses_another_engine(
     assert 1 == capsys.readouterr().err.count(said)
 
 
+@pytest.mark.parametrize("host", ["", "unix:///var/run/docker.sock", "unix:///run/docker.sock"])
+def test_the_usual_engine_is_one(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """Whether it is named or not: who names it starts no server anew."""
+    monkeypatch.setenv("DOCKER_HOST", host)
+    monkeypatch.setattr(tools, "docker_context", lambda: "")
+
+    assert "the Docker engine" == local.engine()
+
+
 def test_a_server_that_nothing_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where even SIGKILL doesn't end it, as while its disk hangs, nobody waits for ever."""
     monkeypatch.setattr(local, "_STOP_SECONDS", 0.2)
