@@ -127,6 +127,14 @@ class Lifecycle:
         """Let the open ports follow the rules and the machines, and return when they do."""
         self._opening()
 
+    def _close_ports(self) -> None:
+        """Let the open ports follow before a machine goes; a gate that can't be had keeps none from going."""
+        try:
+            self.open_ports()
+        except DriverError as error:
+            log.warning("%s; the ports follow later", error)
+            self.refused.set()
+
     def _open(self) -> None:
         self.unopened = self._gate.follow(self._table, self._gate_image)
         if self.unopened:
@@ -434,7 +442,7 @@ class Lifecycle:
                 raise UnopenedError(f"{opening} can't be opened: {why}; something on this host listens there")
 
     def _halt(self, instance: Instance) -> None:
-        self.open_ports()
+        self._close_ports()
         with self._working:
             self.bodies.stop(instance.id)
         with self.changing():
@@ -447,7 +455,7 @@ class Lifecycle:
         try:
             with self.changing():
                 instance.health, instance.reachable = "initializing", False
-            self.open_ports()
+            self._close_ports()
             with self._working:
                 self.bodies.stop(instance.id)
             while_off()
@@ -472,7 +480,7 @@ class Lifecycle:
         if reason:
             with self.changing():
                 instance.become("shutting-down", reason)
-        self.open_ports()
+        self._close_ports()
         self._remove(instance)
         with self.changing():
             now_terminated(instance, instance.state_reason)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import Mock
 
 import docker.errors
@@ -21,6 +21,7 @@ from stand_in_fixtures import StandIn
 
 from bakehouse import local
 from bakehouse.errors import VerdictError
+from bakehouse.local.drivers import DriverError
 from bakehouse.local.lifecycle import Lifecycle
 from bakehouse.local.watch import Watch
 
@@ -117,6 +118,22 @@ def test_a_copy_in_progress_has_not_failed(lifecycle: Lifecycle) -> None:
 
     assert {"copy": "pending", "lost": "failed", "made": "available"} == settled
     assert "available" == copy.state
+
+
+def test_a_gate_that_can_not_be_had_keeps_no_machine(lifecycle: Lifecycle) -> None:
+    """A machine ends and another stops, though the gate gives no answer; the ports follow at the next look."""
+    removed, stopped = list[str](), list[str]()
+    gate, bodies = cast("Any", lifecycle._gate), cast("Any", lifecycle.bodies)
+    gate.follow, bodies.remove, bodies.stop = Mock(side_effect=DriverError("no gate")), removed.append, stopped.append
+    ends, stops = Mock(id="i-1", state="shutting-down"), Mock(id="i-2", state="stopping")
+
+    lifecycle.terminate(ends)
+    lifecycle.stop(stops)
+
+    wait(lambda: not lifecycle.moves("i-1", "i-2"))
+    assert (["i-1"], ["i-2"]) == (removed, stopped)
+    assert [["terminated"], ["stopped"]] == [[call.args[0] for call in one.become.mock_calls] for one in (ends, stops)]
+    assert lifecycle.refused.is_set()
 
 
 def test_docker_is_never_asked_with_the_lock_held(stand_in: StandIn) -> None:
