@@ -411,6 +411,24 @@ def test_interrupted(bakery: Bakery, asked: signal.Signals) -> None:
 
 @pytest.mark.docker
 @pytest.mark.timeout(900)
+def test_a_machine_that_dies(bakery: Bakery) -> None:
+    """A bake whose machine goes off as it boots says so long before Packer would give up, and nothing is left."""
+    with bakery.begin() as process:
+        bakery.when("Instance ID: i-")
+        [machine] = re.findall(r"Instance ID: (i-\w+)", bakery.run.log.read_text())
+        until(lambda: bool(docker("ps", "--quiet", "--filter", f"label=bakehouse.instance={machine}")))
+        docker("kill", *docker("ps", "--quiet", "--filter", f"label=bakehouse.instance={machine}").split())
+        begun = time.monotonic()
+        out, told = process.communicate(timeout=300)
+
+    assert (1, "") == (process.returncode, out)
+    assert f"error: machine {machine} is stopped: Server.InternalError: the machine went off while it booted" in told
+    assert time.monotonic() - begun < 60  # Packer waits five minutes
+    assert ({}, [], []) == (bakery.left(), bakery.private_files(), processes(bakery.run))
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(900)
 def test_killed(bakery: Bakery) -> None:
     """What a bake leaves that was killed with its Packer, the next one clears away, running processes included."""
     with bakery.begin(tiny_seconds=60) as process:
