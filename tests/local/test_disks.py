@@ -13,7 +13,7 @@ from ec2_fixtures import ROOT
 
 # Run in a mount namespace of its own, with the state folder on a small disk.
 DRIVER = """
-import json, os, subprocess, sys
+import json, os, subprocess, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 from bakehouse import local, settings, tools
@@ -43,7 +43,10 @@ if how == "full":
             except OSError:
                 pass
 else:
-    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    deadline = time.monotonic() + 20  # the last threads of the server may still have its files
+    while subprocess.run(["mount", "-o", "remount,ro", str(place)], capture_output=True).returncode:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 told = {}
 works = {
     "status": lambda: local.status(given),
