@@ -10,11 +10,11 @@ build {
     user                = local.user
     use_proxy           = false # the proxy is five to ten times slower
     skip_version_check  = true
-    extra_arguments = [
+    extra_arguments = concat([
       "--inventory", "${var.run_folder}/connection.json", # names the connection of Packer's host, "default"
       "--extra-vars", "@${var.run_folder}/vars.json",
       "--extra-vars", jsonencode({ bakehouse_recipe = var.recipe, bakehouse_playbook = var.playbook }),
-    ]
+    ], var.ansible_arguments)
     ansible_env_vars = [
       "ANSIBLE_CONFIG=${var.root}/ansible.cfg",
       "ANSIBLE_LOCAL_TEMP=${var.scratch}",

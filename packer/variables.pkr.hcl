@@ -100,6 +100,12 @@ variable "ansible_playbook" {
   default     = "ansible-playbook"
 }
 
+variable "ansible_arguments" {
+  type        = list(string)
+  description = "More arguments of ansible-playbook: what a person adds to the recipe for this bake."
+  default     = []
+}
+
 variable "scratch" {
   type        = string
   description = "The run's folder for temporary files, with a name short enough for the sockets of SSH's shared connection."

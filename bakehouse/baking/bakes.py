@@ -16,6 +16,7 @@ from bakehouse import __version__, console, documents, endings, images, patience
 from bakehouse.accounts import TAG, Account, access, filters, lending, networks, tag_list
 from bakehouse.accounts.networks import Place
 from bakehouse.baking import orders, plans, reads
+from bakehouse.baking.extras import Extras
 from bakehouse.baking.orders import Order
 from bakehouse.baking.plans import Plan
 from bakehouse.baking.vigils import Vigil
@@ -40,19 +41,20 @@ def bake(
     package_files: Mapping[str, Path] | None = None,
     architecture: str = "",
     instance_type: str = "",
+    added: Extras = Extras(),  # noqa: B008, it can't change
     force: bool = False,
     keep_on_failure: bool = False,
     debug: bool = False,
 ) -> Image:
     """Bake the settings' recipe and return the image, or an existing image that was baked from the same inputs.
 
-    ``base`` and ``package_files`` are as for ``plans.draw``; ``force`` bakes even if nothing has changed; ``debug``
-    makes Packer write its debug log into the run's folder. Raises BakeError, which names the reason, when the bake
-    fails. Before that, everything that the bake made for itself is deleted; with ``keep_on_failure`` the machine stays,
-    and it is printed how to enter it.
+    ``base``, ``package_files`` and ``added`` are as for ``plans.draw``; ``force`` bakes even if nothing has changed;
+    ``debug`` makes Packer write its debug log into the run's folder. Raises BakeError, which names the reason, when the
+    bake fails. Before that, everything that the bake made for itself is deleted; with ``keep_on_failure`` the machine
+    stays, and it is printed how to enter it.
     """
     with endings.stating("it made no image", "./inv bake starts again"):
-        plan = plans.draw(settings, base, package_files, architecture, instance_type)
+        plan = plans.draw(settings, base, package_files, architecture, instance_type, added)
         plans.tell(plan, force=force)
         if plan.image and not force:
             return plan.image
@@ -78,6 +80,7 @@ def command(settings: Settings, account: Account, order: Order, run: Run, place:
         "run": run.id,
         "run_folder": str(run.alias),
         "ansible_playbook": str(run.alias / run.ansible_playbook.name),
+        "ansible_arguments": json.dumps(order.extras.arguments),
         "scratch": str(run.scratch),
         "root": str(settings.root),
         "region": account.region,

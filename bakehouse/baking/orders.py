@@ -12,6 +12,7 @@ from typing import Any
 
 from bakehouse import __version__, console, images, packers, recipes, system, tools
 from bakehouse.accounts import TAG, Account, encryption, rights
+from bakehouse.baking.extras import Extras
 from bakehouse.errors import AccountError, InputError
 from bakehouse.images import Image
 from bakehouse.recipes import Base, Recipe, inputs
@@ -40,6 +41,7 @@ class Order:
         encryption: how the image's volume is encrypted, in EC2's words; empty when it isn't.
         types: the instance types of the bake's machine, in the order in which they are tried.
         own: the variables of the roles that accounts.yml names.
+        extras: what this bake has besides the recipe.
         faster: the variables of Ansible with which it runs tasks faster; empty unless the recipe asks for Mitogen.
     """
 
@@ -53,11 +55,12 @@ class Order:
     types: tuple[str, ...] = ()
     own: Mapping[str, str] = field(default_factory=dict)
     faster: Mapping[str, str] = field(default_factory=dict)
+    extras: Extras = field(default_factory=Extras)
 
     @property
-    def variables(self) -> dict[str, str]:
-        """Return the variables of the roles: the account's own, and where packages come from: stand-ins and files."""
-        return {**self.own, **variables(self.stand_ins, self.files)}
+    def variables(self) -> dict[str, Any]:
+        """Return the variables of the roles: the account's own, where packages come from, and what a person adds."""
+        return {**self.own, **variables(self.stand_ins, self.files), **self.extras.variables}
 
     @property
     def notices(self) -> list[str]:
@@ -87,7 +90,8 @@ class Order:
             **self.tools,
             **dict.fromkeys(self.stand_ins, "stand-in"),
         }
-        return {f"{TAG}{key}": value for key, value in told.items()}
+        part = {f"{TAG}part": self.extras.part} if self.extras.part else {}
+        return {**{f"{TAG}{key}": value for key, value in told.items()}, **part}
 
 
 def variables(stand_ins: Mapping[str, Mapping[str, str]], files: Mapping[str, Path]) -> dict[str, str]:
@@ -138,6 +142,7 @@ def place(
     files: Mapping[str, Path],
     packer: packers.Packer,
     instance_type: str = "",
+    added: Extras = Extras(),  # noqa: B008, it can't change
 ) -> Order:
     """Find the base's image and the packages that need a stand-in, print both, and return the order.
 
@@ -160,7 +165,7 @@ def place(
     faster = tools.mitogen() if recipe.mitogen else {}
     if recipe.mitogen and not faster:
         console.say(f"recipe {recipe.name} asks for Mitogen, which .venv lacks: Ansible bakes without it, more slowly")
-    order = Order(recipe, base, start, stand_ins, files, packer, disk, types, own, faster)
+    order = Order(recipe, base, start, stand_ins, files, packer, disk, types, own, faster, added)
     for notice in order.notices:
         console.say(notice)
     return order
@@ -220,6 +225,7 @@ def inputs_of(
         "kit": __version__,
         **({"encryption": json.dumps(order.encryption)} if order.encryption else {}),
         **inputs.of_variables(order.own, "accounts.yml", inputs.own_key(settings.state)),
+        **order.extras.inputs(inputs.own_key(settings.state)),
         **{f"package {name}": inputs.of_file(file) for name, file in order.files.items()},
         **{f"packages {one['url']}": one["content"] for one in order.stand_ins.values()},
     }

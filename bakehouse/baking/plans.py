@@ -10,7 +10,8 @@ from pathlib import Path
 
 from bakehouse import console, images, packers, patience, recipes, system, tools
 from bakehouse.accounts import TAG, Account, connect
-from bakehouse.baking import orders
+from bakehouse.baking import extras, orders
+from bakehouse.baking.extras import Extras
 from bakehouse.baking.orders import Order
 from bakehouse.images import Image
 from bakehouse.recipes import inputs, roles
@@ -53,24 +54,26 @@ def draw(
     package_files: Mapping[str, Path] | None = None,
     architecture: str = "",
     instance_type: str = "",
+    added: Extras = Extras(),  # noqa: B008, it can't change
 ) -> Plan:
     """Return the plan of a bake of the settings' recipe.
 
     It installs or starts what it needs for that: roles, Packer, the local EC2 and its base. ``base`` names another
     base than the recipe's; ``package_files`` maps packages to the files from which they are to be installed;
-    ``architecture`` and ``instance_type`` stand in place of the recipe's.
+    ``architecture`` and ``instance_type`` stand in place of the recipe's; ``added`` is what this bake has besides.
     """
     recipe = recipes.load(settings)
     if architecture:
         recipe = replace(recipe, architecture=recipes.check_architecture(architecture, "--arch"))
     recipe = replace(recipe, instance_type=instance_type or recipe.instance_type)
     ground = recipes.base(settings.root, base or recipe.base)
+    extras.insist_on_answers(added, settings.root, recipe.playbook)
     files = orders.check_files(recipe, ground, package_files or {})
     roles.ensure(settings.root, recipe)
     packer = packers.get(settings.state)
     tools.ensure("ssh")
     account = connect(settings, base=ground.name)
-    order = orders.place(account, recipe, ground, files, packer, instance_type)
+    order = orders.place(account, recipe, ground, files, packer, instance_type, added)
     used = roles.folders(settings.root, recipe)
     now = orders.inputs_of(settings, order, *used)
     found = images.find(account, recipe.name)

@@ -157,7 +157,12 @@ def base(root: Path, name: str) -> Base:
 
 
 def _check_playbook(recipe: Recipe, root: Path) -> None:
-    """Raise an error unless the playbook exists, can be read, and has a play for the recipe's machines."""
+    """Raise an error unless the playbook is in the checkout, can be read, and has a play for the recipe's machines."""
+    if not (root / recipe.playbook).resolve().is_relative_to(root.resolve()):
+        raise InputError(
+            f"recipe {recipe.name}: playbook {recipe.playbook} is outside of the checkout",
+            "write its path from the root of the checkout, such as playbooks/web.yml",
+        )
     if not (root / recipe.playbook).is_file():
         raise NotFoundError(
             f"recipe {recipe.name}: there is no playbook {recipe.playbook}",

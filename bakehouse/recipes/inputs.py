@@ -229,6 +229,15 @@ def _named(playbook: Path) -> list[Path]:
     return found
 
 
+def prompts(playbook: Path) -> Iterator[tuple[str, Path]]:
+    """Yield each variable that a play of a playbook asks a person for, and the file of the play."""
+    for file in _named(playbook):
+        for play in _plays(file):
+            for one in play.get("vars_prompt") or ():
+                if isinstance(one, dict) and "name" in one:
+                    yield str(one["name"]), file
+
+
 def _is_playbook(file: Path) -> bool:
     return any("hosts" in play or any(key.endswith("import_playbook") for key in play) for play in _plays(file))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from invoke.context import Context
 
@@ -19,6 +20,9 @@ from bakehouse.tasks import JSON, OWNER, VAULT, WHICH, load_settings, one_of, sa
         "arch": "x86_64 or arm64; by default the recipe's, else the account's own",
         "type": "the EC2 instance type to bake on; the recipe's by default",
         "jenkins-package": "install this .deb or .rpm instead of one from Jenkins's repository",
+        "extra-vars": "NAME=VALUE, {NAME: VALUE} or @FILE: variables for this bake, before all others; may be repeated",
+        "tags": "run only the recipe's tasks with these tags, which have commas between",
+        "skip-tags": "leave out the recipe's tasks with these tags",
         "force": "bake even if an image with the same inputs exists",
         "plan": "only say whether a bake is due, and why; if not, print the ID of the existing image",
         "on-failure": "what happens to the machine when the bake fails: cleanup (the default) or keep",
@@ -26,6 +30,7 @@ from bakehouse.tasks import JSON, OWNER, VAULT, WHICH, load_settings, one_of, sa
         "debug": "make Packer log everything, and print the traceback of an error",
     },
     examples=("", "--recipe nginx --prove", "--plan", "--base debian-12 --force"),
+    iterable=["extra_vars"],
 )
 def bake(
     c: Context,
@@ -35,6 +40,9 @@ def bake(
     arch: str = "",
     type: str = "",  # noqa: A002, the flag is --type
     jenkins_package: str = "",
+    extra_vars: Sequence[str] = (),
+    tags: str = "",
+    skip_tags: str = "",
     force: bool = False,
     plan: bool = False,
     on_failure: str = "cleanup",
@@ -48,15 +56,16 @@ def bake(
     from pathlib import Path
 
     from bakehouse import console, images
-    from bakehouse.baking import bakes, plans
+    from bakehouse.baking import bakes, extras, plans
     from bakehouse.proving import proofs
 
     if debug:
         os.environ["BAKEHOUSE_DEBUG"] = "1"
     settings = load_settings(account, recipe, owner, vault_password_file)
     files = {"jenkins": Path(jenkins_package)} if jenkins_package else {}
+    added = extras.parse(extra_vars or (), tags, skip_tags)
     if plan:
-        drawn = plans.draw(settings, base, files, arch, type)
+        drawn = plans.draw(settings, base, files, arch, type, added)
         plans.tell(drawn)
         if drawn.image:
             console.data(drawn.image.id)
@@ -67,6 +76,7 @@ def bake(
         package_files=files,
         architecture=arch,
         instance_type=type,
+        added=added,
         force=force,
         keep_on_failure=one_of("on-failure", on_failure, "cleanup", "keep") == "keep",
         debug=debug,
