@@ -8,6 +8,7 @@ import os
 import platform
 import pwd
 import re
+import select
 import shlex
 import shutil
 import socket
@@ -45,6 +46,8 @@ ANSIBLE = ("ANSIBLE_VAULT_PASSWORD_FILE", "ANSIBLE_VAULT_IDENTITY_LIST")
 
 PACKER = {"CHECKPOINT_DISABLE": "1", "PACKER_CONFIG": "/none"}
 """Our variables for Packer: it asks nobody for newer versions, and reads no ~/.packerconfig, which can change steps."""
+
+_LINES_EVERY = 0.2  # seconds: so often a log is read while a program writes it
 
 _LONGEST = 40  # bytes: the path of a socket has 107 at most, and what is made there needs 60
 
@@ -162,7 +165,7 @@ def run(
         try:
             process = start(command, environ, stdout=said, stderr=said, cwd=folder, start_new_session=uncut)
             try:
-                process.wait(seconds)
+                until_ended(process, seconds)
             finally:
                 if not uncut:
                     process.kill()
@@ -181,6 +184,22 @@ def with_us(*command: str) -> list[str]:
     return [*(("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()), *command]
 
 
+def until_ended(process: subprocess.Popen[Any], seconds: float | None) -> None:
+    """Wait until a process has ended; raises subprocess.TimeoutExpired after the seconds.
+
+    The system tells it, where it can: ``Popen.wait`` would look twenty times a second.
+    """
+    if seconds is not None and process.poll() is None and hasattr(os, "pidfd_open"):
+        with suppress(ProcessLookupError):  # another thread of ours was quicker to see its end
+            ended = os.pidfd_open(process.pid)
+            try:
+                select.select([ended], [], [], seconds)
+            finally:
+                os.close(ended)
+            seconds = 0
+    process.wait(seconds)
+
+
 def follow(process: subprocess.Popen[bytes], log: Path) -> Iterator[str]:
     """Yield the lines of a log until the process that writes it has ended."""
     rest = ""
@@ -194,7 +213,7 @@ def follow(process: subprocess.Popen[bytes], log: Path) -> Iterator[str]:
                 return
             if not text:
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(0.1)
+                    until_ended(process, _LINES_EVERY)
 
 
 ARCHITECTURES: Mapping[str, Mapping[str, str]] = {

@@ -35,7 +35,7 @@ source "amazon-ebs" "machine" {
   ssh_username         = local.user
   communicator         = "ssh"
   ssh_interface        = var.is_public ? "" : "private_ip"
-  ssh_timeout          = "5m"
+  ssh_timeout          = "${var.ssh_seconds}s"
 
   ssh_bastion_host             = lookup(var.bastion, "host", "")
   ssh_bastion_port             = lookup(var.bastion, "port", "22")

@@ -70,6 +70,12 @@ variable "run" {
   default     = "none"
 }
 
+variable "ssh_seconds" {
+  type        = number
+  description = "The seconds within which the machine must let Packer in."
+  default     = 300
+}
+
 variable "name" {
   type        = string
   description = "The name of the image and of the machine that it is made of."

@@ -380,11 +380,12 @@ def done_already(*codes: str) -> Iterator[None]:
 def wait(what: str, look: Callable[[], T | None], limit: Limit | float, every: float = 0.5) -> T:
     """Call ``look`` until it returns something, and return that; ``limit`` is one, or the seconds that are left of one.
 
-    A look that raises NotKnownError has seen nothing yet. Raises DeadlineError, which names ``what`` and why the last
-    look saw nothing.
+    The first looks are ``every`` so many seconds; later ones are rarer, but none is late by more than a tenth of the
+    time so far. A look that raises NotKnownError has seen nothing yet. Raises DeadlineError, which names ``what`` and
+    why the last look saw nothing.
     """
     seconds = limit.seconds if isinstance(limit, Limit) else limit
-    deadline = time.monotonic() + seconds
+    begun = time.monotonic()
     while True:
         silence = ""
         try:
@@ -393,10 +394,11 @@ def wait(what: str, look: Callable[[], T | None], limit: Limit | float, every: f
             found, silence = None, error.text
         if found is not None:
             return found
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - begun
+        if waited >= seconds:
             told = f": {silence}" if silence else ""
             raise DeadlineError(f"waited {seconds:.0f} s for {what}{told}", patience.LONGER, silent=bool(silence))
-        time.sleep(every)
+        time.sleep(max(0, min(max(every, waited / 10), seconds - waited)))
 
 
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:~-]{0,127}")

@@ -78,6 +78,7 @@ def command(settings: Settings, account: Account, order: Order, run: Run, place:
         "name": image_name(account, order, run),
         "fixed_tags": json.dumps(dict(account.site.tags)),
         "run": run.id,
+        "ssh_seconds": f"{patience.PACKER_ENTRY.seconds:.0f}",
         "run_folder": str(run.alias),
         "ansible_playbook": str(run.alias / run.ansible_playbook.name),
         "ansible_arguments": json.dumps(order.extras.arguments),
@@ -125,6 +126,7 @@ def environment(of_account: Mapping[str, str], run: Run, debug: bool) -> dict[st
     here = {
         **system.PACKER,
         "ANSIBLE_HOME": str(run.scratch),
+        "ANSIBLE_TIMEOUT": f"{patience.CONNECTION.seconds:.0f}",
         "TMPDIR": str(run.scratch),
         "PACKER_TMP_DIR": str(run.scratch),
         "PACKER_CACHE_DIR": str(run.scratch / "cache"),

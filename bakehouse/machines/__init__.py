@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
@@ -154,7 +154,7 @@ def running(account: Account, ids: Sequence[str], budget: float = 0) -> list[Mac
     """
 
     def look() -> list[Machine] | None:
-        found = [machine for machine in (_look(account, machine_id) for machine_id in ids) if machine]
+        found = _found(account, ids)
         for machine in found:
             if machine.state not in _ALIVE or (machine.state == "stopped" and machine.why.startswith("Server.")):
                 raise CloudError(f"machine {machine.id} is {machine.state}: {machine.why or 'EC2 does not say why'}")
@@ -229,8 +229,7 @@ def terminate(account: Account, machines: Sequence[Machine]) -> None:
     account.ec2.terminate_instances(InstanceIds=ids)
 
     def gone() -> bool | None:
-        found = [_look(account, machine_id) for machine_id in ids]
-        return all(machine is None or machine.state == "terminated" for machine in found) or None
+        return all(machine.state == "terminated" for machine in _found(account, ids)) or None
 
     with console.step(f"{' '.join(ids)} terminated"):
         wait(f"{' '.join(ids)} to be terminated", gone, patience.TERMINATED)
@@ -261,10 +260,21 @@ def _look(account: Account, machine_id: str) -> Machine | None:
     return found[0] if found else None
 
 
+def _found(account: Account, ids: Sequence[str]) -> list[Machine]:
+    """Return those of the machines of these IDs that EC2 knows by now; raises UnsoundError when one can't be used."""
+    return [_read(account)(answer) for answer in _answers(account, Filters=filters({"instance-id": ids}))]
+
+
 def _described(account: Account, **which: Any) -> list[Machine]:
-    reservations = account.ec2.pages("describe_instances", "Reservations", **which)
-    answers = [answer for reservation in reservations for answer in reservation["Instances"]]
-    read = partial(Machine.from_aws, site=account.site)
     if "InstanceIds" in which:  # who asks for one by its ID is told why it can't be used
-        return [read(answer) for answer in answers]
-    return [*each(read, answers)]
+        return [_read(account)(answer) for answer in _answers(account, **which)]
+    return [*each(_read(account), _answers(account, **which))]
+
+
+def _read(account: Account) -> Callable[[Mapping[str, Any]], Machine]:
+    return partial(Machine.from_aws, site=account.site)
+
+
+def _answers(account: Account, **which: Any) -> list[Mapping[str, Any]]:
+    reservations = account.ec2.pages("describe_instances", "Reservations", **which)
+    return [answer for reservation in reservations for answer in reservation["Instances"]]

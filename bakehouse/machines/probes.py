@@ -310,6 +310,7 @@ def _environment(settings: Settings, within: Run) -> dict[str, str]:
         runs.VARIABLE: within.id,
         "ANSIBLE_CONFIG": str(settings.root / "ansible.cfg"),
         "ANSIBLE_HOME": scratch,
+        "ANSIBLE_TIMEOUT": f"{patience.CONNECTION.seconds:.0f}",
         "ANSIBLE_SSH_CONTROL_PATH_DIR": scratch,
         "ANSIBLE_NOCOLOR": "1",
     }

@@ -268,6 +268,7 @@ def _environment(account: Account, settings: Settings, platform: str, within: Ru
         "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "true",
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_HOME": scratch,
+        "ANSIBLE_TIMEOUT": f"{patience.CONNECTION.seconds:.0f}",
         "ANSIBLE_LOCAL_TEMP": scratch,
         "ANSIBLE_SSH_CONTROL_PATH_DIR": scratch,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,13 +57,28 @@ def started(
             runs.end(run)
 
 
-def _end(process: subprocess.Popen[bytes], patience: Limit) -> None:
+def attended(line: str, *, folder: Path, environment: Mapping[str, str], patience: Limit) -> int:
+    """Run a command line whose output is ours, and return its exit code.
+
+    When we are asked to stop, it gets SIGINT, and ends as ``started`` ends a program.
+    """
+    process = None
+    try:
+        with endings.uncut():
+            process = system.start(shlex.split(line), environment, cwd=folder, start_new_session=True)
+        return process.wait()
+    finally:
+        if process:
+            _end(process, patience, signal.SIGINT)
+
+
+def _end(process: subprocess.Popen[bytes], patience: Limit, asking: signal.Signals = signal.SIGTERM) -> None:
     if process.poll() is not None:
         return
-    process.terminate()
+    process.send_signal(asking)
     try:
         with endings.impatient():
-            process.wait(patience.seconds)
+            system.until_ended(process, patience.seconds)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

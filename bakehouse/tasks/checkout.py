@@ -83,12 +83,15 @@ def lint(c: Context) -> None:
     environ, failed = {**_environment(), **found.environ}, []
     with c.cd(str(settings.ROOT)), ThreadPoolExecutor(os.cpu_count()) as pool:
         running = {pool.submit(_seconds, c, re.sub("^packer", packer, one), environ): one for one in commands}
-        for done in as_completed(running):
-            seconds, said = done.result()
-            console.finished(running[done], seconds, ok=not said)
-            if said:
-                console.say(said)
-                failed.append(" ".join(running[done].split()[:2]))
+        try:
+            for done in as_completed(running):
+                seconds, said = done.result()
+                console.finished(running[done], seconds, ok=not said)
+                if said:
+                    console.say(said)
+                    failed.append(" ".join(running[done].split()[:2]))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # those that run end by themselves, in a minute at most
     if failed:
         raise VerdictError(f"these linters complain: {', '.join(failed)}")
 
@@ -102,7 +105,8 @@ def lint(c: Context) -> None:
 )
 def test(c: Context, only: str = "", account: str = "") -> None:  # noqa: PT028, a task and no test
     """Run the linters and all tests: what CI runs."""
-    from bakehouse import settings, tools
+    from bakehouse import patience, settings, tools
+    from bakehouse.runs import programs
 
     command = f"pytest -k {shlex.quote(only)}" if only else ALL_TESTS
     if account:
@@ -110,9 +114,8 @@ def test(c: Context, only: str = "", account: str = "") -> None:  # noqa: PT028,
     elif not only:
         lint(c)
         tools.ensure("docker")  # before several workers try it at once
-    with c.cd(str(settings.ROOT)):
-        done = c.run(command, warn=True, env=_environment(account), replace_env=True)
-    if not done:
+    environ = _environment(account)
+    if programs.attended(command, folder=settings.ROOT, environment=environ, patience=patience.TESTS_STOP):
         raise VerdictError("the tests fail")
 
 
@@ -162,13 +165,14 @@ def try_role(
 )
 def bench(c: Context, rounds: str = "3", json: bool = False) -> None:
     """Measure a bake against one shell script over SSH."""
-    from bakehouse import settings
+    from bakehouse import patience, settings
+    from bakehouse.runs import programs
 
-    with c.cd(str(settings.ROOT)):
-        command = f"python -m tests.bench --rounds {shlex.quote(rounds)}{' --json' if json else ''}"
-        outcome = c.run(command, warn=True, env=_environment(), replace_env=True)
-    if not outcome:
-        raise Exit(code=outcome.exited)
+    command = f"python -m tests.bench --rounds {shlex.quote(rounds)}{' --json' if json else ''}"
+    environ = _environment()
+    code = programs.attended(command, folder=settings.ROOT, environment=environ, patience=patience.TESTS_STOP)
+    if code:
+        raise Exit(code=code)
 
 
 def _environment(account: str = "") -> dict[str, str]:

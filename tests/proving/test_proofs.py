@@ -31,7 +31,7 @@ def refused(*_: Any) -> Any:
     raise CloudError("no more of these today (RequestLimitExceeded)", aws_code="RequestLimitExceeded")
 
 
-def ended(_: Account, ids: list[str]) -> Any:
+def ended(_: Account, ids: list[str], *_more: Any) -> Any:
     """Say that a machine has ended instead of running."""
     raise CloudError(f"machine {ids[0]} is terminated: Client.InternalError")
 

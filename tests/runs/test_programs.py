@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from ec2_fixtures import wait
 
+from bakehouse import endings
+from bakehouse.errors import StoppedError
 from bakehouse.patience import Limit
 from bakehouse.runs import Run, programs
 from bakehouse.runs.programs import Program
@@ -98,6 +100,34 @@ def test_asked_first(start: Callable[..., AbstractContextManager[Program]], tmp_
     one = interrupted(start(code), lambda program: next(program.lines()))
 
     assert ("up\ncleared away\n", 1) == ((tmp_path / "log").read_text(), one.code)
+
+
+ATTENDED = """
+import pathlib, sys, time
+pathlib.Path("up").touch()
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    pathlib.Path("cleared away").touch()
+"""
+
+
+@pytest.mark.usefixtures("signals")
+def test_attended(tmp_path: Path) -> None:
+    """A program whose output is ours gets the one signal at which tests and the like clear away, whichever we get."""
+    (tmp_path / "program.py").write_text(ATTENDED)
+
+    def strike() -> None:
+        wait((tmp_path / "up").exists)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=strike).start()
+    with pytest.raises(StoppedError, match="by SIGTERM"), endings.obedient("the test"):
+        programs.attended(
+            f"{sys.executable} program.py", folder=tmp_path, environment={}, patience=Limit(30, "it is quick")
+        )
+
+    assert (tmp_path / "cleared away").exists()
 
 
 def test_then_killed(start: Callable[..., AbstractContextManager[Program]], tmp_path: Path) -> None:
