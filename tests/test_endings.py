@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shlex
@@ -13,12 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
+from ec2_fixtures import wait
 from samples import baked, machine
 from task_fixtures import Outcome, Run
 
 import tasks
-from bakehouse import accounts, documents, endings, local
+from bakehouse import accounts, console, documents, endings, local
 from bakehouse.accounts import TAG, Account, tag_list
 from bakehouse.errors import InputError, StoppedError
 from bakehouse.records import store
@@ -228,6 +231,51 @@ def test_a_file_that_the_system_refuses(tmp_path: Path) -> None:
     """What the system says of a file is one line, which names it."""
     with pytest.raises(InputError, match=f"^Is a directory: {tmp_path}$"), endings.obedient("work"):
         tmp_path.read_text()
+
+
+ON_A_TERMINAL = """
+import pathlib, sys, time
+from bakehouse import console, endings
+with endings.answering(), endings.obedient("the task"):
+    try:
+        console.data("up")
+        time.sleep(60)
+    finally:
+        console.say("clearing away")
+        pathlib.Path(sys.argv[1]).touch()
+"""
+
+
+def test_a_closed_terminal(tmp_path: Path) -> None:
+    """The task clears away though nobody can read any more what it says of that."""
+    line = [sys.executable, "-c", ON_A_TERMINAL, str(tmp_path / "cleared away")]
+    terminal = pexpect.spawn(line[0], line[1:], cwd=str(ROOT), encoding="utf-8", timeout=60)
+    terminal.expect("up")
+
+    with contextlib.suppress(pexpect.ExceptionPexpect):  # it doesn't wait for the end
+        terminal.close(force=False)
+
+    wait((tmp_path / "cleared away").exists)
+    wait(lambda: not terminal.isalive())
+
+
+@pytest.mark.parametrize(
+    ("sees", "answer", "agreed"), [(True, "y\n", True), (True, "\n", False), (True, "", None), (False, "y\n", None)]
+)
+def test_a_question(monkeypatch: pytest.MonkeyPatch, sees: bool, answer: str, agreed: bool | None) -> None:
+    """A question that nobody can see or answer is refused, and --yes is named."""
+    stdin, stderr = io.StringIO(answer), io.StringIO()
+    monkeypatch.setattr(stdin, "isatty", lambda: True)
+    monkeypatch.setattr(stderr, "isatty", lambda: sees)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    monkeypatch.setattr(sys, "stderr", stderr)
+
+    if agreed is None:
+        with pytest.raises(InputError) as refused:
+            console.confirm(["delete all"], "Go on?")
+        assert "--yes" in refused.value.hint
+    else:
+        assert agreed is console.confirm(["delete all"], "Go on?")
 
 
 RESCUED = "error: stdout can't be written: "
