@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
@@ -204,8 +205,12 @@ def _tell_once_more(*_: object) -> None:
 def _signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
     """Call ``handler`` for the signals that ask us to stop. A SIGHUP that nohup ignores stays ignored.
 
-    When the task is stopping they are ignored from then on: there is nothing more to do but to end.
+    When the task is stopping they are ignored from then on: there is nothing more to do but to end. Only the main
+    thread hears signals; in another one nothing is to be done.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     asking = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         asking.append(signal.SIGHUP)
