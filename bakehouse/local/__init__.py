@@ -24,7 +24,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
 from urllib.request import Request
 
-from bakehouse import console, documents, endings, system, tools
+from bakehouse import console, documents, endings, patience, system, tools
 from bakehouse.errors import InputError, ToolError, VerdictError
 from bakehouse.local import signatures
 from bakehouse.local.folders import digest
@@ -383,7 +383,7 @@ def _awaited(settings: Settings) -> Endpoint | None:
     A second one beside it would write the same state. Return None when there is none, or none any more.
     """
     folder = _folder(settings)
-    deadline = time.monotonic() + SILENT_SECONDS
+    deadline = time.monotonic() + SILENT_SECONDS * patience.factor()
     if holder := system.holder(folder / LOCK):
         console.say("waiting for the local EC2, which is there but does not answer ...")
     while holder and time.monotonic() < deadline:
@@ -393,7 +393,7 @@ def _awaited(settings: Settings) -> Endpoint | None:
         holder = system.holder(folder / LOCK)
     if pid := _process(folder):
         console.say(f"the local EC2 (process {pid}) does not answer: it is ended")
-        _end_process(pid, _GRACE_SECONDS)
+        _end_process(pid, _GRACE_SECONDS * patience.factor())
     return None
 
 
@@ -418,7 +418,7 @@ def _end_process(pid: int, seconds: float) -> None:
             time.sleep(0.1)
         if _lives(pid):
             os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + _STOP_SECONDS
+    deadline = time.monotonic() + _STOP_SECONDS * patience.factor()
     while _lives(pid):
         if time.monotonic() > deadline:  # it waits for a disk or the kernel, and nothing ends it
             raise ToolError(f"the local EC2 (process {pid}) does not end", "look at the disk; else restart this host")
@@ -436,7 +436,7 @@ def _start(settings: Settings) -> Endpoint:
             stderr=log,
             start_new_session=True,
         )
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + _START_SECONDS * patience.factor()
     while time.monotonic() < deadline and process.poll() is None:
         server = _find(settings)
         if server is not None and server.pid == process.pid:
@@ -466,7 +466,7 @@ def _find(settings: Settings) -> Endpoint | None:
     endpoint = f"http://127.0.0.1:{port}"
     found = variables(endpoint, signatures.keep(_folder(settings)))
     try:
-        health = ask(found, "health", _ANSWER_SECONDS)
+        health = ask(found, "health", _ANSWER_SECONDS * patience.factor())
     except (OSError, ToolError):  # another program has the port by now
         return None
     if health["checkout"] != checkout(settings):
@@ -513,7 +513,7 @@ def variables(endpoint: str, key: signatures.AccessKey) -> dict[str, str]:
 
 def _end(settings: Settings) -> None:
     if pid := _process(_folder(settings)):
-        _end_process(pid, _STOP_SECONDS)
+        _end_process(pid, _STOP_SECONDS * patience.factor())
 
 
 def _lives(pid: int) -> bool:
@@ -551,7 +551,7 @@ def _remove_all(bodies: Bodies) -> None:
         except docker.errors.APIError as error:
             if error.status_code not in (404, 409):  # the gate goes by itself
                 raise
-    deadline = time.monotonic() + _STOP_SECONDS
+    deadline = time.monotonic() + _STOP_SECONDS * patience.factor()
     while left := _containers(bodies):  # while there is one its Docker image would lose but its name
         if time.monotonic() > deadline:
             raise ToolError(f"Docker does not remove {', '.join(one.name for one in left)}", "./inv local.reset again")
