@@ -30,7 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--account", default="local", help="an AWS profile for the tests of the tier aws; local by default"
     )
     parser.addoption(
-        "--cores", action="store_true", help="try the roles on every ansible-core that they claim, not on four"
+        "--full",
+        action="store_true",
+        help="try the roles on every ansible-core that they claim, and all quick tests on a bare Debian 13",
     )
     parser.addoption(
         "--packer", default="", help="bake with the Packer and the plugins in this folder: python -m tests.build_packer"

@@ -109,11 +109,11 @@ class ReleaseServer:
         for plugin in packers.needs():
             self.release(plugin.product, plugin.version, PLUGIN, plugin.place(Path()).name)
 
-    def configure(self, folder: Path) -> Path:
-        """Write the data file that names this server and its key, and return its path."""
+    def configure(self, folder: Path, packer: str = "1.16.0") -> Path:
+        """Write the data file that names this server, its key and the Packer to take, and return its path."""
         (folder / "hashicorp.asc").write_bytes(self.key.public)
         file = folder / "releases.yml"
-        told = {"server": self.url, "packer": "1.16.0", "key": "hashicorp.asc", "fingerprint": self.key.fingerprint}
+        told = {"server": self.url, "packer": packer, "key": "hashicorp.asc", "fingerprint": self.key.fingerprint}
         file.write_text("".join(f"{name}: {value}\n" for name, value in told.items()))
         return file
 
