@@ -250,14 +250,20 @@ with endings.obedient("the look"):
 """
 
 
+HIDDEN = "a-word-of-the-persons-own"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_verify_ends_early(settings: Settings, number: signal.Signals) -> None:
-    """No process of Ansible goes on when the task is asked to stop; when it is killed, the next look ends them."""
+    """No process of Ansible goes on when the task is asked to stop; when it is killed, the next look ends them.
+
+    What is on the disk until then holds no secret of the environment.
+    """
     _checkout(settings.root)
     (settings.root / "playbooks" / "verify.yml").write_text(SLOW)
     begun = settings.root / "begun"
     line = [sys.executable, "-c", VERIFYING, str(settings.root)]
-    environ = {**os.environ, "HOME": str(settings.root)}
+    environ = {**os.environ, "HOME": str(settings.root), "MY_TOKEN": HIDDEN, "AWS_SECRET_ACCESS_KEY": HIDDEN}
     with subprocess.Popen(line, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True) as process:
         wait(lambda: begun.exists() and begun.read_text().endswith("\n"))
         [run] = runs.known(settings).values()
@@ -268,6 +274,9 @@ def test_verify_ends_early(settings: Settings, number: signal.Signals) -> None:
     assert int(begun.read_text()) in of_run
     if number == signal.SIGKILL:
         assert {run.id} == set(runs.known(settings))
+        files = [file for folder in (run.folder, run.scratch) for file in folder.rglob("*") if file.is_file()]
+        assert "command" in [file.name for file in files]  # the runner's, with the environment
+        assert [] == [file for file in files if HIDDEN.encode() in file.read_bytes()]
         with runs.aside(settings):
             pass
     else:
