@@ -152,6 +152,18 @@ def test_a_stale_or_half_made_venv_is_made_anew(checkout: Checkout, change: Call
     assert not (checkout.venv / "rest").exists()
 
 
+def test_a_stale_venv_that_is_activated(checkout: Checkout) -> None:
+    """A stale venv is made anew with the system's Python, also when its own comes first on PATH."""
+    checkout.run()
+    (checkout.venv / "bin/python3").symlink_to("python")
+    (checkout.folder / "requirements.lock").write_text("changed\n")
+
+    done = checkout.run(PATH=f"{checkout.venv / 'bin'}:{checkout.bin}")
+
+    assert (0, checkout.called()) == (done.returncode, done.stdout), done.stderr
+    assert not (checkout.venv / "bin/python3").exists()
+
+
 def test_killed_in_the_middle(checkout: Checkout) -> None:
     """What a killed first run leaves is no obstacle to the next."""
     command = [str(checkout.folder / "inv")]
