@@ -166,9 +166,9 @@ def running(account: Account, ids: Sequence[str], budget: float = 0) -> list[Mac
 
 
 def insist_on(account: Account, machines: Sequence[Machine]) -> None:
-    """Raise CloudError when one of these machines, which have run, runs no more."""
+    """Raise CloudError when one of these machines, which have run, runs no more; EC2 may still call one pending."""
     for machine in _described(account, InstanceIds=[machine.id for machine in machines]):
-        if machine.state != "running":
+        if machine.state not in ("running", "pending"):
             raise CloudError(f"machine {machine.id} is {machine.state}: {machine.why or 'EC2 does not say why'}")
 
 
