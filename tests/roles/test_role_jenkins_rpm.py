@@ -31,7 +31,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         (f"but {NOTHING} is wanted; nothing was installed",),
     ),
 }
-LEFT = "ls -d /etc/yum.repos.d/jenkins.repo /etc/systemd/system/jenkins* /usr/bin/jenkins || true"
+LEFT = "ls -d /etc/yum.repos.d/jenkins.repo /etc/systemd/system/jenkins* /usr/bin/jenkins 2>/dev/null || true"
 
 
 @pytest.fixture(scope="module")
