@@ -28,7 +28,7 @@ TASKS = sorted(tasks.ns.task_names)
     [
         ("terminate --machine i-1 --dry --yes", "terminate has no flag --dry", "did you mean --dry-run?"),
         ("launch -c 2", "launch has no flag -c", "did you mean --channel or --count?"),
-        ("bake -e", "bake has no flag -e", "./inv --help bake"),
+        ("bake -e", "bake has no flag -e", "did you mean --extra-vars?"),
         ("bake --echo", "bake has no flag --echo", "./inv --help bake"),
         ("bake -d", "bake has no flag -d", "did you mean --debug?"),
         ("bake -p", "bake has no flag -p", "did you mean --plan or --prove?"),

@@ -6,9 +6,11 @@ import base64
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -161,14 +163,24 @@ def photograph(url: str) -> bytes:
         flags = [f"--user-data-dir={scratch}/profile", f"--screenshot={picture}", f"--window-size={_WINDOW}"]
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium has no sandbox for root
         line = [browser, "--headless", "--disable-gpu", "--hide-scrollbars", *sandbox, *flags, url]
-        environ, seconds = system.environment(), patience.PICTURE.seconds
+        said = _said_by(line, browser)
+        if not picture.exists():
+            raise ToolError(f"{browser} made no picture: {said.strip().rpartition(chr(10))[2]}")
+        return picture.read_bytes()
+
+
+def _said_by(line: list[str], browser: str) -> str:
+    """Run a browser and return what it said. Its helpers, which write on for a while, end with it."""
+    seconds = patience.PICTURE.seconds
+    how: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with system.start(line, system.environment(), start_new_session=True, **how) as process:
         try:
-            answer = system.call(line, environ, capture_output=True, text=True, timeout=seconds, check=False)
+            return str(process.communicate(timeout=seconds)[1])
         except subprocess.TimeoutExpired as error:
             raise ToolError(f"{browser} made no picture in {seconds:.0f} s") from error
-        if not picture.exists():
-            raise ToolError(f"{browser} made no picture: {answer.stderr.strip().rpartition(chr(10))[2]}")
-        return picture.read_bytes()
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def alike(findings: Sequence[Seen]) -> list[tuple[Finding, list[str]]]:

@@ -232,7 +232,10 @@ class Foreign:
         self.python = python(core.python)
         self._site = folder / "site"
         folder.mkdir()
-        line = [sys.executable, "-m", "pip", "--python", self.python, "install", "--quiet", "--no-compile"]
+        # Its own pip where it has one: that of an older Python doesn't run on a newer one.
+        own = subprocess.run([self.python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
+        pip = [self.python, "-m", "pip"] if own else [sys.executable, "-m", "pip", "--python", self.python]
+        line = [*pip, "install", "--quiet", "--no-compile"]
         faster = [f"mitogen=={version('mitogen')}"] if core.mitogen else []
         line += ["--only-binary", ":all:", "--target", str(self._site), f"ansible-core=={core.version}", *faster]
         subprocess.run(line, check=True, capture_output=True)
