@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from bakehouse.errors import BakehouseError, ToolError
 
 OWNER = "Bakehouse's stand-ins"
 """Whose key it is."""
+
+_END_SECONDS = 10
 
 
 class Key:
@@ -69,10 +72,22 @@ class _Gpg:
         return done.stdout
 
     def leave(self) -> None:
-        """End the agent that gpg has started, and drop its sockets, wherever they are."""
-        for order in (["--kill", "gpg-agent"], ["--remove-socketdir"]):
-            argv = ["gpgconf", "--homedir", self._home, *order]
-            system.call(argv, system.environment(), capture_output=True, check=False)
+        """End the agent that gpg has started, and drop its sockets, wherever they are.
+
+        An agent that is told to end still takes connections for a moment, and drops them: the next gpg would fail. Its
+        last act is to remove its socket.
+        """
+        socket = Path(self._conf("--list-dirs", "agent-socket").strip())
+        self._conf("--kill", "gpg-agent")
+        deadline = time.monotonic() + _END_SECONDS
+        while socket.is_socket() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        self._conf("--remove-socketdir")
+
+    def _conf(self, *order: str) -> str:
+        argv = ["gpgconf", "--homedir", self._home, *order]
+        done = system.call(argv, system.environment(), capture_output=True, text=True, check=False)
+        return str(done.stdout)
 
 
 @contextmanager
