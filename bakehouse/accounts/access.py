@@ -118,9 +118,7 @@ def new_group(
             TagSpecifications=tag_specifications(account.marked({"Name": name, **tags}), "security-group"),
             **({"VpcId": vpc} if vpc else {}),
         )
-    return wait(
-        f"security group {name} to be there", lambda: _group(account, name, tags, vpc), patience.VISIBLE.seconds
-    )
+    return wait(f"security group {name} to be there", lambda: _group(account, name, tags, vpc), patience.VISIBLE)
 
 
 def let_in(account: Account, group_id: str, rules: Sequence[Permission]) -> None:

@@ -16,7 +16,7 @@ from bakehouse import __version__, console, documents, endings, images, patience
 from bakehouse.accounts import TAG, Account, access, filters, lending, networks, tag_list
 from bakehouse.accounts.networks import Place
 from bakehouse.baking import orders, plans, reads
-from bakehouse.baking.extras import Extras
+from bakehouse.baking.extras import NOTHING, Extras
 from bakehouse.baking.orders import Order
 from bakehouse.baking.plans import Plan
 from bakehouse.baking.vigils import Vigil
@@ -41,7 +41,7 @@ def bake(
     package_files: Mapping[str, Path] | None = None,
     architecture: str = "",
     instance_type: str = "",
-    added: Extras = Extras(),  # noqa: B008, it can't change
+    added: Extras = NOTHING,
     force: bool = False,
     keep_on_failure: bool = False,
     debug: bool = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ from bakehouse import documents
 from bakehouse.errors import InputError
 from bakehouse.recipes import inputs
 
-_OURS = "bakehouse_"
 _FLAG = "--extra-vars"
 _HOW = f"write {_FLAG} NAME=VALUE, {_FLAG} '{{NAME: VALUE}}' or {_FLAG} @FILE"
 _LONGEST = 200  # characters: the value of a tag has 256 at most
@@ -54,9 +52,12 @@ class Extras:
         """Return what is added as inputs; those that may be secret depend on the ``key``."""
         told = inputs.of_variables(self.variables, _FLAG, key)
         for file in self.files:
-            content = hmac.new(key, file.read_bytes(), "sha256").hexdigest()
-            told[f"{_FLAG} @{file.name}"] = f"{inputs.HERE}{documents.SHA256}{content}"
+            told[f"{_FLAG} @{file.name}"] = f"{inputs.HERE}{inputs.keyed(key, file.read_bytes())}"
         return {**told, **({"part": self.part} if self.part else {})}
+
+
+NOTHING = Extras()
+"""What is added to a bake of the recipe as it is."""
 
 
 def parse(given: Sequence[str], tags: str = "", skip_tags: str = "") -> Extras:
@@ -123,5 +124,5 @@ def _insist_on_names(told: Mapping[str, Any], where: str) -> None:
     for name in map(str, told):
         if not name.isidentifier():
             raise InputError(f"{_FLAG} {where}: {name!r} can't be the name of a variable", _HOW)
-        if name.startswith(_OURS):
-            raise InputError(f"{_FLAG} {where}: {name} is the kit's own", f"a name must not begin with {_OURS}")
+        if name.startswith(inputs.OURS):
+            raise InputError(f"{_FLAG} {where}: {name} is the kit's own", f"a name must not begin with {inputs.OURS}")

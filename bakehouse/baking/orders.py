@@ -12,7 +12,7 @@ from typing import Any
 
 from bakehouse import __version__, console, images, packers, recipes, system, tools
 from bakehouse.accounts import TAG, Account, encryption, rights
-from bakehouse.baking.extras import Extras
+from bakehouse.baking.extras import NOTHING, Extras
 from bakehouse.errors import AccountError, InputError
 from bakehouse.images import Image
 from bakehouse.recipes import Base, Recipe, inputs
@@ -55,7 +55,7 @@ class Order:
     types: tuple[str, ...] = ()
     own: Mapping[str, str] = field(default_factory=dict)
     faster: Mapping[str, str] = field(default_factory=dict)
-    extras: Extras = field(default_factory=Extras)
+    extras: Extras = NOTHING
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def place(
     files: Mapping[str, Path],
     packer: packers.Packer,
     instance_type: str = "",
-    added: Extras = Extras(),  # noqa: B008, it can't change
+    added: Extras = NOTHING,
 ) -> Order:
     """Find the base's image and the packages that need a stand-in, print both, and return the order.
 

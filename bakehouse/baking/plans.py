@@ -11,7 +11,7 @@ from pathlib import Path
 from bakehouse import console, images, packers, patience, recipes, system, tools
 from bakehouse.accounts import TAG, Account, connect
 from bakehouse.baking import extras, orders
-from bakehouse.baking.extras import Extras
+from bakehouse.baking.extras import NOTHING, Extras
 from bakehouse.baking.orders import Order
 from bakehouse.images import Image
 from bakehouse.recipes import inputs, roles
@@ -54,7 +54,7 @@ def draw(
     package_files: Mapping[str, Path] | None = None,
     architecture: str = "",
     instance_type: str = "",
-    added: Extras = Extras(),  # noqa: B008, it can't change
+    added: Extras = NOTHING,
 ) -> Plan:
     """Return the plan of a bake of the settings' recipe.
 

@@ -378,9 +378,7 @@ def gone(account: Account, image_id: str) -> None:
 def require_imdsv2(account: Account, image_id: str) -> Image:
     """Make the machines of an image require IMDSv2 (a token with each metadata request), and return the image."""
     account.ec2.modify_image_attribute(ImageId=image_id, ImdsSupport={"Value": "v2.0"})
-    return wait(
-        f"image {image_id} to require IMDSv2", lambda: _with_imdsv2(there(account, image_id)), patience.VISIBLE.seconds
-    )
+    return wait(f"image {image_id} to require IMDSv2", lambda: _with_imdsv2(there(account, image_id)), patience.VISIBLE)
 
 
 def as_data(image: Image) -> dict[str, Any]:

@@ -23,7 +23,9 @@ _OF_THE_KIT = (
     "playbooks/tasks/lockouts.yml",
     "playbooks/tasks/record.yml",
 )
-_OURS = "bakehouse_"  # our own variables begin with this; they name files with secrets, and hold none
+OURS = "bakehouse_"
+"""The names of our own variables begin with this. They name files with secrets, and hold none."""
+
 _BASES = "packer/bases.auto.pkrvars.hcl"
 
 # The folders in which Ansible looks beside a playbook, without those of roles and of the inventory's variables.
@@ -138,7 +140,12 @@ def _again(root: Path, name: str, key: bytes) -> dict[str, str]:
         content = path.read_bytes()
     else:
         return {}
-    return {name: f"{HERE}{documents.SHA256}{hmac.new(key, content, 'sha256').hexdigest()}"}
+    return {name: f"{HERE}{keyed(key, content)}"}
+
+
+def keyed(key: bytes, content: bytes) -> str:
+    """Return a digest of what may be secret, which nobody can compute without the key."""
+    return f"{documents.SHA256}{hmac.new(key, content, 'sha256').hexdigest()}"
 
 
 def _whole(file: Path) -> Path:
@@ -203,9 +210,9 @@ def _shown(value: str) -> str:
     return "another content" if value.startswith(documents.SHA256) else value
 
 
-def _digests(files: Iterable[Path], folder: Path, prefix: str = "") -> dict[str, str]:
+def _digests(files: Iterable[Path], folder: Path) -> dict[str, str]:
     """Return the digests of files by their paths from a folder."""
-    return {f"{prefix}{_relative(folder, file)}": of_file(file) for file in files}
+    return {_relative(folder, file): of_file(file) for file in files}
 
 
 def _beside(playbook: Path) -> Iterator[Path]:
@@ -303,9 +310,9 @@ def of_variables(variables: Mapping[str, Any], where: str, key: bytes) -> dict[s
 def _of_variable(name: str, value: Any, key: bytes) -> str:
     """Return the digest of a variable; of one that is secret, a digest that nobody can compute without the key."""
     plain = of_value(value)
-    if str(name).startswith(_OURS) or not _is_secret(str(name), value):
+    if str(name).startswith(OURS) or not _is_secret(str(name), value):
         return plain
-    return f"{documents.SHA256}{hmac.new(key, plain.encode(), 'sha256').hexdigest()}"
+    return keyed(key, plain.encode())
 
 
 def _is_secret(name: str, value: Any) -> bool:
