@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ec2_fixtures import Machines
-from role_fixtures import Host
+from role_fixtures import Host, shell
 
 from bakehouse.settings import ROOT
 
@@ -89,10 +89,14 @@ WAYS: dict[str, tuple[tuple[str, str], str, str]] = {
 
 
 @pytest.fixture(scope="module")
-def told(shared: tuple[Machines, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def host(shared: tuple[Machines, str], tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """Give the machine that everybody is locked out of."""
+    return Host(*shared, tmp_path_factory.mktemp("lockouts"))
+
+
+@pytest.fixture(scope="module")
+def told(host: Host) -> dict[str, Any]:
     """Give what is told of the machine that was changed in each way, one after the other."""
-    machines, machine = shared
-    host = Host(machines, machine, tmp_path_factory.mktemp("lockouts"))
     host.put({"lockouts.py": (ROOT / "bakehouse/baking/lockouts.py").read_bytes()})
     look = "python3 /srv/lockouts.py admin; echo"
     script = "\n".join(f"{change}\n{look}\n{undo}" for (change, undo), _, _ in WAYS.values())
@@ -110,3 +114,16 @@ def test_a_lockout_is_named(told: dict[str, Any], way: str) -> None:
     for found in told[way][:1]:
         assert found["what"].startswith(what)
         assert found["at"].startswith(at) and bool(found["at"]) == bool(at)
+
+
+def test_a_bake_ends_with_the_file_and_the_line(host: Host) -> None:
+    """The tasks of a bake fail with all that was found in one line, and pass on a machine that lets its user in."""
+    look = {"ansible.builtin.import_tasks": str(ROOT / "playbooks/tasks/lockouts.yml")}
+    change, undo = ssh("PubkeyAuthentication no\\nAllowUsers deploy")
+
+    host.play([look], {"bakehouse_kit": str(ROOT)}).succeeded()
+    [said] = host.play([shell("Harden", change), look], {"bakehouse_kit": str(ROOT)}).messages()
+    host.run(undo)
+
+    found = f"sshd takes no keys, at {MORE}:2; admin is not among AllowUsers deploy, at {MORE}:3"
+    assert f"nobody could enter a machine of this image: {found}. hint: docs/roles.md" in said

@@ -32,6 +32,7 @@ END
 # Written by Bakehouse's jenkins role. Your own settings belong in override.conf beside it, which is read later and wins.
 
 [Service]
+TimeoutStartSec=300
 Environment="JAVA_HOME=/usr/lib/jvm/java-21-openjdk-amd64"
 Environment="JENKINS_PORT=8080"
 Environment="JAVA_OPTS=-Djava.awt.headless=true"
