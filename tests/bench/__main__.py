@@ -62,13 +62,14 @@ _STAGES_OF_STEPS = {
 _STEP = re.compile(r"ok   (?P<step>.*)  (?P<seconds>[\d.]+) s")
 _BUSY = 10  # percent; with more before a bake the machine was not idle
 
-# What an image holds, but for the kit's record of it: each package with its version; each file with its rights, owner,
-# target and content.
+# sshd makes /var/log/wtmp.db for a login with a terminal, which only Ansible has, and sysprep leaves it empty.
+# What an image holds, but for that and the kit's record of it: each package with its version; each file with its
+# rights, owner, target and content.
 _READ = r"""
 dpkg-query --show --showformat='package ${Package} ${Version} ${db:Status-Abbrev}\n'
 apt-mark showauto | sed 's/^/as a dependency: /'
-find / -xdev ! -path '/usr/share/bakehouse*' -printf '%M %u:%g %p %l\n'
-find / -xdev -type f ! -path '/usr/share/bakehouse*' -exec sha256sum {} +
+find / -xdev ! -path '/usr/share/bakehouse*' ! -path /var/log/wtmp.db -printf '%M %u:%g %p %l\n'
+find / -xdev -type f ! -path '/usr/share/bakehouse*' ! -path /var/log/wtmp.db -exec sha256sum {} +
 """
 # The content of files that tell when they were made, or list things in any order.
 _VOLATILE = re.compile(
