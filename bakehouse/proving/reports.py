@@ -163,17 +163,17 @@ def photograph(url: str) -> bytes:
         flags = [f"--user-data-dir={scratch}/profile", f"--screenshot={picture}", f"--window-size={_WINDOW}"]
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium has no sandbox for root
         line = [browser, "--headless", "--disable-gpu", "--hide-scrollbars", *sandbox, *flags, url]
-        said = _said_by(line, browser)
+        said = _said_by(line, browser, scratch)
         if not picture.exists():
             raise ToolError(f"{browser} made no picture: {said.strip().rpartition(chr(10))[2]}")
         return picture.read_bytes()
 
 
-def _said_by(line: list[str], browser: str) -> str:
-    """Run a browser and return what it said. Its helpers, which write on for a while, end with it."""
+def _said_by(line: list[str], browser: str, home: str) -> str:
+    """Run a browser and return what it said. What it keeps goes into ``home``, and its helpers end with it."""
     seconds = patience.PICTURE.seconds
     how: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    with system.start(line, system.environment(), start_new_session=True, **how) as process:
+    with system.start(line, system.environment(HOME=home), start_new_session=True, **how) as process:
         try:
             return str(process.communicate(timeout=seconds)[1])
         except subprocess.TimeoutExpired as error:

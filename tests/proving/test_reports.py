@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -160,3 +162,19 @@ def test_no_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(ToolError, match="there is no Chromium on this computer"):
         reports.photograph("http://127.0.0.1/")
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no Chromium here")
+def test_a_browser_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The genuine browser makes a picture, and then neither the person's home nor the temporary folder has anything."""
+    page = tmp_path / "page.html"
+    page.write_text("<h1>It serves</h1>")
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    with tempfile.TemporaryDirectory() as short:
+        monkeypatch.setenv("TMPDIR", short)
+
+        assert reports.photograph(page.as_uri()).startswith(b"\x89PNG")
+
+        assert [] == [*home.iterdir(), *Path(short).iterdir()]
