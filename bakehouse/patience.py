@@ -30,6 +30,11 @@ class Limit:
         return max(self.usual, usual) * factor()
 
 
+def seconds(limit: Limit | float) -> float:
+    """Return how many seconds a limit is; a number is the seconds that are left of one."""
+    return limit.seconds if isinstance(limit, Limit) else limit
+
+
 def factor() -> float:
     """Return by how much every limit is stretched; raises ValueError when the variable holds no number from 1 up."""
     told = os.environ.get(VARIABLE, "") or "1"

@@ -384,7 +384,7 @@ def wait(what: str, look: Callable[[], T | None], limit: Limit | float, every: f
     time so far. A look that raises NotKnownError has seen nothing yet. Raises DeadlineError, which names ``what`` and
     why the last look saw nothing.
     """
-    seconds = limit.seconds if isinstance(limit, Limit) else limit
+    seconds = patience.seconds(limit)
     begun = time.monotonic()
     while True:
         silence = ""

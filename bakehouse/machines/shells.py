@@ -72,7 +72,7 @@ def enter(
     Raises NotKnownError when no answer comes within the limit, or when SSH gets none in its own time.
     """
     argv, environ = line(settings, machine, command), system.environment()
-    seconds = limit.seconds if isinstance(limit, Limit) else limit
+    seconds = patience.seconds(limit)
     try:
         answer: subprocess.CompletedProcess[str] = system.call(
             argv, environ, capture_output=True, text=True, timeout=seconds, check=False
@@ -182,7 +182,7 @@ def booted(
 
     Raises DeadlineError after the limit, and what ``insist`` raises.
     """
-    seconds = limit.seconds if isinstance(limit, Limit) else limit
+    seconds = patience.seconds(limit)
     deadline = time.monotonic() + seconds
 
     def look() -> bool | None:
